@@ -1,0 +1,1 @@
+"""The HTTP side and the store. Imports neither torch, numpy nor the workers."""

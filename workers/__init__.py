@@ -1,0 +1,1 @@
+"""The compute side: training, unlearning and evaluation of PyTorch classifiers."""

@@ -1,0 +1,59 @@
+"""Seeds, deterministic kernels, and the record of what a run ran on."""
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torchvision
+
+
+def generator_for(seed: int) -> torch.Generator:
+    """Return a CPU generator; every random choice of a run is drawn from one, whatever the device."""
+    return torch.Generator().manual_seed(seed)
+
+
+def derived_seed(generator: torch.Generator) -> int:
+    """Draw a seed below 2**31 for a part that needs a generator of its own."""
+    return int(torch.randint(2**31 - 1, (1,), generator=generator))
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Ask for kernels that repeat bit for bit, and restore the flags after.
+
+    On CUDA the workspace setting only works when it precedes the first use of the device.
+    """
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.benchmark,
+    )
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(mode=True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = before[2]
+
+
+def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Return the versions, device and thread counts a result depends on, JSON-safe."""
+    device = torch.device(device)
+    on_cuda = device.type == "cuda"
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if on_cuda else platform.machine(),
+        "cuda": torch.version.cuda if on_cuda else None,
+        "threads": torch.get_num_threads(),
+        "cpu_count": os.cpu_count(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }

@@ -1,0 +1,127 @@
+"""Train a network by a recipe on samples that lie on its device; the steps that methods share."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from service.catalogue.recipe import Recipe
+from workers.classification import Classification
+from workers.samples import LabelledSet, shuffled_batches
+
+Progress = Callable[[str, int, int], None]
+"""Called with a phase word, what is done and the total; may be called often and must return quickly."""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; another seed or another rate may do."""
+
+
+class NonFiniteLossError(TrainingError):
+    """The loss became infinite or not a number."""
+
+
+class EmptySetError(ValueError):
+    """There is no sample to train on."""
+
+
+class _UpdateRule(Protocol):
+    optimizer: str
+    lr: float
+    momentum: float
+    weight_decay: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingHistory:
+    """Mean training loss of each epoch, in nats."""
+
+    epoch_losses: tuple[float, ...]
+
+
+def no_progress(_phase: str, _done: int, _total: int) -> None:
+    """Ignore progress."""
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], rule: "_UpdateRule | Recipe") -> Optimizer:
+    """Return the optimiser a recipe or a method's options name."""
+    if rule.optimizer == "sgd":
+        return SGD(parameters, rule.lr, momentum=rule.momentum, weight_decay=rule.weight_decay)
+    kind = AdamW if rule.optimizer == "adamw" else Adam
+    return kind(parameters, rule.lr, betas=(rule.momentum, 0.999), weight_decay=rule.weight_decay)
+
+
+def rate_factor(schedule: str, step: int, total: int) -> float:
+    """Return the rate of step 0 <= `step` < `total` as a share of the recipe's.
+
+    one_cycle rises linearly from 1/25 over the first 30 % and falls to 0 by a cosine; cosine falls from 1.
+    """
+    if schedule == "constant":
+        return 1.0
+    warm = max(1, round(0.3 * total)) if schedule == "one_cycle" and total > 1 else 0
+    if step < warm:
+        return 0.04 + 0.96 * step / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+
+
+def train(
+    model: nn.Module,
+    samples: LabelledSet,
+    recipe: Recipe,
+    *,
+    task: Classification,
+    generator: torch.Generator,
+    progress: Progress = no_progress,
+    phase: str = "train",
+) -> TrainingHistory:
+    """Train `model` in place by the recipe; batch order comes from `generator` (CPU).
+
+    The samples must lie on the model's device. Leaves the model in eval mode.
+    Raises EmptySetError, and NonFiniteLossError at the end of the epoch whose loss is not finite.
+    """
+    if not len(samples):
+        raise EmptySetError("no sample to train on")
+    optimizer = make_optimizer(model.parameters(), recipe)
+    total = recipe.epochs * _steps_per_epoch(len(samples), recipe.batch_size)
+    losses: list[float] = []
+    step = 0
+    model.train()
+    for epoch in range(recipe.epochs):
+        sums: list[Tensor] = []
+        for index in shuffled_batches(len(samples), recipe.batch_size, generator=generator):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr * rate_factor(recipe.schedule, step, total)
+            batch = samples.take(index)
+            loss = task.per_sample_loss(model, batch.images, batch.labels)
+            take_step(optimizer, loss.mean())
+            sums.append(loss.detach().sum())
+            step += 1
+        losses.append(finite_mean(sums, len(samples), f"{phase} epoch {epoch + 1}"))
+        progress(phase, epoch + 1, recipe.epochs)
+    model.eval()
+    return TrainingHistory(epoch_losses=tuple(losses))
+
+
+def take_step(optimizer: Optimizer, objective: Tensor) -> None:
+    """Descend one step on a scalar objective."""
+    optimizer.zero_grad(set_to_none=True)
+    objective.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def finite_mean(sums: list[Tensor], count: int, where: str) -> float:
+    """Return sum / count of batch sums, read from the device once; raise NonFiniteLossError."""
+    mean = float(torch.stack(sums).double().sum()) / count
+    if not math.isfinite(mean):
+        raise NonFiniteLossError(f"loss is not finite in {where}")
+    return mean
+
+
+def _steps_per_epoch(count: int, batch_size: int) -> int:
+    steps = math.ceil(count / batch_size)
+    # shuffled_batches joins a single left-over sample to the batch before it
+    return steps - 1 if steps > 1 and count % batch_size == 1 else steps

@@ -1,0 +1,1 @@
+"""The unlearning methods by name: one method, one file, one paper."""

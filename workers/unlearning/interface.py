@@ -1,0 +1,115 @@
+"""What goes into an unlearning method and what comes out.
+
+The methods themselves stand one per file beside this.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from service.catalogue.recipe import Recipe
+from workers.classification import Classification
+from workers.samples import LabelledSet
+from workers.training import Progress, TrainingError, no_progress
+
+
+class UnlearningError(RuntimeError):
+    """The method cannot deliver a model; the ladder goes on. `history` holds the epochs there were."""
+
+    def __init__(self, message: str, *, history: tuple[dict[str, Any], ...] = ()) -> None:
+        super().__init__(message)
+        self.history = history
+
+
+class UtilityLostError(UnlearningError):
+    """No epoch kept selection-pool accuracy within the allowed drop."""
+
+
+class DivergedError(UnlearningError, TrainingError):
+    """The loss stopped being finite before any epoch could be kept."""
+
+
+class UnknownMethodError(ValueError):
+    """No method of that name; the message lists those there are."""
+
+
+class InvalidSplitsError(ValueError):
+    """The forget set is empty, out of range, repeats a sample, or leaves nothing to retain."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UnlearningSplits:
+    """Cut the parent's training set into forget and retain set; `selection` is held out.
+
+    `train` is what the parent was trained on. Forget and retain set are disjoint since both are cut from it
+    by one index. All tensors lie on one device. Raises InvalidSplitsError.
+    """
+
+    train: LabelledSet
+    forget_index: Tensor
+    selection: LabelledSet
+
+    def __post_init__(self) -> None:
+        index, count = self.forget_index, len(self.train)
+        if index.dtype != torch.int64 or index.ndim != 1 or not len(index):
+            found = f"{index.dtype} {tuple(index.shape)}"
+            raise InvalidSplitsError(f"forget index must be int64 (n,) with n > 0, not {found}")
+        if int(index.min()) < 0 or int(index.max()) >= count:
+            raise InvalidSplitsError(f"forget index reaches outside 0..{count - 1}")
+        if len(torch.unique(index)) != len(index):
+            raise InvalidSplitsError("forget index repeats a sample")
+        if len(index) == count:
+            raise InvalidSplitsError("the forget set is the whole training set: nothing is left to retain")
+
+    @cached_property
+    def retain_index(self) -> Tensor:
+        """Return the positions in `train` that are kept, ascending."""
+        kept = torch.ones(len(self.train), dtype=torch.bool, device=self.train.device)
+        kept[self.forget_index.to(kept.device)] = False
+        return kept.nonzero().squeeze(1)
+
+    @cached_property
+    def forget(self) -> LabelledSet:
+        """Return the samples to remove."""
+        return self.train.take(self.forget_index)
+
+    @cached_property
+    def retain(self) -> LabelledSet:
+        """Return the samples to keep."""
+        return self.train.take(self.retain_index)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Surroundings:
+    """What a method may use beside the model and the data.
+
+    `build_model(seed)` returns a freshly initialised network on the CPU. `max_accuracy_drop` is a share in
+    0..1 of selection-pool accuracy, on labels that stay in the retain set. All randomness comes from
+    `generator`, a CPU generator.
+    """
+
+    task: Classification
+    recipe: Recipe
+    build_model: Callable[[int], nn.Module]
+    generator: torch.Generator
+    max_accuracy_drop: float = 0.01
+    progress: Progress = no_progress
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UnlearningResult:
+    """Hold the unlearned model, in eval mode, and how it came about.
+
+    `history` has one JSON-safe entry per epoch; `selection` says which epoch was taken and why;
+    `verdict` is "completed" or names the guard that ended the run early.
+    """
+
+    model: nn.Module
+    history: tuple[dict[str, Any], ...]
+    selection: dict[str, Any] = field(default_factory=dict)
+    verdict: str = "completed"
+    seconds: float
