@@ -1,0 +1,131 @@
+"""The error tree, named by what the caller can do. Knows neither HTTP nor SQL.
+
+ServiceError
+├── InvalidRequest          fix the request; ``faults`` lists everything that is wrong with it
+│   └── UnresolvedSamples   some sample IDs cannot be erased
+├── NotFound                ask for something that exists
+├── Conflict                the thing is in a state that does not allow this
+│   └── AlreadyExists       choose another name
+├── Gone                    the bytes were withdrawn and will not come back
+├── Quarantined             withheld while a deletion request is open
+├── Unauthenticated         send a valid API key
+├── Forbidden               use a key with the scope
+├── TooLarge                send less
+├── PreconditionFailed      the content is not what the client states
+└── JobFailed               the work itself failed; an operator decides
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+MAX_FAULTS = 100
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong with a request: where (JSON pointer), what (stable code), and the offending value."""
+
+    pointer: str
+    code: str
+    value: Any = None
+    detail: str | None = None
+
+
+class ServiceError(Exception):
+    """Something the caller can understand and act on."""
+
+    code = "internal_error"
+    title = "The service could not do this"
+
+    def __init__(self, detail: str, *, code: str | None = None, faults: list[Fault] | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.code = code or type(self).code
+        self.faults = (faults or [])[:MAX_FAULTS]
+        self.extra: dict[str, Any] = {}
+        if faults and len(faults) > MAX_FAULTS:
+            self.extra["errors_total"] = len(faults)
+
+
+class InvalidRequest(ServiceError):
+    """The request does not say something this service can do."""
+
+    code = "invalid_request"
+    title = "The request is not valid"
+
+
+class UnresolvedSamples(InvalidRequest):
+    """Some sample IDs cannot be erased."""
+
+    code = "unresolved_sample_ids"
+    title = "Some sample IDs could not be resolved"
+
+
+class NotFound(ServiceError):
+    """There is no such thing."""
+
+    code = "not_found"
+    title = "Not found"
+
+
+class Conflict(ServiceError):
+    """The thing is in a state that does not allow this."""
+
+    code = "conflict"
+    title = "The current state does not allow this"
+
+
+class AlreadyExists(Conflict):
+    """The name is taken."""
+
+    code = "already_exists"
+    title = "The name is taken"
+
+
+class Gone(ServiceError):
+    """The weights were withdrawn."""
+
+    code = "version_retired"
+    title = "This version was retired"
+
+
+class Quarantined(ServiceError):
+    """The weights are withheld while a deletion request is open."""
+
+    code = "version_quarantined"
+    title = "This version is quarantined"
+
+
+class Unauthenticated(ServiceError):
+    """No valid API key came with the request."""
+
+    code = "unauthenticated"
+    title = "A valid API key is needed"
+
+
+class Forbidden(ServiceError):
+    """The key has not the scope."""
+
+    code = "forbidden"
+    title = "The key lacks the scope"
+
+
+class TooLarge(ServiceError):
+    """The body is over the limit."""
+
+    code = "body_too_large"
+    title = "The body is too large"
+
+
+class PreconditionFailed(ServiceError):
+    """The content is not what the client states it to be."""
+
+    code = "digest_mismatch"
+    title = "The content does not match its digest"
+
+
+class JobFailed(ServiceError):
+    """The work itself failed."""
+
+    code = "job_failed"
+    title = "The job failed"

@@ -1,0 +1,63 @@
+"""Keyed stand-ins for sample IDs, so that log and proofs speak of an id without holding it.
+
+A commitment is ``HMAC-SHA256(k_id, id)`` with ``k_id = HKDF-SHA256(k_request, info=id)``: revealing one ``k_id``
+opens one id, and destroying ``k_request`` makes all of them unlinkable. A plain hash would not do: ids are
+guessable. The suppression token uses a durable key instead, since it must recognise the id years later.
+"""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Iterable, Sequence
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+KEY_BYTES = 32
+
+
+def new_request_key() -> bytes:
+    return secrets.token_bytes(KEY_BYTES)
+
+
+def derive(key: bytes, purpose: str) -> bytes:
+    """Return the 32-byte key HKDF-SHA256 gives for one purpose (or one id)."""
+    return HKDF(SHA256(), KEY_BYTES, salt=None, info=purpose.encode()).derive(key)
+
+
+def commitment(request_key: bytes, sample_id: str) -> bytes:
+    """Return the commitment that stands for ``sample_id`` in this request."""
+    return hmac.digest(derive(request_key, sample_id), sample_id.encode(), "sha256")
+
+
+def commitment_root(request_key: bytes, sample_ids: Iterable[str]) -> bytes:
+    """Return the RFC 6962 root over the commitments in byte order (so that it does not tell the ids' order)."""
+    return merkle_root(sorted(commitment(request_key, sample_id) for sample_id in sample_ids))
+
+
+def suppression_key(master_key: bytes) -> bytes:
+    return derive(master_key, "suppression list")
+
+
+def suppression_token(key: bytes, dataset_id: str, sample_id: str) -> bytes:
+    """Return the durable keyed hash of an erased id; ``key`` from `suppression_key`."""
+    return hmac.digest(key, f"{dataset_id}\x00{sample_id}".encode(), "sha256")
+
+
+def fingerprint(master_key: bytes, body: bytes) -> bytes:
+    """Return a keyed hash of a request body, to recognise it again without being able to guess its ids."""
+    return hmac.digest(derive(master_key, "idempotency"), body, "sha256")
+
+
+def merkle_root(leaves: Sequence[bytes]) -> bytes:
+    """Return the RFC 6962 §2.1 tree head of the leaves' data."""
+    level = [hashlib.sha256(b"\x00" + leaf).digest() for leaf in leaves]
+    if not level:
+        return hashlib.sha256(b"").digest()
+    # Carrying an odd last node up unchanged gives RFC 6962's left-full tree without recursion.
+    while len(level) > 1:
+        paired = [
+            hashlib.sha256(b"\x01" + a + b).digest() for a, b in zip(level[::2], level[1::2], strict=False)
+        ]
+        level = paired + level[len(paired) * 2 :]
+    return level[0]

@@ -1,0 +1,122 @@
+"""One frozen Settings object, read from the environment (prefix ``UNLEARN_``) and passed in; nothing at import."""
+
+import os
+import secrets
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Self
+from zoneinfo import ZoneInfo
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+KEY_BYTES = 32
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set. Defaults run the embedded service in ``./var``."""
+
+    model_config = SettingsConfigDict(env_prefix="UNLEARN_", frozen=True, extra="ignore")
+
+    environment: Literal["development", "production"] = Field(
+        "development", description="`production` refuses SQLite, the file broker and a generated master key."
+    )
+    data_dir: Path = Field(Path("var"), description="Folder for the database, artifacts, caches and the key.")
+    database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in the data folder.")
+    broker_url: str = Field("", description="Celery broker URL; empty: files in the data folder.")
+    artifacts_url: str = Field("", description="fsspec URL of the artifact store; empty: in the data folder.")
+    allowed_roots: str = Field(
+        "", description="Folders datasets may be read from, joined by the path separator."
+    )
+    master_key: SecretStr | None = Field(
+        None, description="64 hex characters; keys the suppression list. Empty: made once in the data folder."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Device of the worker's child process."
+    )
+    lease_seconds: float = Field(30.0, gt=0, description="How long a silent worker keeps a job, seconds.")
+    sweep_seconds: float = Field(5.0, gt=0, description="How often each worker looks for lost work, seconds.")
+    max_attempts: int = Field(5, ge=1, description="Claims after which a job that never ends is `poisoned`.")
+    job_time_limit_seconds: float = Field(86_400.0, gt=0, description="A child past this is killed, seconds.")
+    child_idle_seconds: float = Field(
+        300.0, gt=0, description="A warm child unused this long is released, seconds."
+    )
+    max_body_bytes: int = Field(16 * 2**20, gt=0, description="Largest JSON body, bytes.")
+    max_weights_bytes: int = Field(4 * 2**30, gt=0, description="Largest uploaded weights file, bytes.")
+    max_sample_ids: int = Field(100_000, gt=0, description="Most sample IDs one request may name.")
+    time_zone: str = Field("UTC", description="The controller's time zone; due dates end at its midnight.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe line logged."
+    )
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        ZoneInfo(value)
+        return value
+
+    @field_validator("master_key")
+    @classmethod
+    def _key_of_32_bytes(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None or not value.get_secret_value():
+            return None
+        if len(bytes.fromhex(value.get_secret_value())) != KEY_BYTES:
+            raise ValueError("the master key is 64 hexadecimal characters (32 bytes)")
+        return value
+
+    @model_validator(mode="after")
+    def _production_is_explicit(self) -> Self:
+        if self.environment != "production":
+            return self
+        faults = [
+            name
+            for name, missing in (
+                ("UNLEARN_DATABASE_URL (PostgreSQL)", not self.database_url.startswith("postgresql")),
+                ("UNLEARN_BROKER_URL (Redis or RabbitMQ)", self.broker_url in ("", "filesystem://")),
+                ("UNLEARN_MASTER_KEY", self.master_key is None),
+            )
+            if missing
+        ]
+        if faults:
+            raise ValueError("production needs " + ", ".join(faults))
+        return self
+
+    @property
+    def resolved_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{(self.data_dir / 'unlearn.db').resolve()}"
+
+    @property
+    def resolved_broker_url(self) -> str:
+        return self.broker_url or "filesystem://"
+
+    @property
+    def resolved_artifacts_url(self) -> str:
+        return self.artifacts_url or str((self.data_dir / "artifacts").resolve())
+
+    @property
+    def roots(self) -> list[Path]:
+        """The folders datasets may be read from, resolved; symbolic links are followed before any check."""
+        return [Path(part).resolve() for part in self.allowed_roots.split(os.pathsep) if part]
+
+    @cached_property
+    def master_key_bytes(self) -> bytes:
+        """Return the 32-byte master key, making one (mode 0600) on first use in development."""
+        if self.master_key is not None:
+            return bytes.fromhex(self.master_key.get_secret_value())
+        return _key_file(self.data_dir / "master.key")
+
+
+def _key_file(path: Path) -> bytes:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Written whole under a private name, then linked: two processes starting together agree on one key.
+    scratch = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(KEY_BYTES))
+    try:
+        os.link(scratch, path)
+    except FileExistsError:
+        pass
+    finally:
+        scratch.unlink()
+    return bytes.fromhex(path.read_text())

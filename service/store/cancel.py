@@ -1,0 +1,51 @@
+"""Withdrawing a deletion request before any work on it has started."""
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from service.errors import Conflict
+from service.lifecycle import JobStatus, RequestStatus, VersionState
+from service.store import jobs, requests, versions
+from service.store.tables import DeletionRequest, JobRequest, Model
+
+
+def cancel(session: Session, request_id: str) -> DeletionRequest:
+    """Cancel an accepted request, its jobs where nobody else needs them. Raises NotFound, Conflict."""
+    request = requests.get(session, request_id)
+    if request.status == RequestStatus.CANCELLED:
+        return request
+    if request.status != RequestStatus.ACCEPTED:
+        raise Conflict(
+            f"The request is {request.status}; only one that no worker has started can be cancelled.",
+            code="work_has_started",
+        )
+    for job, _ in requests.jobs(session, [request.id])[request.id]:
+        if job.status in (JobStatus.CANCELLED, JobStatus.PUBLISHED, JobStatus.COMPLETED):
+            continue
+        others = session.scalar(
+            select(func.count()).where(JobRequest.job_id == job.id, JobRequest.request_id != request.id)
+        )
+        if others:
+            session.execute(
+                delete(JobRequest).where(JobRequest.job_id == job.id, JobRequest.request_id == request.id)
+            )
+        else:
+            jobs.move(session, job, JobStatus.CANCELLED, "job.cancelled", request=request.id)
+    requests.move(session, request, RequestStatus.CANCELLED)
+    session.flush()
+    requests.release(session, request)
+    _serve_again(session, request)
+    return request
+
+
+def _serve_again(session: Session, request: DeletionRequest) -> None:
+    """Lift quarantines that only this request had asked for."""
+    waiting = requests.open_sample_keys(session, request.dataset_id)
+    for model in session.scalars(select(Model).where(Model.dataset_id == request.dataset_id)).all():
+        for version in versions.live(session, model.id):
+            if version.state == VersionState.QUARANTINED and not versions.trained_on(
+                session, version, waiting
+            ):
+                versions.move(
+                    session, version, VersionState.ACTIVE, reason="request_cancelled", request=request.id
+                )

@@ -1,0 +1,89 @@
+"""Registered datasets."""
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service.errors import AlreadyExists, Conflict, NotFound
+from service.store import audit
+from service.store.tables import Dataset
+from service.store.types import new_id
+
+INDEXING, READY, FAILED = "indexing", "ready", "failed"
+
+
+def register(session: Session, *, name: str, source: dict[str, Any]) -> Dataset:
+    """Add a dataset that is yet to be indexed. Raises AlreadyExists."""
+    if session.scalar(select(Dataset.id).where(Dataset.name == name)):
+        raise AlreadyExists(f"There is a dataset named {name!r} already; choose another name.")
+    dataset = Dataset(id=new_id("ds"), name=name, source=source, state=INDEXING)
+    session.add(dataset)
+    session.flush()
+    audit.record(
+        session,
+        "dataset.registered",
+        subject=f"dataset/{name}",
+        payload={"source": source["source"]},
+        links={"dataset": name},
+    )
+    return dataset
+
+
+def by_name(session: Session, name: str) -> Dataset:
+    """Return the dataset. Raises NotFound."""
+    dataset = session.scalar(select(Dataset).where(Dataset.name == name))
+    if dataset is None:
+        raise NotFound(
+            f"There is no dataset named {name!r}; GET /v1/datasets lists them.", code="dataset_not_found"
+        )
+    return dataset
+
+
+def ready(session: Session, name: str) -> Dataset:
+    """Return the dataset if its index is complete. Raises NotFound, Conflict."""
+    dataset = by_name(session, name)
+    if dataset.state != READY:
+        raise Conflict(
+            f"Dataset {name!r} is {dataset.state}; wait until GET /v1/datasets/{name} says it is ready.",
+            code="dataset_not_ready",
+        )
+    return dataset
+
+
+def page(session: Session, *, after: str, limit: int) -> list[Dataset]:
+    return list(
+        session.scalars(select(Dataset).where(Dataset.name > after).order_by(Dataset.name).limit(limit))
+    )
+
+
+def mark_ready(
+    session: Session,
+    dataset: Dataset,
+    *,
+    digest: str,
+    num_samples: int,
+    num_classes: int,
+    image_shape: list[int],
+) -> None:
+    dataset.state, dataset.error = READY, None
+    dataset.digest, dataset.num_samples = digest, num_samples
+    dataset.num_classes, dataset.image_shape = num_classes, image_shape
+    audit.record(
+        session,
+        "dataset.ready",
+        subject=f"dataset/{dataset.name}",
+        payload={"digest": digest, "num_samples": num_samples, "num_classes": num_classes},
+        links={"dataset": dataset.name},
+    )
+
+
+def mark_failed(session: Session, dataset: Dataset, error: dict[str, Any]) -> None:
+    dataset.state, dataset.error = FAILED, error
+    audit.record(
+        session,
+        "dataset.failed",
+        subject=f"dataset/{dataset.name}",
+        payload={"code": error.get("code")},
+        links={"dataset": dataset.name},
+    )

@@ -1,0 +1,37 @@
+"""What followers of requests and jobs are told. No event carries a sample ID."""
+
+from typing import Any
+
+from sqlalchemy import insert, or_, select
+from sqlalchemy.orm import Session
+
+from service.store.tables import Event, JobRequest
+from service.store.types import now
+
+
+def emit(
+    session: Session,
+    name: str,
+    data: dict[str, Any],
+    *,
+    request_id: str | None = None,
+    job_id: str | None = None,
+) -> None:
+    """Tell the followers of a request, or of every request a job works for."""
+    session.execute(
+        insert(Event),
+        [{"request_id": request_id, "job_id": job_id, "name": name, "data": data, "time": now()}],
+    )
+
+
+def of_request(session: Session, request_id: str, *, after: int, limit: int = 200) -> list[Event]:
+    """Return the request's own events and its jobs', in order."""
+    jobs = select(JobRequest.job_id).where(JobRequest.request_id == request_id)
+    return list(
+        session.scalars(
+            select(Event)
+            .where(or_(Event.request_id == request_id, Event.job_id.in_(jobs)), Event.id > after)
+            .order_by(Event.id)
+            .limit(limit)
+        )
+    )

@@ -1,0 +1,282 @@
+"""Jobs: queueing, claiming under a lease and a fence, and every way a job can end.
+
+Each function that a worker calls about its own attempt takes the fence it claimed under, and raises LeaseLost when
+the row has moved on: a worker that slept through its lease can then change nothing.
+"""
+
+import secrets
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import CursorResult, and_, case, exists, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, aliased
+
+from service.errors import NotFound
+from service.lifecycle import JOB_BUSY, JobKind, JobStatus, check_job_move
+from service.store import audit, events, requests
+from service.store.session import Database
+from service.store.tables import Attempt, Dataset, DeletionRequest, Job, JobRequest, Model
+from service.store.types import new_id, now
+
+
+class LeaseLost(Exception):
+    """Another worker may own the job by now; stop, and discard what was done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """The right to work on a job until the lease ends; ``fence`` names this very claim."""
+
+    job_id: str
+    kind: str
+    fence: int
+    owner: str
+
+
+def create(
+    session: Session,
+    kind: JobKind,
+    *,
+    dataset_id: str,
+    model_id: str | None = None,
+    version_id: str | None = None,
+    purpose: str | None = None,
+    method: str | None = None,
+    method_options: dict[str, Any] | None = None,
+    policy_digest: str | None = None,
+    due_at: Any = None,
+) -> Job:
+    """Queue a job; ring the bell (`service.dispatch`) after the commit."""
+    job = Job(
+        id=new_id("job"),
+        kind=kind,
+        status=JobStatus.QUEUED,
+        dataset_id=dataset_id,
+        model_id=model_id,
+        version_id=version_id,
+        purpose=purpose,
+        method=method,
+        method_options=method_options,
+        policy_digest=policy_digest,
+        due_at=due_at,
+        seed=secrets.randbelow(2**31),
+        rung_at=now(),
+    )
+    session.add(job)
+    session.flush()
+    note(session, job, "job.queued", {"kind": kind, "method": method})
+    return job
+
+
+def get(session: Session, job_id: str) -> Job:
+    """Return the job. Raises NotFound."""
+    job = session.get(Job, job_id)
+    if job is None:
+        raise NotFound("There is no such job.", code="job_not_found")
+    return job
+
+
+def note(session: Session, job: Job, action: str, payload: dict[str, Any]) -> None:
+    """Record an action of a job, findable by its requests, model and dataset, and tell its followers."""
+    model = session.scalar(select(Model.name).where(Model.id == job.model_id)) if job.model_id else None
+    dataset = session.scalar(select(Dataset.name).where(Dataset.id == job.dataset_id))
+    requests = list(session.scalars(select(JobRequest.request_id).where(JobRequest.job_id == job.id)))
+    audit.record(
+        session,
+        action,
+        subject=f"job/{job.id}",
+        payload=payload,
+        links={"job": job.id, "model": model, "dataset": dataset, "request": requests},
+    )
+    data = {"job": job.id, "model": model, "status": job.status, "action": action.split(".")[1], **payload}
+    events.emit(session, "attempt" if "attempt" in action else "state", data, job_id=job.id)
+
+
+def move(session: Session, job: Job, status: JobStatus, action: str, **payload: Any) -> None:
+    """Change a job's status and record it. Raises Conflict for a move that is not allowed."""
+    check_job_move(job.status, status)
+    job.status = status
+    if status not in JOB_BUSY:
+        job.owner, job.lease_until = None, None
+    if status not in JOB_BUSY and status != JobStatus.QUEUED:
+        job.finished_at = now()
+    note(session, job, action, payload)
+
+
+def link(session: Session, job: Job, request: DeletionRequest) -> None:
+    """Make the job work for the request too; the earliest due date of its requests is the job's."""
+    if session.get(JobRequest, (job.id, request.id)) is None:
+        session.add(JobRequest(job_id=job.id, request_id=request.id))
+        session.flush()
+    if request.due_at is not None and (job.due_at is None or request.due_at < job.due_at):
+        job.due_at = request.due_at
+
+
+def claim_next(database: Database, *, owner: str, lease_seconds: float) -> Claim | None:
+    """Take the most urgent job that may run now, or return None.
+
+    A model has one busy job at a time: the partial unique index decides when two workers take two jobs of one
+    model in the same instant, and the loser simply looks again.
+    """
+    for _ in range(3):
+        try:
+            with database.writing() as session:
+                return _claim(session, owner=owner, lease_seconds=lease_seconds)
+        except IntegrityError:
+            continue
+    return None
+
+
+def _claim(session: Session, *, owner: str, lease_seconds: float) -> Claim | None:
+    other = aliased(Job)
+    busy = exists().where(other.model_id == Job.model_id, other.status.in_(JOB_BUSY))
+    # An upload must be judged, and a dataset indexed, before anything else about them makes sense.
+    rank = case((Job.kind == JobKind.INDEX, 0), (Job.kind == JobKind.VALIDATE, 1), else_=2)
+    candidate = (
+        select(Job.id)
+        .where(Job.status == JobStatus.QUEUED, ~busy)
+        .order_by(rank, Job.due_at.is_(None), Job.due_at, Job.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    row = session.execute(
+        update(Job)
+        .where(Job.id == candidate.scalar_subquery(), Job.status == JobStatus.QUEUED)
+        .values(
+            status=JobStatus.RUNNING,
+            owner=owner,
+            lease_until=now() + timedelta(seconds=lease_seconds),
+            fence=Job.fence + 1,
+            attempts=Job.attempts + 1,
+            started_at=case((Job.started_at.is_(None), now()), else_=Job.started_at),
+            phase=None,
+            done=0,
+            total=0,
+            error=None,
+        )
+        .returning(Job.id, Job.kind, Job.fence)
+        .execution_options(synchronize_session=False)
+    ).one_or_none()
+    if row is None:
+        return None
+    session.add(Attempt(job_id=row.id, fence=row.fence, owner=owner, started_at=now()))
+    job = session.get_one(Job, row.id)
+    requests.begin(session, job.id)
+    note(session, job, "job.claimed", {"attempt": job.attempts, "fence": row.fence})
+    return Claim(job_id=row.id, kind=row.kind, fence=row.fence, owner=owner)
+
+
+def hold_lease(session: Session, claim: Claim) -> Job:
+    """Return the claimed job, locked for this transaction. Raises LeaseLost."""
+    job = session.scalar(
+        select(Job)
+        .where(Job.id == claim.job_id, Job.fence == claim.fence, Job.status.in_(JOB_BUSY))
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    if job is None:
+        raise LeaseLost(claim.job_id)
+    return job
+
+
+def heartbeat(
+    session: Session, claim: Claim, *, lease_seconds: float, progress: tuple[str, int, int] | None
+) -> None:
+    """Lengthen the lease and note the progress. Raises LeaseLost."""
+    values: dict[str, Any] = {"lease_until": now() + timedelta(seconds=lease_seconds)}
+    if progress is not None:
+        values |= dict(zip(("phase", "done", "total"), progress, strict=True))
+    done = session.execute(
+        update(Job)
+        .where(Job.id == claim.job_id, Job.fence == claim.fence, Job.status.in_(JOB_BUSY))
+        .values(**values)
+        .execution_options(synchronize_session=False)
+    )
+    if isinstance(done, CursorResult) and done.rowcount == 0:
+        raise LeaseLost(claim.job_id)
+
+
+def end_attempt(session: Session, claim: Claim, outcome: str, error: dict[str, Any] | None = None) -> None:
+    """Write down how the attempt ended."""
+    session.execute(
+        update(Attempt)
+        .where(Attempt.job_id == claim.job_id, Attempt.fence == claim.fence)
+        .values(outcome=outcome, error=error, finished_at=now())
+    )
+
+
+def expired(session: Session) -> list[Job]:
+    """Return busy jobs whose worker has gone silent, locked for this transaction."""
+    return list(
+        session.scalars(
+            select(Job)
+            .where(Job.status.in_(JOB_BUSY), Job.lease_until < now())
+            .order_by(Job.id)
+            .with_for_update(skip_locked=True)
+        )
+    )
+
+
+def give_back(session: Session, job: Job, *, max_attempts: int, reason: str) -> None:
+    """Queue a job again after a lost attempt, or poison it at the cap."""
+    session.execute(
+        update(Attempt)
+        .where(Attempt.job_id == job.id, Attempt.outcome.is_(None))
+        .values(outcome=reason, finished_at=now())
+    )
+    if job.attempts >= max_attempts:
+        job.error = {
+            "code": "poisoned",
+            "detail": f"{job.attempts} attempts ended without a result ({reason}).",
+        }
+        move(session, job, JobStatus.POISONED, "job.poisoned", attempts=job.attempts, reason=reason)
+    else:
+        move(session, job, JobStatus.QUEUED, "job.requeued", attempts=job.attempts, reason=reason)
+        job.rung_at = None
+
+
+def to_ring(session: Session, *, older_than_seconds: float) -> list[str]:
+    """Return queued jobs whose bell may have been lost, and note that it is rung again."""
+    before = now() - timedelta(seconds=older_than_seconds)
+    ids = list(
+        session.scalars(
+            select(Job.id)
+            .where(Job.status == JobStatus.QUEUED, or_(Job.rung_at.is_(None), Job.rung_at < before))
+            .order_by(Job.id)
+            .limit(100)
+        )
+    )
+    if ids:
+        session.execute(update(Job).where(Job.id.in_(ids)).values(rung_at=now()))
+    return ids
+
+
+def gathering(
+    session: Session, *, model_id: str, purpose: str, method: str, options: dict[str, Any], policy_digest: str
+) -> Job | None:
+    """Return the queued job an equal request may join, if there is one that nobody has claimed."""
+    candidates = session.scalars(
+        select(Job)
+        .where(
+            and_(
+                Job.kind == JobKind.ERASE,
+                Job.status == JobStatus.QUEUED,
+                Job.model_id == model_id,
+                Job.purpose == purpose,
+                Job.method == method,
+                Job.policy_digest == policy_digest,
+                Job.attempts == 0,
+            )
+        )
+        .order_by(Job.id)
+        .with_for_update(skip_locked=True)
+    )
+    return next((job for job in candidates if (job.method_options or {}) == options), None)
+
+
+def retry(session: Session, job: Job) -> None:
+    """Queue a stuck job again with a clean count. Raises Conflict unless it is held, poisoned or failed."""
+    move(session, job, JobStatus.QUEUED, "job.retried", attempts=job.attempts)
+    job.attempts, job.error, job.finished_at, job.rung_at = 0, None, None, now()

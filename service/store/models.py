@@ -1,0 +1,65 @@
+"""Registered models: the family a version belongs to."""
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service.errors import AlreadyExists, NotFound
+from service.store import audit
+from service.store.tables import Dataset, Model
+from service.store.types import new_id
+
+
+def register(
+    session: Session,
+    *,
+    name: str,
+    dataset: Dataset,
+    task: str,
+    architecture: str,
+    architecture_options: dict[str, Any],
+    recipe: dict[str, Any] | None,
+    policy: dict[str, Any],
+) -> Model:
+    """Add a model without versions. Raises AlreadyExists."""
+    if session.scalar(select(Model.id).where(Model.name == name)):
+        raise AlreadyExists(f"There is a model named {name!r} already; choose another name.")
+    model = Model(
+        id=new_id("mdl"),
+        name=name,
+        dataset_id=dataset.id,
+        task=task,
+        architecture=architecture,
+        architecture_options=architecture_options,
+        recipe=recipe,
+        policy=policy,
+    )
+    session.add(model)
+    session.flush()
+    audit.record(
+        session,
+        "model.registered",
+        subject=f"model/{name}",
+        payload={"dataset": dataset.name, "architecture": architecture, "recipe": recipe, "policy": policy},
+        links={"model": name, "dataset": dataset.name},
+    )
+    return model
+
+
+def by_name(session: Session, name: str) -> Model:
+    """Return the model. Raises NotFound."""
+    model = session.scalar(select(Model).where(Model.name == name))
+    if model is None:
+        raise NotFound(
+            f"There is no model named {name!r}; GET /v1/models lists them.", code="model_not_found"
+        )
+    return model
+
+
+def of_dataset(session: Session, dataset_id: str) -> list[Model]:
+    return list(session.scalars(select(Model).where(Model.dataset_id == dataset_id).order_by(Model.id)))
+
+
+def page(session: Session, *, after: str, limit: int) -> list[Model]:
+    return list(session.scalars(select(Model).where(Model.name > after).order_by(Model.name).limit(limit)))

@@ -1,0 +1,205 @@
+"""Deletion requests: their moves, and the end of each, when nothing in circulation knows the samples any more."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from service.errors import NotFound
+from service.lifecycle import JOB_OVER, JOB_STUCK, JobStatus, RequestStatus, SampleState, check_request_move
+from service.store import audit, events, samples
+from service.store.tables import Dataset, DeletionRequest, Job, JobRequest, Model, RequestSample, Sample
+from service.store.types import now
+
+# Until the request is completed nothing is claimed: both kinds of pending show as ``pending``.
+PENDING, PENDING_NOT_TRAINED_ON = "pending", "pending_not_trained_on"
+ERASED, NOT_TRAINED_ON = "erased", "erased_not_trained_on"
+OPEN = (RequestStatus.ACCEPTED, RequestStatus.IN_PROGRESS, RequestStatus.ON_HOLD, RequestStatus.FAILED)
+
+
+def get(session: Session, request_id: str) -> DeletionRequest:
+    """Return the request. Raises NotFound."""
+    request = session.get(DeletionRequest, request_id)
+    if request is None:
+        raise NotFound("There is no such deletion request.", code="deletion_request_not_found")
+    return request
+
+
+def page(
+    session: Session,
+    *,
+    before: str | None,
+    limit: int,
+    status: str | None = None,
+    dataset_id: str | None = None,
+) -> list[DeletionRequest]:
+    """Return requests, newest first."""
+    query = select(DeletionRequest)
+    if before:
+        query = query.where(DeletionRequest.id < before)
+    if status:
+        query = query.where(DeletionRequest.status == status)
+    if dataset_id:
+        query = query.where(DeletionRequest.dataset_id == dataset_id)
+    return list(session.scalars(query.order_by(DeletionRequest.id.desc()).limit(limit)))
+
+
+def move(session: Session, request: DeletionRequest, status: RequestStatus, **payload: Any) -> None:
+    """Change a request's status, record it and tell its followers. Raises Conflict for a move not allowed."""
+    check_request_move(request.status, status)
+    request.status = status
+    if status == RequestStatus.IN_PROGRESS and request.started_at is None:
+        request.started_at = now()
+    if status == RequestStatus.COMPLETED:
+        request.completed_at = now()
+    note(session, request, f"request.{status}", payload)
+
+
+def note(session: Session, request: DeletionRequest, action: str, payload: dict[str, Any]) -> None:
+    """Record an action of a request and send it to its followers."""
+    dataset = session.scalar(select(Dataset.name).where(Dataset.id == request.dataset_id))
+    audit.record(
+        session,
+        action,
+        subject=f"deletion-request/{request.id}",
+        payload=payload,
+        links={"request": request.id, "dataset": dataset},
+    )
+    events.emit(session, "state", {"status": request.status, **payload}, request_id=request.id)
+
+
+def outcomes(session: Session, request: DeletionRequest) -> dict[str, int]:
+    """Return how many of the named ids have which outcome."""
+    rows = session.execute(
+        select(RequestSample.outcome, func.count())
+        .where(RequestSample.request_id == request.id)
+        .group_by(RequestSample.outcome)
+    )
+    counts = {PENDING: 0, PENDING_NOT_TRAINED_ON: 0, ERASED: 0, NOT_TRAINED_ON: 0}
+    counts |= {outcome: count for outcome, count in rows}
+    counts[PENDING] += counts.pop(PENDING_NOT_TRAINED_ON)
+    return {**counts, "already_erased": request.already_erased, "not_found": request.not_found}
+
+
+def mark_trained_on(session: Session, request: DeletionRequest, keys: Sequence[int]) -> None:
+    """Note that some model was trained on these samples of the request."""
+    session.execute(
+        update(RequestSample)
+        .where(RequestSample.request_id == request.id, samples.one_of(session, RequestSample.sample_id, keys))
+        .values(outcome=PENDING)
+    )
+
+
+def jobs(session: Session, request_ids: Sequence[str]) -> dict[str, list[tuple[Job, str]]]:
+    """Return each request's jobs with the name of their model, oldest first."""
+    rows = session.execute(
+        select(JobRequest.request_id, Job, Model.name)
+        .join(Job, Job.id == JobRequest.job_id)
+        .join(Model, Model.id == Job.model_id)
+        .where(JobRequest.request_id.in_(request_ids))
+        .order_by(Job.id)
+    )
+    found: dict[str, list[tuple[Job, str]]] = {request_id: [] for request_id in request_ids}
+    for request_id, job, name in rows:
+        found[request_id].append((job, name))
+    return found
+
+
+def of_job(session: Session, job_id: str) -> list[DeletionRequest]:
+    return list(
+        session.scalars(
+            select(DeletionRequest)
+            .join(JobRequest, JobRequest.request_id == DeletionRequest.id)
+            .where(JobRequest.job_id == job_id)
+            .order_by(DeletionRequest.id)
+        )
+    )
+
+
+def sample_keys(session: Session, request_ids: Sequence[str]) -> dict[str, list[int]]:
+    """Return the sample keys each request still has to erase."""
+    rows = session.execute(
+        select(RequestSample.request_id, RequestSample.sample_id).where(
+            RequestSample.request_id.in_(request_ids)
+        )
+    )
+    found: dict[str, list[int]] = {request_id: [] for request_id in request_ids}
+    for request_id, sample_id in rows:
+        found[request_id].append(sample_id)
+    return found
+
+
+def begin(session: Session, job_id: str) -> None:
+    """Move the job's accepted (or failed, when an operator retries) requests to ``in_progress``."""
+    for request in of_job(session, job_id):
+        if request.status in (RequestStatus.ACCEPTED, RequestStatus.FAILED, RequestStatus.ON_HOLD):
+            move(session, request, RequestStatus.IN_PROGRESS)
+
+
+def settle(session: Session, request: DeletionRequest, *, suppression_key: bytes) -> None:
+    """End the request if all its jobs are over; say so if one is stuck."""
+    if request.status not in OPEN:
+        return
+    statuses = [JobStatus(job.status) for job, _ in jobs(session, [request.id])[request.id]]
+    if all(status in JOB_OVER for status in statuses):
+        _complete(session, request, suppression_key)
+        return
+    stuck = next((status for status in statuses if status in JOB_STUCK), None)
+    if stuck is None:
+        return
+    goal = RequestStatus.ON_HOLD if stuck == JobStatus.HELD else RequestStatus.FAILED
+    if request.status != goal:
+        move(session, request, goal, reason=f"job_{stuck}")
+
+
+def _complete(session: Session, request: DeletionRequest, suppression_key: bytes) -> None:
+    session.flush()
+    keys = sample_keys(session, [request.id])[request.id]
+    for pending, outcome in ((PENDING, ERASED), (PENDING_NOT_TRAINED_ON, NOT_TRAINED_ON)):
+        session.execute(
+            update(RequestSample)
+            .where(RequestSample.request_id == request.id, RequestSample.outcome == pending)
+            .values(outcome=outcome)
+        )
+    # Only a privacy request that reached every model erases the id itself; others change models alone.
+    if request.purpose == "privacy" and request.scope == "full":
+        samples.forget_ids(session, suppression_key, request.dataset_id, keys)
+    else:
+        release(session, request)
+    counts = outcomes(session, request)
+    move(
+        session,
+        request,
+        RequestStatus.COMPLETED,
+        outcomes=counts,
+        scope=request.scope,
+        overdue=bool(request.due_at and request.due_at < now()),
+    )
+
+
+def release(session: Session, request: DeletionRequest) -> None:
+    """Give the request's samples back to their pools, unless another open request names them."""
+    held = (
+        select(RequestSample.sample_id)
+        .join(DeletionRequest, DeletionRequest.id == RequestSample.request_id)
+        .where(DeletionRequest.status.in_(OPEN), DeletionRequest.id != request.id)
+    )
+    mine = select(RequestSample.sample_id).where(RequestSample.request_id == request.id)
+    session.execute(
+        update(Sample)
+        .where(Sample.id.in_(mine), Sample.id.not_in(held), Sample.state == SampleState.PENDING)
+        .values(state=SampleState.LIVE)
+    )
+
+
+def open_sample_keys(session: Session, dataset_id: str) -> list[int]:
+    """Return the keys of all samples that an open request of the dataset names."""
+    return list(
+        session.scalars(
+            select(RequestSample.sample_id)
+            .join(DeletionRequest, DeletionRequest.id == RequestSample.request_id)
+            .where(DeletionRequest.dataset_id == dataset_id, DeletionRequest.status.in_(OPEN))
+            .distinct()
+        )
+    )

@@ -1,0 +1,142 @@
+"""Samples of a dataset: indexing, pages, and finding the ones a request names."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, any_, bindparam, func, insert, select, update
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.types import BigInteger, String
+
+from service.evidence.commitments import suppression_token
+from service.lifecycle import SampleState
+from service.store.tables import Sample, Suppression
+
+INSERT_CHUNK = 5_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleRow:
+    """What resolving one named id found."""
+
+    id: int
+    sample_id: str
+    pool: str
+    label: int
+    state: str
+
+
+def one_of(
+    session: Session, column: InstrumentedAttribute[Any], values: Sequence[Any]
+) -> ColumnElement[bool]:
+    """Return ``column IN values`` as one bound parameter, so that 100,000 values need no 100,000 placeholders."""
+    if session.get_bind().dialect.name == "sqlite":
+        listed = func.json_each(bindparam(None, json.dumps(list(values)), type_=String)).table_valued("value")
+        return column.in_(select(listed.c.value))
+    kind = String if values and isinstance(values[0], str) else BigInteger
+    return column == any_(bindparam(None, list(values), type_=ARRAY(kind)))
+
+
+def insert_many(session: Session, rows: Iterable[dict[str, Any]]) -> None:
+    """Insert sample rows; the caller keeps chunks near INSERT_CHUNK so that no write lock lasts long."""
+    session.execute(insert(Sample), list(rows))
+
+
+def resolve(session: Session, dataset_id: str, sample_ids: Sequence[str]) -> dict[str, SampleRow]:
+    """Return the rows of the ids that are in the dataset and not erased."""
+    rows = session.execute(
+        select(Sample.id, Sample.sample_id, Sample.pool, Sample.label, Sample.state).where(
+            Sample.dataset_id == dataset_id, one_of(session, Sample.sample_id, sample_ids)
+        )
+    )
+    return {
+        row.sample_id: SampleRow(
+            id=row.id, sample_id=row.sample_id, pool=row.pool, label=row.label, state=row.state
+        )
+        for row in rows
+        if row.sample_id is not None
+    }
+
+
+def suppressed(session: Session, key: bytes, dataset_id: str, sample_ids: Sequence[str]) -> set[str]:
+    """Return those of the ids that were erased from the dataset. ``key`` from `suppression_key`."""
+    tokens = {suppression_token(key, dataset_id, sample_id): sample_id for sample_id in sample_ids}
+    found: set[str] = set()
+    remaining = list(tokens)
+    for start in range(0, len(remaining), 1_000):
+        chunk = remaining[start : start + 1_000]
+        hits = session.scalars(
+            select(Suppression.token).where(
+                Suppression.dataset_id == dataset_id, Suppression.token.in_(chunk)
+            )
+        )
+        found |= {tokens[bytes(token)] for token in hits}
+    return found
+
+
+def page(
+    session: Session, dataset_id: str, *, split: str | None, label: int | None, after: int, limit: int
+) -> list[Sample]:
+    """Return samples that still have an id, in key order after ``after``."""
+    query = select(Sample).where(
+        Sample.dataset_id == dataset_id, Sample.id > after, Sample.sample_id.is_not(None)
+    )
+    if split is not None:
+        query = query.where(Sample.split == split)
+    if label is not None:
+        query = query.where(Sample.label == label)
+    return list(session.scalars(query.order_by(Sample.id).limit(limit)))
+
+
+def count_by_split(session: Session, dataset_id: str) -> dict[str, int]:
+    rows = session.execute(
+        select(Sample.split, func.count())
+        .where(Sample.dataset_id == dataset_id, Sample.state != SampleState.ERASED)
+        .group_by(Sample.split)
+    )
+    return {split: count for split, count in rows}
+
+
+def positions(session: Session, dataset_id: str) -> dict[str, list[int]]:
+    """Return the positions of every pool's live samples, in order; pending and erased ones are in no pool."""
+    pools: dict[str, list[int]] = {}
+    rows = session.execute(
+        select(Sample.pool, Sample.position)
+        .where(Sample.dataset_id == dataset_id, Sample.state == SampleState.LIVE)
+        .order_by(Sample.position)
+    )
+    for pool, position in rows:
+        pools.setdefault(pool, []).append(position)
+    return pools
+
+
+def erased_positions(session: Session, dataset_id: str) -> list[int]:
+    """Return the positions whose image may no longer stand in any cache."""
+    return list(
+        session.scalars(
+            select(Sample.position)
+            .where(Sample.dataset_id == dataset_id, Sample.state == SampleState.ERASED)
+            .order_by(Sample.position)
+        )
+    )
+
+
+def set_state(session: Session, ids: Sequence[int], state: SampleState) -> None:
+    session.execute(update(Sample).where(one_of(session, Sample.id, ids)).values(state=state))
+
+
+def forget_ids(session: Session, key: bytes, dataset_id: str, ids: Sequence[int]) -> None:
+    """Erase the ids themselves: leave a suppression token, drop the text. ``key`` from `suppression_key`."""
+    rows = session.execute(
+        select(Sample.sample_id).where(one_of(session, Sample.id, ids), Sample.sample_id.is_not(None))
+    )
+    tokens = [
+        {"dataset_id": dataset_id, "token": suppression_token(key, dataset_id, row.sample_id)} for row in rows
+    ]
+    if tokens:
+        session.execute(insert(Suppression), tokens)
+    session.execute(
+        update(Sample).where(one_of(session, Sample.id, ids)).values(state=SampleState.ERASED, sample_id=None)
+    )

@@ -1,0 +1,218 @@
+"""Model versions: their states, what they were trained on, and which of them know a sample."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import func, insert, literal, select
+from sqlalchemy.orm import Session
+
+from service.errors import Conflict, NotFound
+from service.lifecycle import SampleState, VersionState, check_version_move
+from service.store import audit
+from service.store.samples import one_of
+from service.store.tables import Dataset, Model, Sample, Version, VersionExclusion
+from service.store.types import new_id, now
+
+LIVE_STATES = (VersionState.VALIDATING, VersionState.ACTIVE, VersionState.QUARANTINED)
+_MOVE_ACTIONS = {
+    VersionState.ACTIVE: "version.activated",
+    VersionState.REJECTED: "version.rejected",
+    VersionState.QUARANTINED: "version.quarantined",
+    VersionState.RETIRED: "version.retired",
+    VersionState.PURGED: "version.purged",
+}
+
+
+def create(
+    session: Session,
+    model: Model,
+    *,
+    state: VersionState,
+    role: str,
+    origin: str,
+    sha256: str,
+    size_bytes: int,
+    parent: Version | None = None,
+    job_id: str | None = None,
+    method: str | None = None,
+    training_seconds: float | None = None,
+) -> Version:
+    """Add the model's next version. What it was trained on is recorded by `exclude` and `count_training`."""
+    number = session.scalar(
+        select(func.coalesce(func.max(Version.number), 0)).where(Version.model_id == model.id)
+    )
+    version = Version(
+        id=new_id("ver"),
+        model_id=model.id,
+        number=(number or 0) + 1,
+        state=state,
+        role=role,
+        origin=origin,
+        parent_id=parent.id if parent else None,
+        sha256=sha256,
+        size_bytes=size_bytes,
+        job_id=job_id,
+        method=method,
+        training_seconds=training_seconds,
+        dataset_digest=session.scalar(select(Dataset.digest).where(Dataset.id == model.dataset_id)),
+    )
+    session.add(version)
+    session.flush()
+    payload = {
+        "number": version.number,
+        "role": role,
+        "origin": origin,
+        "sha256": sha256,
+        "parent": parent.number if parent else None,
+        "job": job_id,
+    }
+    _record(session, "version.created", version, model.name, payload)
+    if state == VersionState.ACTIVE:
+        _record(session, "version.activated", version, model.name, {"sha256": sha256})
+    return version
+
+
+def move(session: Session, version: Version, state: VersionState, **payload: Any) -> None:
+    """Change a version's state and record it. Raises Conflict for a move that is not allowed."""
+    check_version_move(version.state, state)
+    version.state = state
+    if state == VersionState.RETIRED:
+        version.retired_at = now()
+    if state == VersionState.PURGED:
+        version.purged_at = now()
+    name = session.scalar(select(Model.name).where(Model.id == version.model_id))
+    _record(session, _MOVE_ACTIONS[state], version, str(name), {"sha256": version.sha256, **payload})
+
+
+def _record(
+    session: Session, action: str, version: Version, model_name: str, payload: dict[str, Any]
+) -> None:
+    audit.record(
+        session,
+        action,
+        subject=f"model/{model_name}/version/{version.number}",
+        payload=payload,
+        links={
+            "model": model_name,
+            "version": f"{model_name}/{version.number}",
+            "job": version.job_id,
+            "sha256": version.sha256,
+        },
+    )
+
+
+def exclude(
+    session: Session, version: Version, sample_ids: Sequence[int], *, like: Version | None = None
+) -> None:
+    """Record train samples the version was not trained on: the given ones, and all that ``like`` excluded."""
+    columns = ["version_id", "sample_id"]
+    if like is not None:
+        copied = select(literal(version.id), VersionExclusion.sample_id).where(
+            VersionExclusion.version_id == like.id, ~one_of(session, VersionExclusion.sample_id, sample_ids)
+        )
+        session.execute(insert(VersionExclusion).from_select(columns, copied))
+    if sample_ids:
+        session.execute(
+            insert(VersionExclusion).from_select(
+                columns, select(literal(version.id), Sample.id).where(one_of(session, Sample.id, sample_ids))
+            )
+        )
+
+
+def exclude_erased(session: Session, version: Version, dataset_id: str) -> None:
+    """Record that an upload was declared to be trained on all that is not erased."""
+    erased = select(literal(version.id), Sample.id).where(
+        Sample.dataset_id == dataset_id, Sample.pool == "train", Sample.state == SampleState.ERASED
+    )
+    session.execute(insert(VersionExclusion).from_select(["version_id", "sample_id"], erased))
+
+
+def count_training(session: Session, version: Version, dataset_id: str) -> None:
+    """Set ``training_samples``: the train pool as indexed, minus the version's exclusions."""
+    train = session.scalar(
+        select(func.count())
+        .select_from(Sample)
+        .where(Sample.dataset_id == dataset_id, Sample.pool == "train")
+    )
+    excluded = session.scalar(
+        select(func.count()).select_from(VersionExclusion).where(VersionExclusion.version_id == version.id)
+    )
+    version.training_samples = (train or 0) - (excluded or 0)
+
+
+def get(session: Session, model: Model, number: int | str) -> Version:
+    """Return a version by number, or the newest active one for ``latest``. Raises NotFound."""
+    query = select(Version).where(Version.model_id == model.id)
+    if number == "latest":
+        query = query.where(Version.state == VersionState.ACTIVE).order_by(Version.number.desc()).limit(1)
+    else:
+        query = query.where(Version.number == number)
+    version = session.scalar(query)
+    if version is None:
+        detail = "has no active version" if number == "latest" else f"has no version {number}"
+        raise NotFound(f"Model {model.name!r} {detail}.", code="version_not_found")
+    return version
+
+
+def page(session: Session, model: Model, *, after: int, limit: int) -> list[Version]:
+    return list(
+        session.scalars(
+            select(Version)
+            .where(Version.model_id == model.id, Version.number > after)
+            .order_by(Version.number)
+            .limit(limit)
+        )
+    )
+
+
+def live(session: Session, model_id: str) -> list[Version]:
+    """Return the versions still in circulation, or about to be, oldest first."""
+    return list(
+        session.scalars(
+            select(Version)
+            .where(Version.model_id == model_id, Version.state.in_(LIVE_STATES))
+            .order_by(Version.number)
+        )
+    )
+
+
+def trained_on(session: Session, version: Version, sample_ids: Sequence[int]) -> list[tuple[int, int]]:
+    """Return (key, position) of those samples that the version was trained on, in position order."""
+    excluded = select(VersionExclusion.sample_id).where(VersionExclusion.version_id == version.id)
+    rows = session.execute(
+        select(Sample.id, Sample.position)
+        .where(one_of(session, Sample.id, sample_ids), Sample.pool == "train", Sample.id.not_in(excluded))
+        .order_by(Sample.position)
+    )
+    return [(row.id, row.position) for row in rows]
+
+
+def refuse_retired_digest(session: Session, sha256: str) -> None:
+    """Raise Conflict if these very bytes were taken out of circulation before."""
+    out = (VersionState.RETIRED, VersionState.PURGED, VersionState.QUARANTINED)
+    if session.scalar(select(Version.id).where(Version.sha256 == sha256, Version.state.in_(out)).limit(1)):
+        raise Conflict(
+            "These weights were retired because they hold erased data; upload weights trained without it.",
+            code="digest_retired",
+        )
+
+
+def digest_in_use(session: Session, sha256: str) -> bool:
+    """Say whether a version that is still in circulation has these bytes."""
+    return (
+        session.scalar(
+            select(Version.id).where(Version.sha256 == sha256, Version.state.in_(LIVE_STATES)).limit(1)
+        )
+        is not None
+    )
+
+
+def to_purge(session: Session, limit: int = 20) -> list[Version]:
+    return list(
+        session.scalars(
+            select(Version)
+            .where(Version.state.in_((VersionState.RETIRED, VersionState.REJECTED)))
+            .order_by(Version.id)
+            .limit(limit)
+        )
+    )
