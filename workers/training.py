@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from service.catalogue.recipe import Recipe
@@ -29,11 +30,17 @@ class EmptySetError(ValueError):
     """There is no sample to train on."""
 
 
-class _UpdateRule(Protocol):
-    optimizer: str
-    lr: float
-    momentum: float
-    weight_decay: float
+class UpdateRule(Protocol):
+    """The part of a recipe or of a method's options that names an optimiser."""
+
+    @property
+    def optimizer(self) -> str: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def momentum(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +54,7 @@ def no_progress(_phase: str, _done: int, _total: int) -> None:
     """Ignore progress."""
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], rule: "_UpdateRule | Recipe") -> Optimizer:
+def make_optimizer(parameters: Iterable[nn.Parameter], rule: UpdateRule) -> Optimizer:
     """Return the optimiser a recipe or a method's options name."""
     if rule.optimizer == "sgd":
         return SGD(parameters, rule.lr, momentum=rule.momentum, weight_decay=rule.weight_decay)
@@ -106,10 +113,12 @@ def train(
     return TrainingHistory(epoch_losses=tuple(losses))
 
 
-def take_step(optimizer: Optimizer, objective: Tensor) -> None:
-    """Descend one step on a scalar objective."""
+def take_step(optimizer: Optimizer, objective: Tensor, *, max_grad_norm: float | None = None) -> None:
+    """Descend one step on a scalar objective; the gradient's norm over all parameters can be bounded."""
     optimizer.zero_grad(set_to_none=True)
     objective.backward()  # type: ignore[no-untyped-call]
+    if max_grad_norm is not None:
+        clip_grad_norm_([w for group in optimizer.param_groups for w in group["params"]], max_grad_norm)
     optimizer.step()
 
 

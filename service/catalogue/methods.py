@@ -35,31 +35,38 @@ class MethodConfig(BaseModel):
         return {**cls.PRESETS.get(str(given.get("preset")), {}), **given}
 
 
-_SGD: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.9, "lr": 5e-4, "weight_decay": 5e-4}
+_PAPER: dict[str, Any] = {
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "lr": 5e-4,
+    "weight_decay": 5e-4,
+    "lr_decay_rate": 0.1,
+    "max_grad_norm": None,
+}
 SCRUB_PAPER_PRESETS: dict[str, dict[str, Any]] = {
     "large": {
-        **_SGD,
+        **_PAPER,
         "gamma": 0.99, "alpha": 0.001, "temperature": 4.0, "msteps": 2, "epochs": 3,
         "lr_decay_epochs": (3, 5, 9), "retain_batch_size": 256, "forget_batch_size": 512,
     },
     "small": {
-        **_SGD,
+        **_PAPER,
         "optimizer": "adam", "weight_decay": 0.1,
         "gamma": 1.0, "alpha": 0.5, "temperature": 2.0, "msteps": 3, "epochs": 10,
         "lr_decay_epochs": (5, 8, 9), "retain_batch_size": 32, "forget_batch_size": 64,
     },
     "privacy": {
-        **_SGD,
+        **_PAPER,
         "gamma": 1.0, "alpha": 0.5, "temperature": 4.0, "msteps": 3, "epochs": 5,
         "lr_decay_epochs": (3, 5, 9), "retain_batch_size": 32, "forget_batch_size": 16,
     },
     "confusion": {
-        **_SGD,
+        **_PAPER,
         "gamma": 1.0, "alpha": 0.01, "temperature": 2.0, "msteps": 2, "epochs": 10,
         "lr_decay_epochs": (7, 10, 10), "retain_batch_size": 32, "forget_batch_size": 32,
     },
     "cifar100-vgg16": {
-        **_SGD,
+        **_PAPER,
         "gamma": 0.99, "alpha": 0.01, "temperature": 4.0, "msteps": 2, "epochs": 10,
         "lr_decay_epochs": (3, 6, 9), "retain_batch_size": 128, "forget_batch_size": 16,
     },
@@ -75,19 +82,25 @@ class ScrubConfig(MethodConfig):
     preset: ScrubPreset = Field("service", description="Starting values; options given override them.")
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="Update rule; one state serves both epochs.")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum; Adam takes it as its first beta.")
-    lr: float = Field(5e-3, gt=0, le=1, description="Learning rate before any decay.")
+    lr: float = Field(0.01, gt=0, le=1, description="Learning rate before any decay.")
     weight_decay: float = Field(5e-4, ge=0, lt=1, description="L2 penalty.")
     gamma: float = Field(1.0, ge=0, le=100, description="Weight of the cross-entropy in min epochs.")
     alpha: float = Field(0.5, ge=0, le=100, description="Weight of the distance in min epochs.")
-    temperature: float = Field(4.0, gt=0, le=100, description="T of the distillation distance.")
-    msteps: int = Field(3, ge=0, le=1000, description="How many of the first epochs start with a max epoch.")
-    epochs: int = Field(5, ge=1, le=1000, description="E: epochs in all; each holds one min epoch.")
+    temperature: float = Field(2.0, gt=0, le=100, description="T of the distillation distance.")
+    msteps: int = Field(20, ge=0, le=1000, description="How many of the first epochs start with a max epoch.")
+    epochs: int = Field(20, ge=1, le=1000, description="E: epochs in all; each holds one min epoch.")
     lr_decay_epochs: tuple[int, ...] = Field(
-        (3, 5, 9), description="Epochs after which the rate is multiplied by lr_decay_rate; repeats count."
+        (), description="Epochs after which the rate is multiplied by lr_decay_rate; repeats count."
     )
     lr_decay_rate: float = Field(0.1, gt=0, le=1, description="Factor per decay epoch.")
-    retain_batch_size: int = Field(32, ge=1, le=8192, description="Samples per min step.")
-    forget_batch_size: int = Field(16, ge=1, le=8192, description="Samples per max step.")
+    retain_batch_size: int = Field(64, ge=1, le=8192, description="Samples per min step.")
+    forget_batch_size: int = Field(64, ge=1, le=8192, description="Samples per max step.")
+    max_grad_norm: float | None = Field(
+        1.0,
+        gt=0,
+        le=1e6,
+        description="Bound on the gradient's norm in max steps; null: none, as the paper.",
+    )
     anchor_p: float = Field(
         0.0, ge=0, le=100, description="Weight of the sum of Frobenius distances to the original weights."
     )
@@ -95,6 +108,16 @@ class ScrubConfig(MethodConfig):
 
 class ScrubRConfig(ScrubConfig):
     """Options of SCRUB+R: SCRUB's, then the rewind chooses among the epochs."""
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        name: {**values, "rewind": "paper"} for name, values in SCRUB_PAPER_PRESETS.items()
+    }
+
+    rewind: Literal["service", "paper"] = Field(
+        "service",
+        description="paper: nearest forget error, then nearest loss. service: errors within one standard "
+        "error are tied, and the loss must be clear of the original's.",
+    )
 
 
 class FinetuneConfig(MethodConfig):

@@ -1,1 +1,26 @@
 """The unlearning methods by name: one method, one file, one paper."""
+
+from collections.abc import Callable
+
+from workers.unlearning.finetune import finetune
+from workers.unlearning.interface import UnknownMethodError, UnlearningResult
+from workers.unlearning.retrain import retrain
+from workers.unlearning.scrub import scrub, scrub_r
+
+Method = Callable[..., UnlearningResult]
+"""Called as method(model, splits, config, around=Surroundings(...)); each takes its own config class."""
+
+METHODS: dict[str, Method] = {
+    "finetune": finetune,
+    "retrain": retrain,
+    "scrub": scrub,
+    "scrub_r": scrub_r,
+}
+
+
+def method_named(name: str) -> Method:
+    """Return the method of that name; raise UnknownMethodError, which lists those there are."""
+    try:
+        return METHODS[name]
+    except KeyError:
+        raise UnknownMethodError(f"unknown method {name!r}; known: {sorted(METHODS)}") from None

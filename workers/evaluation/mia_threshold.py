@@ -1,0 +1,100 @@
+"""The membership attack by a threshold on one score: forget samples against unseen controls.
+
+Yeom et al., CSF 2018, arXiv:1709.01604; scores after Song & Mittal, USENIX Security 2021, arXiv:2003.10595.
+Scores are signed so that larger means more like a member. Everything is exact, by sorting.
+"""
+
+import numpy as np
+from torch import Tensor
+
+from workers.evaluation.intervals import Floats, auc_delong, wilson
+from workers.evaluation.result import MetricResult
+from workers.evaluation.scores import SCORES, toward_member
+
+FPR_CONTROLS = {"1pct": (0.01, 1_000), "0_1pct": (0.001, 10_000)}
+
+
+def auc_result(name: str, members: Floats, controls: Floats) -> MetricResult:
+    """Return the AUC under the metric name given; not_applicable when a side is empty."""
+    if not len(members) or not len(controls):
+        return MetricResult(name=name, value=None, n=0, verdict="not_applicable")
+    auc, interval = auc_delong(members, controls)
+    return MetricResult(name=name, value=auc, ci95=interval, n=len(members))
+
+
+def best_threshold(members: Floats, controls: Floats) -> float:
+    """Return the t for which calling `score >= t` a member has the best balanced accuracy; smallest t wins."""
+    scores = np.concatenate([members, controls])
+    is_member = np.concatenate([np.ones(len(members)), np.zeros(len(controls))])
+    order = np.argsort(scores, kind="stable")
+    ranked, member = scores[order], is_member[order]
+    below_m = np.concatenate([[0.0], np.cumsum(member)]) / len(members)
+    below_c = np.concatenate([[0.0], np.cumsum(1 - member)]) / len(controls)
+    thresholds = np.concatenate([ranked, [np.inf]])
+    # a threshold inside a run of ties would split equal scores
+    allowed = np.concatenate([[True], ranked[1:] > ranked[:-1], [True]])
+    gain = np.where(allowed, (1 - below_m) + below_c, -np.inf)
+    return float(thresholds[int(np.argmax(gain))])
+
+
+def balanced_accuracy(members: Floats, controls: Floats) -> MetricResult:
+    """Return the cross-fitted balanced accuracy: a threshold is never judged on samples that chose it.
+
+    Halves are taken by position, which the draw of the pairs has already made random.
+    """
+    name = "mia_threshold.phi.balanced_accuracy"
+    if min(len(members), len(controls)) < 2:
+        return MetricResult(name=name, value=None, n=len(members), verdict="inconclusive")
+    hits_m = hits_c = 0
+    for fit, judge in ((0, 1), (1, 0)):
+        threshold = best_threshold(members[fit::2], controls[fit::2])
+        hits_m += int(np.sum(members[judge::2] >= threshold))
+        hits_c += int(np.sum(controls[judge::2] < threshold))
+    value = (hits_m / len(members) + hits_c / len(controls)) / 2
+    low_m, high_m = wilson(hits_m, len(members))
+    low_c, high_c = wilson(hits_c, len(controls))
+    half_low = np.hypot(hits_m / len(members) - low_m, hits_c / len(controls) - low_c) / 2
+    half_high = np.hypot(high_m - hits_m / len(members), high_c - hits_c / len(controls)) / 2
+    return MetricResult(
+        name=name, value=value, ci95=(value - float(half_low), value + float(half_high)), n=len(members)
+    )
+
+
+def tpr_at_fpr(members: Floats, controls: Floats, label: str) -> MetricResult:
+    """Return the share of members above the threshold that at most the given share of controls passes."""
+    rate, needed = FPR_CONTROLS[label]
+    name = f"mia_threshold.phi.tpr_at_fpr_{label}"
+    if not len(members) or not len(controls):
+        return MetricResult(name=name, value=None, n=0, verdict="not_applicable")
+    allowed = int(np.floor(rate * len(controls) + 1e-9))
+    threshold = np.sort(controls)[len(controls) - allowed - 1]
+    hits = int(np.sum(members > threshold))
+    return MetricResult(
+        name=name,
+        value=hits / len(members),
+        ci95=wilson(hits, len(members)),
+        n=len(members),
+        verdict="measured" if len(controls) >= needed else "inconclusive",
+    )
+
+
+def score_arrays(name: str, logits: Tensor, labels: Tensor) -> Floats:
+    """Return the score named, signed toward membership, as float64 (N,)."""
+    scores: Floats = toward_member(name, logits, labels).cpu().numpy()
+    return scores
+
+
+def mia_threshold(
+    forget_logits: Tensor, forget_labels: Tensor, control_logits: Tensor, control_labels: Tensor
+) -> list[MetricResult]:
+    """Attack paired sets of equal size and labels with every score; return all results of the family."""
+    results = []
+    for name in SCORES:
+        members = score_arrays(name, forget_logits, forget_labels)
+        controls = score_arrays(name, control_logits, control_labels)
+        results.append(auc_result(f"mia_threshold.{name}.auc", members, controls))
+        if name == "phi":
+            results.append(balanced_accuracy(members, controls))
+            results += [tpr_at_fpr(members, controls, label) for label in FPR_CONTROLS]
+            results.append(auc_result("mia_threshold.phi.floor", controls[::2], controls[1::2]))
+    return results

@@ -1,0 +1,83 @@
+"""Accuracy, loss and what unlearning cost in test accuracy; all read logits computed once elsewhere."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from workers.evaluation.intervals import Floats, mean_interval, paired_difference, wilson
+from workers.evaluation.result import MetricResult
+from workers.evaluation.scores import loss
+
+
+def accuracy_and_loss(split: str, logits: Tensor, labels: Tensor) -> list[MetricResult]:
+    """Return accuracy with Wilson's interval and mean loss with the normal one, for one split."""
+    n = len(labels)
+    if not n:
+        names = ("accuracy", "loss")
+        return [MetricResult(name=x, split=split, value=None, n=0, verdict="not_applicable") for x in names]
+    hits = int((logits.argmax(1) == labels).sum())
+    losses: Floats = loss(logits, labels).cpu().numpy()
+    return [
+        MetricResult(name="accuracy", split=split, value=hits / n, ci95=wilson(hits, n), n=n),
+        MetricResult(name="loss", split=split, value=float(losses.mean()), ci95=mean_interval(losses), n=n),
+    ]
+
+
+def utility(before: Tensor, after: Tensor, labels: Tensor, retain_labels: Tensor) -> list[MetricResult]:
+    """Compare test logits (N, K) of parent and unlearned model on labels that stay in the retain set."""
+    n_all = len(labels)
+    disagreement = int((before.argmax(1) != after.argmax(1)).sum())
+    kept = torch.isin(labels, retain_labels)
+    before, after, labels = before[kept], after[kept], labels[kept]
+    if not len(labels):
+        names = ("utility_drop", "class_accuracy_drop")
+        return [MetricResult(name=x, split="test", value=None, n=0, verdict="not_applicable") for x in names]
+    right_before: Floats = (before.argmax(1) == labels).double().cpu().numpy()
+    right_after: Floats = (after.argmax(1) == labels).double().cpu().numpy()
+    classes = labels.cpu().numpy()
+    drops = {int(c): float(np.mean((right_before - right_after)[classes == c])) for c in np.unique(classes)}
+    worst = max(drops, key=lambda c: drops[c])
+    return [
+        MetricResult(
+            name="utility_drop",
+            split="test",
+            value=float(np.mean(right_before - right_after)),
+            ci95=paired_difference(right_before, right_after),
+            n=len(labels),
+            detail={"parent_accuracy": float(right_before.mean()), "accuracy": float(right_after.mean())},
+        ),
+        MetricResult(
+            name="class_accuracy_drop",
+            split="test",
+            value=drops[worst],
+            n=int(np.sum(classes == worst)),
+            detail={"class": worst},
+        ),
+        MetricResult(
+            name="disagreement",
+            split="test",
+            value=disagreement / n_all,
+            ci95=wilson(disagreement, n_all),
+            n=n_all,
+        ),
+    ]
+
+
+def weight_distance(parent: nn.Module, unlearned: nn.Module) -> MetricResult:
+    """Return ||w_u - w_o|| / ||w_o|| over parameters; the same over norm-layer buffers in the detail."""
+    buffers = {name: value for name, value in parent.named_buffers() if torch.is_floating_point(value)}
+    theirs = dict(unlearned.named_buffers())
+    return MetricResult(
+        name="weight_distance",
+        value=_relative(list(parent.parameters()), list(unlearned.parameters())),
+        n=sum(w.numel() for w in parent.parameters()),
+        detail={"buffers": _relative(list(buffers.values()), [theirs[name] for name in buffers])},
+    )
+
+
+def _relative(before: list[Tensor] | list[nn.Parameter], after: list[Tensor] | list[nn.Parameter]) -> float:
+    moved = sum(
+        float((b.detach() - a.detach()).double().square().sum()) for b, a in zip(before, after, strict=True)
+    )
+    size = sum(float(b.detach().double().square().sum()) for b in before)
+    return float(np.sqrt(moved / size)) if size else 0.0

@@ -1,0 +1,46 @@
+"""Fine-tuning on the retain set: cross-entropy alone, the forget set is never read.
+
+The baseline of the field, e.g. Golatkar et al., CVPR 2020, arXiv:1911.04933. Norm layers in train mode.
+"""
+
+import copy
+import time
+from collections.abc import Iterator
+
+from torch import nn
+
+from service.catalogue.methods import FinetuneConfig
+from workers.samples import shuffled_batches
+from workers.training import finite_mean, make_optimizer, take_step
+from workers.unlearning.interface import Surroundings, UnlearningResult, UnlearningSplits
+from workers.unlearning.selection import Trajectory, follow, last_within
+
+
+def finetune(
+    model: nn.Module, splits: UnlearningSplits, config: FinetuneConfig, *, around: Surroundings
+) -> UnlearningResult:
+    """Train a copy on the retain set; return its last epoch within the allowed drop of accuracy."""
+    started = time.perf_counter()
+    tuned = copy.deepcopy(model)
+    trajectory = Trajectory(tuned, splits, around)
+    verdict = follow(tuned, finetuning_epochs(tuned, splits, config, around), trajectory, 0)
+    return trajectory.result(tuned, last_within, verdict, started)
+
+
+def finetuning_epochs(
+    model: nn.Module, splits: UnlearningSplits, config: FinetuneConfig, around: Surroundings
+) -> Iterator[dict[str, float]]:
+    """Move `model` by one epoch over the retain set per item; yield the epoch's mean loss."""
+    optimizer = make_optimizer(model.parameters(), config)
+    retain = splits.retain
+    for e in range(1, config.epochs + 1):
+        model.train()
+        sums = []
+        for index in shuffled_batches(len(retain), config.batch_size, generator=around.generator):
+            batch = retain.take(index)
+            loss = around.task.per_sample_loss(model, batch.images, batch.labels)
+            take_step(optimizer, loss.mean())
+            sums.append(loss.detach().sum())
+        model.eval()
+        around.progress("unlearn", e, config.epochs)
+        yield {"loss": finite_mean(sums, len(retain), f"fine-tuning epoch {e}")}

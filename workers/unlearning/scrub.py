@@ -1,0 +1,138 @@
+"""SCRUB and SCRUB+R: Kurmanji et al., Towards Unbounded Machine Unlearning, NeurIPS 2023, arXiv:2302.09880.
+
+t, s: logits (N, K) of teacher (the frozen original, eval mode) and student (starts as its copy).
+T: temperature.
+
+    d(x)  = T^2 KL(softmax(t/T) || softmax(s/T))                       section 3.1, teacher first
+    max epoch, over the forget set:  minimise  -mean d                  labels unused
+    min epoch, over the retain set:  minimise  gamma CE + alpha mean d
+    epoch e = 1..E: a max epoch if e <= msteps, then always a min epoch; one optimiser state for both;
+    rate lr 0.1^(number of decay epochs < e)
+
+Where this differs from the paper, or the paper leaves it open:
+- The teacher sees unaugmented data, so its logits are computed once.
+- Norm layers are in eval mode in max epochs, so that no statistic of the forget set enters their buffers,
+  and in train mode in min epochs, which fill the buffers from retained samples alone.
+- d has no upper bound and its ascent grows exponentially. `max_grad_norm` clips the gradient of max
+  steps; the paper's presets leave it off.
+- anchor_p adds p * sum over tensors of ||w - w_original||_F to both objectives (0 by default).
+SCRUB returns its last epoch within the allowed drop of accuracy, SCRUB+R the epoch the rewind chooses.
+"""
+
+import copy
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax
+
+from service.catalogue.methods import ScrubConfig, ScrubRConfig
+from workers.samples import LabelledSet, shuffled_batches
+from workers.training import finite_mean, make_optimizer, take_step
+from workers.unlearning.interface import Surroundings, UnlearningResult, UnlearningSplits
+from workers.unlearning.selection import Trajectory, follow, last_within, rewind
+
+
+def scrub(
+    model: nn.Module, splits: UnlearningSplits, config: ScrubConfig, *, around: Surroundings
+) -> UnlearningResult:
+    """Run SCRUB and return its last epoch within the allowed drop of accuracy."""
+    started = time.perf_counter()
+    student = copy.deepcopy(model)
+    trajectory = Trajectory(student, splits, around)
+    verdict = follow(student, student_epochs(student, splits, config, around), trajectory, config.msteps)
+    return trajectory.result(student, last_within, verdict, started)
+
+
+def scrub_r(
+    model: nn.Module, splits: UnlearningSplits, config: ScrubRConfig, *, around: Surroundings
+) -> UnlearningResult:
+    """Run SCRUB and return the epoch the rewind chooses."""
+    started = time.perf_counter()
+    student = copy.deepcopy(model)
+    trajectory = Trajectory(student, splits, around)
+    verdict = follow(student, student_epochs(student, splits, config, around), trajectory, config.msteps)
+    return trajectory.result(student, rewind(config.rewind), verdict, started)
+
+
+def distance(t: Tensor, s: Tensor, T: float) -> Tensor:
+    """Return d of teacher and student logits (N, K) as (N,): T^2 KL(teacher || student), tempered."""
+    log_p, log_q = log_softmax(t / T, 1), log_softmax(s / T, 1)
+    return T * T * (log_p.exp() * (log_p - log_q)).sum(1)
+
+
+def rate_at(config: ScrubConfig, e: int) -> float:
+    """Return the learning rate of epoch e = 1..E."""
+    return config.lr * config.lr_decay_rate ** sum(decay < e for decay in config.lr_decay_epochs)
+
+
+def student_epochs(
+    student: nn.Module, splits: UnlearningSplits, config: ScrubConfig, around: Surroundings
+) -> Iterator[dict[str, float]]:
+    """Move `student` (a copy of the original) by one epoch per item; yield the epoch's mean objectives."""
+    lesson = Lesson(student, splits, config, around)
+    for e in range(1, config.epochs + 1):
+        lesson.set_rate(rate_at(config, e))
+        moved = {"max_distance": lesson.max_epoch(e)} if e <= config.msteps else {}
+        moved["min_loss"] = lesson.min_epoch(e)
+        student.eval()
+        around.progress("unlearn", e, config.epochs)
+        yield moved
+
+
+class Lesson:
+    """Hold the student, its one optimiser, and the teacher's logits on both sets."""
+
+    def __init__(
+        self, student: nn.Module, splits: UnlearningSplits, config: ScrubConfig, around: Surroundings
+    ) -> None:
+        self.student, self.splits, self.config, self.around = student, splits, config, around
+        self.optimizer = make_optimizer(student.parameters(), config)
+        self._original = [p.detach().clone() for p in student.parameters()]
+        self._teach_forget = around.task.predict(student, splits.forget)
+        self._teach_retain = around.task.predict(student, splits.retain)
+
+    def set_rate(self, rate: float) -> None:
+        """Set the learning rate of the steps to come."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def max_epoch(self, epoch: int) -> float:
+        """Ascend d over the forget set once; return the mean d met. Raises NonFiniteLossError."""
+        self.student.eval()
+        sums = []
+        for s, t, _ in self._batches(self.splits.forget, self._teach_forget, self.config.forget_batch_size):
+            d = distance(t, s, self.config.temperature)
+            take_step(self.optimizer, self._anchored(-d.mean()), max_grad_norm=self.config.max_grad_norm)
+            sums.append(d.detach().sum())
+        return finite_mean(sums, len(self.splits.forget), f"max epoch {epoch}")
+
+    def min_epoch(self, epoch: int) -> float:
+        """Descend gamma CE + alpha d over the retain set once; return its mean. Raises NonFiniteLossError."""
+        self.student.train()
+        sums = []
+        for s, t, y in self._batches(self.splits.retain, self._teach_retain, self.config.retain_batch_size):
+            ce, d = self.around.task.loss_of_logits(s, y), distance(t, s, self.config.temperature)
+            loss = self.config.gamma * ce + self.config.alpha * d
+            take_step(self.optimizer, self._anchored(loss.mean()))
+            sums.append(loss.detach().sum())
+        return finite_mean(sums, len(self.splits.retain), f"min epoch {epoch}")
+
+    def _anchored(self, objective: Tensor) -> Tensor:
+        if self.config.anchor_p == 0:
+            return objective
+        pairs = zip(self.student.parameters(), self._original, strict=True)
+        norms = torch.stack([torch.linalg.vector_norm(w - w_0) for w, w_0 in pairs])
+        return objective + self.config.anchor_p * norms.sum()
+
+    def _batches(
+        self, samples: LabelledSet, teach: Tensor, size: int
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for index in shuffled_batches(len(samples), size, generator=self.around.generator):
+            batch = samples.take(index)
+            yield (
+                self.around.task.logits(self.student, batch.images),
+                teach[index.to(teach.device)],
+                batch.labels,
+            )
