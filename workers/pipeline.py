@@ -1,5 +1,6 @@
 """Train, unlearn and evaluate on tensors. Knows no database, queue, settings or paths."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,13 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from service.catalogue.methods import MethodConfig
+from service.catalogue.methods import METHODS, MethodConfig
 from service.catalogue.recipe import Recipe
 from workers.architectures import ImageShape, build
-from workers.evaluation.report import EvaluationSplits
+from workers.classification import Classification, device_of
+from workers.evaluation.report import EvaluationSplits, evaluate
+from workers.reproducibility import deterministic, environment, generator_for
 from workers.samples import LabelledSet
-from workers.training import Progress, no_progress
-from workers.unlearning.interface import UnlearningSplits
+from workers.training import Progress, no_progress, train
+from workers.unlearning import method_named
+from workers.unlearning.interface import Surroundings, UnlearningResult, UnlearningSplits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +43,30 @@ def build_model(spec: ModelSpec, seed: int | None = None) -> nn.Module:
 
 
 def validate_parameters(spec: ModelSpec, tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return every fault of a state dict for this network, an empty list when it fits."""
-    raise NotImplementedError
+    """Return every fault of a state dict for this network, an empty list when it fits.
+
+    Checks names, shapes, dtypes and finiteness; loads nothing into a network.
+    """
+    expected = build_model(spec).state_dict()
+    faults = [f"missing tensor {name!r}" for name in expected if name not in tensors]
+    faults += [f"unexpected tensor {name!r}" for name in tensors if name not in expected]
+    for name in expected:
+        if name in tensors:
+            faults += _tensor_faults(name, expected[name], tensors[name])
+    return faults
+
+
+def _tensor_faults(name: str, expected: Tensor, given: Tensor) -> list[str]:
+    faults = []
+    if given.shape != expected.shape:
+        faults.append(f"{name!r} has shape {tuple(given.shape)}, expected {tuple(expected.shape)}")
+    if given.dtype != expected.dtype:
+        faults.append(f"{name!r} has dtype {given.dtype}, expected {expected.dtype}")
+    if given.is_floating_point() and not bool(torch.isfinite(given).all()):
+        faults.append(f"{name!r} holds values that are not finite")
+    if name.endswith("running_var") and given.is_floating_point() and bool((given < 0).any()):
+        faults.append(f"{name!r} holds negative variances")
+    return faults
 
 
 def train_original(
@@ -50,8 +76,29 @@ def train_original(
     device: torch.device | str = "cpu",
     progress: Progress = no_progress,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Train a fresh network by the recipe; return it in eval mode on `device`, with JSON-safe facts."""
-    raise NotImplementedError
+    """Train a fresh network by the recipe; return it in eval mode on `device`, with JSON-safe facts.
+
+    Raises workers.training.TrainingError when the loss stops being finite.
+    """
+    started = time.perf_counter()
+    with deterministic():
+        model = build_model(spec).to(device)
+        history = train(
+            model,
+            train_set.to(device),
+            spec.recipe,
+            task=Classification(),
+            generator=generator_for(spec.recipe.seed),
+            progress=progress,
+        )
+        facts = {
+            "seed": spec.recipe.seed,
+            "samples": len(train_set),
+            "epoch_losses": list(history.epoch_losses),
+            "environment": environment(device),
+            "seconds": time.perf_counter() - started,
+        }
+    return model, facts
 
 
 def erase(
@@ -70,6 +117,61 @@ def erase(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Unlearn the forget set and measure the result; return the new model and the report.
 
-    `groups` maps a request's name to positions in the forget set.
+    The parent is put in eval mode and not changed otherwise; all sets must lie on its device. `config` None
+    means the method's defaults. `groups` maps a request's name to positions in the forget set.
+    Raises UnknownMethodError, TypeError for another method's config, UnlearningError when a guard leaves no
+    model to return.
     """
-    raise NotImplementedError
+    unlearn = method_named(method)
+    config = METHODS[method].config() if config is None else config
+    if type(config) is not METHODS[method].config:
+        raise TypeError(f"{method} takes {METHODS[method].config.__name__}, not {type(config).__name__}")
+    task, started = Classification(), time.perf_counter()
+    parent.eval()
+    with deterministic():
+        around = Surroundings(
+            task=task,
+            recipe=spec.recipe,
+            build_model=lambda fresh_seed: build_model(spec, fresh_seed),
+            generator=generator_for(seed),
+            max_accuracy_drop=max_accuracy_drop,
+            progress=progress,
+        )
+        result = unlearn(parent, unlearning_splits, config, around=around)
+        measured = evaluate(
+            parent=parent,
+            unlearned=result.model,
+            splits=evaluation_splits,
+            task=task,
+            seed=seed,
+            groups=groups,
+            progress=progress,
+        )
+        where = environment(device_of(parent))
+    report = {
+        **_method_part(method, config, seed, result),
+        **measured,
+        "gate": {"verdict": "not_evaluated"},
+        "environment": where,
+        "seconds": time.perf_counter() - started,
+    }
+    report["durations"] = {"unlearn": result.seconds, **measured["durations"]}
+    report["training_seconds"] = training_seconds
+    report["seconds_over_training"] = report["seconds"] / training_seconds if training_seconds else None
+    report["unlearning_over_training"] = result.seconds / training_seconds if training_seconds else None
+    return result.model, report
+
+
+def _method_part(method: str, config: MethodConfig, seed: int, result: UnlearningResult) -> dict[str, Any]:
+    spec = METHODS[method]
+    return {
+        "method": method,
+        "guarantee": spec.guarantee,
+        "fidelity": spec.fidelity,
+        "method_does_not_prove": spec.does_not_prove,
+        "config": config.model_dump(mode="json"),
+        "seed": seed,
+        "history": list(result.history),
+        "selection": result.selection,
+        "guard": result.verdict,
+    }

@@ -1,1 +1,24 @@
-"""The metrics by family; the report runs them all."""
+"""The metrics by family; workers.evaluation.report runs them all."""
+
+from collections.abc import Callable
+from typing import Any
+
+from workers.evaluation.mia_threshold import mia_threshold
+from workers.evaluation.relearning import relearning
+from workers.evaluation.utility import accuracy_and_loss, utility, weight_distance
+
+METRICS: dict[str, Callable[..., Any]] = {
+    "accuracy": accuracy_and_loss,
+    "loss": accuracy_and_loss,
+    "utility_drop": utility,
+    "class_accuracy_drop": utility,
+    "disagreement": utility,
+    "weight_distance": weight_distance,
+    "mia_threshold": mia_threshold,
+    "relearning_delay": relearning,
+    "relearning_accuracy_delay": relearning,
+    "relearning_area": relearning,
+    "relearning_path_length": relearning,
+    "relearning_ratio": relearning,
+}
+"""Family (a metric id up to its first dot) to the function that computes it."""

@@ -1,4 +1,4 @@
-"""95 % intervals: Wilson for rates, DeLong for an AUC, bootstrap for what has no closed form. Pure functions."""
+"""95 % intervals: Wilson for rates, DeLong for an AUC, bootstrap for the rest. Pure functions."""
 
 import math
 from collections.abc import Callable

@@ -23,7 +23,7 @@ def auc_result(name: str, members: Floats, controls: Floats) -> MetricResult:
 
 
 def best_threshold(members: Floats, controls: Floats) -> float:
-    """Return the t for which calling `score >= t` a member has the best balanced accuracy; smallest t wins."""
+    """Return the t at which `score >= t` means member with the best balanced accuracy; the smallest wins."""
     scores = np.concatenate([members, controls])
     is_member = np.concatenate([np.ones(len(members)), np.zeros(len(controls))])
     order = np.argsort(scores, kind="stable")

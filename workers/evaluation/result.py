@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from service.catalogue.metrics import METRICS
 
-Verdict = Literal["measured", "inconclusive", "not_applicable", "lower_bound"]
+Verdict = Literal["measured", "inconclusive", "not_applicable", "lower_bound", "upper_bound"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,8 +14,8 @@ class MetricResult:
     """Hold one measured figure. What it is compared with and where its ideal lies comes from the catalogue.
 
     `split` is retain, forget, unseen or test where the metric has one. `censored` marks a delay that hit the
-    cap: `value` is then the cap, a lower bound. `verdict` says whether the figure means what it should; whether
-    it is good enough is the policy's business. `value` is None when there is none.
+    cap: `value` is then the cap, a lower bound. `verdict` says whether the figure means what it should;
+    whether it is good enough is the policy's business. `value` is None when there is none.
     """
 
     name: str
@@ -34,7 +34,7 @@ class MetricResult:
             raise ValueError(f"unknown metric {self.name!r}; known: {sorted(METRICS)}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-safe dict without the fields that do not apply; figures that are not finite are null."""
+        """Return a JSON-safe dict; fields that do not apply are left out, figures not finite are null."""
         spec = METRICS[self.name]
         own = {field.name: getattr(self, field.name) for field in fields(self)}
         optional = ("split", "ci95", "threshold", "censored", "detail")
