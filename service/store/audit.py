@@ -88,13 +88,18 @@ def append_recorded(session: Session) -> None:
 def _row(seq: int, entry: Recorded) -> dict[str, Any]:
     hashed = {
         "seq": seq,
-        "time": entry.time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "time": moment(entry.time),
         "actor": entry.actor,
         "action": entry.action,
         "subject": entry.subject,
         "payload": entry.payload,
     }
     return {**hashed, "payload": canonical(entry.payload).decode(), "leaf_hash": leaf_hash(hashed).hex()}
+
+
+def moment(time: datetime) -> str:
+    """Return the text under which a moment is hashed and compared: UTC, microseconds, Z."""
+    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def find(

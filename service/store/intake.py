@@ -339,3 +339,11 @@ def _has_open_job(session: Session, request: DeletionRequest, model: Model) -> b
         .where(JobRequest.request_id == request.id, Job.model_id == model.id, Job.finished_at.is_(None))
     )
     return session.scalar(query.limit(1)) is not None
+
+
+def unresolved_again(session: Session, order: Order, secrets: Secrets) -> list[str] | None:
+    """Return the unresolved ids of a repeated call; they were not stored, so they are looked up anew."""
+    if not order.report_unresolved:
+        return None
+    dataset = datasets.by_name(session, order.dataset)
+    return _resolve(session, dataset, order, secrets, [])[2]

@@ -1,0 +1,67 @@
+"""Assembles the HTTP side. Importing this imports neither torch nor numpy; a test says so."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from service import problems
+from service.artifacts import ArtifactStore
+from service.body_limit import BodyLimit
+from service.deps import Parts
+from service.dispatch import Bell
+from service.evidence.commitments import suppression_key
+from service.routes import (
+    audit,
+    catalogue,
+    datasets,
+    deletion_requests,
+    evaluations,
+    events,
+    health,
+    jobs,
+    keys,
+    models,
+    versions,
+    weights,
+)
+from service.settings import Settings
+from service.store.intake import Secrets
+from service.store.session import Database
+
+_ROUTES = (
+    health, datasets, models, versions, weights, deletion_requests, events, jobs, evaluations, catalogue, audit, keys,
+)  # fmt: skip
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application; what it holds open is closed when its lifespan ends."""
+    parts = Parts(
+        settings=settings,
+        database=Database.open(settings),
+        artifacts=ArtifactStore(settings.resolved_artifacts_url),
+        bell=Bell(settings),
+        secrets=Secrets(suppression=suppression_key(settings.master_key_bytes), time_zone=settings.time_zone),
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        parts.bell.close()
+        parts.database.dispose()
+
+    app = FastAPI(
+        title="Unlearning Service",
+        version=version("unlearning-service"),
+        summary="Removes named training samples from PyTorch models, measures whether it worked, keeps the evidence.",
+        lifespan=lifespan,
+    )
+    app.state.parts = parts
+    problems.install(app)
+    app.add_middleware(
+        BodyLimit, json_bytes=settings.max_body_bytes, weights_bytes=settings.max_weights_bytes
+    )
+    for route in _ROUTES:
+        app.include_router(route.router)
+    return app

@@ -1,0 +1,133 @@
+"""Content-addressed files: the name of a file is the SHA-256 of its bytes.
+
+Law: what `put` returns a digest for, `open` yields byte for byte until `purge`; nothing appears under a digest
+before all of its bytes are on disk.
+"""
+
+import hashlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+
+from service.errors import NotFound, PreconditionFailed
+
+CHUNK = 1 << 20
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class ArtifactStore:
+    """Files under an fsspec URL, a local folder or an object store."""
+
+    def __init__(self, url: str) -> None:
+        self._fs, root = fsspec.core.url_to_fs(url)
+        self._root = root.rstrip("/")
+        self._local = "file" in (
+            [self._fs.protocol] if isinstance(self._fs.protocol, str) else self._fs.protocol
+        )
+        self._fs.makedirs(self._root, exist_ok=True)
+
+    def put(self, source: Path, *, sha256: str | None = None) -> str:
+        """Store a local file and return its digest. Raises PreconditionFailed if it is not ``sha256``."""
+        digest = file_digest(source)
+        if sha256 is not None and digest != sha256:
+            raise PreconditionFailed(f"The file's SHA-256 is {digest}, not {sha256}.")
+        target = self._path(digest)
+        if self.size(digest) == source.stat().st_size:
+            return digest
+        scratch = f"{self._root}/tmp-{secrets.token_hex(12)}"
+        self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+        if self._local:
+            _copy_to_disk(source, Path(scratch))
+            Path(scratch).replace(target)
+            _sync_folder(Path(target).parent)
+        else:
+            self._fs.put_file(str(source), scratch)
+            self._fs.mv(scratch, target)
+        return digest
+
+    def local_path(self, digest: str) -> Path | None:
+        """Return the file itself when the store is a local folder. Raises NotFound."""
+        if not self._local:
+            return None
+        path = Path(self._path(digest))
+        if not path.is_file():
+            raise NotFound("The artifact store does not hold these bytes.", code="artifact_missing")
+        return path
+
+    @contextmanager
+    def open(self, digest: str) -> Iterator[IO[bytes]]:
+        """Yield the bytes as a file. Raises NotFound."""
+        try:
+            with self._fs.open(self._path(digest), "rb") as file:
+                yield file
+        except FileNotFoundError:
+            raise NotFound("The artifact store does not hold these bytes.", code="artifact_missing") from None
+
+    def fetch(self, digest: str, target: Path) -> None:
+        """Copy the bytes to a local file and check their digest. Raises NotFound, PreconditionFailed."""
+        with self.open(digest) as source, target.open("wb") as file:
+            shutil.copyfileobj(source, file, CHUNK)
+        if file_digest(target) != digest:
+            target.unlink()
+            raise PreconditionFailed(
+                "The stored bytes no longer match their digest.", code="artifact_corrupt"
+            )
+
+    def size(self, digest: str) -> int | None:
+        """Return the size in bytes, or None if the digest is not there."""
+        try:
+            return int(self._fs.info(self._path(digest))["size"])
+        except FileNotFoundError:
+            return None
+
+    def purge(self, digest: str) -> bool:
+        """Delete the bytes and say whether they are absent now; absent before is fine."""
+        path = self._path(digest)
+        if self._fs.exists(path):
+            self._fs.rm_file(path)
+        self._fs.invalidate_cache()
+        return not self._fs.exists(path)
+
+    def writable(self) -> bool:
+        """Say whether a file can be written, read and removed."""
+        probe = f"{self._root}/probe-{secrets.token_hex(8)}"
+        try:
+            self._fs.pipe_file(probe, b"ok")
+            found: Any = self._fs.cat_file(probe)
+            self._fs.rm_file(probe)
+        except OSError:
+            return False
+        return bool(found == b"ok")
+
+    def _path(self, digest: str) -> str:
+        if not _DIGEST.fullmatch(digest):
+            raise NotFound("That is not a SHA-256 digest.", code="artifact_missing")
+        return f"{self._root}/sha256/{digest[:2]}/{digest}"
+
+
+def file_digest(path: Path) -> str:
+    """Return the lowercase hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _copy_to_disk(source: Path, target: Path) -> None:
+    with source.open("rb") as reader, target.open("wb") as writer:
+        shutil.copyfileobj(reader, writer, CHUNK)
+        writer.flush()
+        os.fsync(writer.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,74 @@
+"""What routes ask for: the process's parts, the principal, and a transaction under their name."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.orm import Session
+
+from service.artifacts import ArtifactStore
+from service.auth import Principal
+from service.dispatch import Bell
+from service.errors import Unauthenticated
+from service.settings import Settings
+from service.store import audit, keys
+from service.store.intake import Secrets
+from service.store.session import Database
+
+_bearer = HTTPBearer(auto_error=False, description="An API key made by `unlearn keys create`.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What one API process holds open."""
+
+    settings: Settings
+    database: Database
+    artifacts: ArtifactStore
+    bell: Bell
+    secrets: Secrets
+
+
+def parts(request: Request) -> Parts:
+    found: Parts = request.app.state.parts
+    return found
+
+
+PartsDep = Annotated[Parts, Depends(parts)]
+
+
+def principal(
+    found: PartsDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+) -> Principal:
+    """Return who is asking. Raises Unauthenticated."""
+    if credentials is None:
+        raise Unauthenticated("Send an API key: Authorization: Bearer <key>.")
+    with found.database.reading() as session:
+        row = keys.find(session, credentials.credentials)
+        if row is None:
+            raise Unauthenticated("The API key is unknown, revoked or expired.")
+        return Principal(id=row.id, name=row.name, scopes=frozenset(row.scopes))
+
+
+def needs(scope: str) -> Any:
+    """Return a dependency that yields the principal if it has the scope."""
+
+    def check(found: Annotated[Principal, Depends(principal)]) -> Principal:
+        found.require(scope)
+        return found
+
+    return Depends(check)
+
+
+@contextmanager
+def writing_as(found: Parts, who: Principal) -> Iterator[Session]:
+    """Yield a writing transaction whose audit entries name the principal."""
+    with found.database.writing() as session:
+        audit.act_as(session, who.id)
+        yield session
+
+
+Ring = Callable[[list[str]], None]

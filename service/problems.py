@@ -1,0 +1,123 @@
+"""Errors as RFC 9457 problem documents; the one place that knows which HTTP status an error has."""
+
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from service import errors
+from service.errors import MAX_FAULTS, Fault, ServiceError
+
+log = structlog.get_logger()
+MEDIA_TYPE = "application/problem+json"
+_STATUS: dict[type[ServiceError], int] = {
+    errors.InvalidRequest: 422,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.Gone: 410,
+    errors.Quarantined: 403,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
+    errors.TooLarge: 413,
+    errors.PreconditionFailed: 422,
+}
+_HTTP_CODES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    400: "bad_request",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+}
+
+
+def response(error: ServiceError) -> JSONResponse:
+    """Return the problem document of an error."""
+    status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    body = problem(status, error.code, error.title, error.detail, error.faults, **error.extra)
+    return JSONResponse(body, status, headers, MEDIA_TYPE)
+
+
+def problem(
+    status: int, code: str, title: str, detail: str, faults: list[Fault] | None = None, **extra: Any
+) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "type": f"urn:unlearning-service:problem:{code}",
+        "title": title,
+        "status": status,
+        "code": code,
+        "detail": detail,
+        **extra,
+    }
+    if faults:
+        body["errors"] = [
+            {
+                "pointer": f.pointer,
+                "code": f.code,
+                "value": f.value,
+                **({"detail": f.detail} if f.detail else {}),
+            }
+            for f in faults
+        ]
+    return body
+
+
+def pointer(location: tuple[Any, ...]) -> str:
+    """Return the JSON pointer of a pydantic error location, without its leading 'body'."""
+    parts = [str(part) for part in location if part != "body"]
+    return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
+
+
+def validation_faults(found: Any) -> list[Fault]:
+    """Return pydantic's errors as faults; long input is cut, so that no body is echoed whole."""
+    return [
+        Fault(pointer(tuple(error["loc"])), error["type"], _brief(error.get("input")), error["msg"])
+        for error in found[: MAX_FAULTS + 1]
+    ]
+
+
+def _brief(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return (
+            value
+            if not isinstance(value, float) or value == value and abs(value) != float("inf")
+            else str(value)
+        )
+    return str(value)[:100]
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of the app a problem document."""
+
+    @app.exception_handler(ServiceError)
+    def _service_error(_: Request, error: ServiceError) -> JSONResponse:
+        return response(error)
+
+    @app.exception_handler(RequestValidationError)
+    def _validation_error(_: Request, error: RequestValidationError) -> JSONResponse:
+        kinds = {found["type"] for found in error.errors()}
+        code = "malformed_json" if "json_invalid" in kinds else "invalid_request"
+        invalid = errors.InvalidRequest(
+            "The request is not valid; every fault is listed.",
+            code=code,
+            faults=validation_faults(error.errors()),
+        )
+        return response(invalid)
+
+    @app.exception_handler(HTTPException)
+    def _http_error(_: Request, error: HTTPException) -> JSONResponse:
+        code = _HTTP_CODES.get(error.status_code, "http_error")
+        body = problem(error.status_code, code, str(error.detail), str(error.detail))
+        return JSONResponse(body, error.status_code, dict(error.headers or {}), MEDIA_TYPE)
+
+    @app.exception_handler(Exception)
+    def _unforeseen(request: Request, error: Exception) -> JSONResponse:
+        # The type alone: messages of database errors quote their parameters, which may be sample IDs.
+        log.error("request.failed", path=request.url.path, error=type(error).__name__)
+        body = problem(
+            500, "internal_error", "Internal error", "The service failed; the operator's log says where."
+        )
+        return JSONResponse(body, 500, media_type=MEDIA_TYPE)

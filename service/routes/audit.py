@@ -1,0 +1,65 @@
+"""/v1/audit: the append-only log, filtered and paged."""
+
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import AwareDatetime, BaseModel
+
+from service.deps import PartsDep, needs
+from service.schemas.common import Limit, Page, decode_number, encode_cursor
+from service.store import audit
+
+router = APIRouter(prefix="/v1/audit", tags=["audit"])
+
+
+class EntryOut(BaseModel):
+    """`leaf_hash` is SHA-256(0x00 ‖ RFC 8785 JSON of the other six fields)."""
+
+    seq: int
+    time: str
+    actor: str
+    action: str
+    subject: str
+    payload: dict[str, Any]
+    leaf_hash: str
+
+
+@router.get("/entries", operation_id="list_audit_entries", dependencies=[needs("audit:read")])
+def entries(
+    parts: PartsDep,
+    request_id: str | None = None,
+    job_id: str | None = None,
+    model: str | None = None,
+    version: Annotated[str | None, Query(description="model/number")] = None,
+    dataset: str | None = None,
+    action: Annotated[list[str] | None, Query()] = None,
+    actor: str | None = None,
+    since: AwareDatetime | None = None,
+    until: AwareDatetime | None = None,
+    after: Annotated[int | None, Query(ge=-1, le=2**62, description="Entries with a larger seq.")] = None,
+    limit: Limit = 100,
+    cursor: str | None = None,
+) -> Page[EntryOut]:
+    """Return entries in order; each filter narrows. `next_cursor` is null at the end."""
+    named = {"request": request_id, "job": job_id, "model": model, "version": version, "dataset": dataset}
+    start = decode_number(cursor, after if after is not None else -1)
+    with parts.database.reading() as session:
+        rows = audit.find(
+            session,
+            after=start,
+            limit=limit,
+            actions=action or (),
+            actor=actor,
+            since=audit.moment(since) if since else None,
+            until=audit.moment(until) if until else None,
+            links={kind: ref for kind, ref in named.items() if ref is not None},
+        )
+    items = [
+        EntryOut(
+            payload=json.loads(row.payload),
+            **{f: getattr(row, f) for f in ("seq", "time", "actor", "action", "subject", "leaf_hash")},
+        )
+        for row in rows
+    ]
+    return Page(items=items, next_cursor=encode_cursor(rows[-1].seq) if len(rows) == limit else None)

@@ -1,0 +1,43 @@
+"""/v1/methods and /v1/metrics: what can be asked for, what it needs, and what it does not prove."""
+
+from dataclasses import fields
+
+from fastapi import APIRouter
+
+from service.catalogue.methods import METHODS
+from service.catalogue.metrics import METRICS
+from service.deps import needs
+from service.schemas.catalogue import MethodOut, MetricOut
+
+router = APIRouter(prefix="/v1", tags=["catalogue"], dependencies=[needs("requests:read")])
+
+
+@router.get("/methods", operation_id="list_methods")
+def methods() -> dict[str, list[MethodOut]]:
+    return {
+        "items": [
+            MethodOut(
+                id=spec.id,
+                title=spec.title,
+                paper=spec.paper,
+                guarantee=spec.guarantee,
+                fidelity=spec.fidelity,
+                needs=sorted(spec.needs),
+                purposes=sorted(spec.purposes),
+                summary=spec.summary,
+                does_not_prove=spec.does_not_prove,
+                parameters=spec.config.model_json_schema(),
+            )
+            for spec in METHODS.values()
+        ]
+    }
+
+
+@router.get("/metrics", operation_id="list_metrics")
+def metrics() -> dict[str, list[MetricOut]]:
+    return {
+        "items": [
+            MetricOut(**{field.name: getattr(spec, field.name) for field in fields(spec)})
+            for spec in METRICS.values()
+        ]
+    }

@@ -1,0 +1,170 @@
+"""/v1/deletion-requests: take requests in, show where they stand, cancel before work starts."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Response
+from pydantic import ValidationError
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service.auth import Principal
+from service.catalogue.methods import METHODS
+from service.deps import Parts, PartsDep, needs, writing_as
+from service.errors import Fault, InvalidRequest
+from service.evidence.commitments import fingerprint
+from service.lifecycle import RequestStatus
+from service.problems import validation_faults
+from service.schemas.common import Limit, Page, decode_cursor, encode_cursor
+from service.schemas.deletion_requests import DeletionRequestIn, DeletionRequestOut, RequestJobOut, repeated
+from service.store import cancel, datasets, idempotency, intake, requests
+from service.store.tables import Dataset, DeletionRequest, Version
+
+router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"])
+MAX_UNRESOLVED_LISTED = 1_000
+# What `auto` means for each purpose, following Kurmanji et al.: only privacy wants the rewind.
+AUTO = {"privacy": "scrub_r", "bias": "scrub", "confusion": "scrub"}
+
+
+def views(session: Session, found: list[DeletionRequest]) -> list[DeletionRequestOut]:
+    """Return the documents of some requests."""
+    jobs = requests.jobs(session, [request.id for request in found])
+    wanted = {request.dataset_id for request in found}
+    names = dict(
+        session.execute(select(Dataset.id, Dataset.name).where(Dataset.id.in_(wanted))).tuples().all()
+    )
+    version_ids = {job.version_id for pairs in jobs.values() for job, _ in pairs if job.version_id}
+    numbers = dict(
+        session.execute(select(Version.id, Version.number).where(Version.id.in_(version_ids))).tuples().all()
+    )
+    return [
+        DeletionRequestOut(
+            dataset=names[request.dataset_id],
+            outcomes=requests.outcomes(session, request),
+            jobs=[
+                RequestJobOut(
+                    id=job.id,
+                    model=model,
+                    status=job.status,
+                    version=numbers.get(job.version_id or ""),
+                    evaluation_id=job.evaluation_id,
+                )
+                for job, model in jobs[request.id]
+            ],
+            **{
+                field: getattr(request, field)
+                for field in DeletionRequestOut.model_fields
+                if field not in ("dataset", "outcomes", "jobs", "unresolved_sample_ids")
+            },
+        )
+        for request in found
+    ]
+
+
+def _order(body: DeletionRequestIn, parts: Parts, who: Principal) -> intake.Order:
+    """Return the order. Raises InvalidRequest with every fault that the body alone shows."""
+    faults = _id_faults(body.sample_ids, parts.settings.max_sample_ids)
+    method = AUTO[body.purpose] if body.method == "auto" else body.method
+    options: dict[str, Any] = {}
+    spec = METHODS.get(method)
+    if spec is None:
+        known = ", ".join(["auto", *METHODS])
+        faults.append(Fault("/method", "unknown_method", body.method, f"Known: {known}."))
+    else:
+        try:
+            options = spec.config.model_validate(body.method_options).model_dump(mode="json")
+        except ValidationError as error:
+            faults += [
+                Fault(f"/method_options{f.pointer}", f.code, f.value, f.detail)
+                for f in validation_faults(error.errors())
+            ]
+    if faults:
+        raise InvalidRequest("The request cannot be accepted as it is; every fault is listed.", faults=faults)
+    return intake.Order(
+        dataset=body.dataset,
+        sample_ids=body.sample_ids,
+        purpose=body.purpose,
+        method=method,
+        method_options=options,
+        models=body.models,
+        report_unresolved=body.unresolved == "report",
+        received_at=body.received_at,
+        principal_id=who.id,
+        may_read_datasets=who.may("datasets:read"),
+    )
+
+
+def _id_faults(sample_ids: list[str], most: int) -> list[Fault]:
+    if not sample_ids:
+        return [Fault("/sample_ids", "no_sample_ids", 0, "Name at least one sample.")]
+    if len(sample_ids) > most:
+        return [
+            Fault("/sample_ids", "too_many_sample_ids", len(sample_ids), f"At most {most} in one request.")
+        ]
+    return [Fault("/sample_ids", "duplicate_sample_id", sample_id) for sample_id in repeated(sample_ids)]
+
+
+@router.post("", status_code=202, operation_id="create_deletion_request", response_model_exclude_none=False)
+def create(
+    body: DeletionRequestIn,
+    response: Response,
+    parts: PartsDep,
+    who: Annotated[Principal, needs("requests:write")],
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+) -> DeletionRequestOut:
+    """Ask that the named samples be erased from every model trained on them."""
+    order = _order(body, parts, who)
+    mark = fingerprint(parts.settings.master_key_bytes, body.model_dump_json().encode())
+    job_ids: list[str] = []
+    with writing_as(parts, who) as session:
+        earlier = idempotency.find(session, who.id, idempotency_key, mark)
+        if earlier is not None:
+            answer = DeletionRequestOut.model_validate(earlier)
+            answer.unresolved_sample_ids = intake.unresolved_again(session, order, parts.secrets)
+            response.headers["Idempotent-Replayed"] = "true"
+        else:
+            accepted = intake.accept(session, order, parts.secrets)
+            job_ids = accepted.job_ids
+            session.flush()
+            (answer,) = views(session, [accepted.request])
+            idempotency.keep(
+                session, who.id, idempotency_key, mark, answer.id, answer.model_dump(mode="json")
+            )
+            if order.report_unresolved:
+                answer.unresolved_sample_ids = accepted.unresolved[:MAX_UNRESOLVED_LISTED]
+    parts.bell.ring(job_ids)
+    response.headers["Location"] = f"/v1/deletion-requests/{answer.id}"
+    return answer
+
+
+@router.get("", operation_id="list_deletion_requests", dependencies=[needs("requests:read")])
+def list_all(
+    parts: PartsDep,
+    status: Annotated[RequestStatus | None, Query()] = None,
+    dataset: str | None = None,
+    limit: Limit = 100,
+    cursor: str | None = None,
+) -> Page[DeletionRequestOut]:
+    with parts.database.reading() as session:
+        dataset_id = datasets.by_name(session, dataset).id if dataset else None
+        rows = requests.page(
+            session, before=decode_cursor(cursor), limit=limit, status=status, dataset_id=dataset_id
+        )
+        items = views(session, rows)
+    return Page(items=items, next_cursor=encode_cursor(rows[-1].id) if len(rows) == limit else None)
+
+
+@router.get("/{request_id}", operation_id="get_deletion_request", dependencies=[needs("requests:read")])
+def get(request_id: str, parts: PartsDep) -> DeletionRequestOut:
+    with parts.database.reading() as session:
+        return views(session, [requests.get(session, request_id)])[0]
+
+
+@router.delete("/{request_id}", operation_id="cancel_deletion_request")
+def withdraw(
+    request_id: str, parts: PartsDep, who: Annotated[Principal, needs("requests:write")]
+) -> DeletionRequestOut:
+    """Cancel a request that no worker has started."""
+    with writing_as(parts, who) as session:
+        request = cancel.cancel(session, request_id)
+        session.flush()
+        return views(session, [request])[0]

@@ -1,0 +1,44 @@
+"""/v1/jobs: where a piece of work stands, and another try for one that is stuck."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service.deps import PartsDep, needs, writing_as
+from service.schemas.jobs import JobOut, ProgressOut
+from service.store import jobs, requests
+from service.store.tables import Dataset, Job, Model, Version
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+
+def view(session: Session, job: Job) -> JobOut:
+    same = ("id", "kind", "status", "method", "attempts", "error", "evaluation_id")
+    times = ("due_at", "created_at", "started_at", "finished_at")
+    return JobOut(
+        model=session.scalar(select(Model.name).where(Model.id == job.model_id)),
+        dataset=str(session.scalar(select(Dataset.name).where(Dataset.id == job.dataset_id))),
+        version=session.scalar(select(Version.number).where(Version.id == job.version_id)),
+        progress=ProgressOut(phase=job.phase, done=job.done, total=job.total),
+        **{field: getattr(job, field) for field in (*same, *times)},
+    )
+
+
+@router.get("/{job_id}", operation_id="get_job", dependencies=[needs("requests:read")])
+def get(job_id: str, parts: PartsDep) -> JobOut:
+    with parts.database.reading() as session:
+        return view(session, jobs.get(session, job_id))
+
+
+@router.post("/{job_id}/retry", status_code=202, operation_id="retry_job")
+def retry(job_id: str, parts: PartsDep, who: Annotated[Any, needs("admin")]) -> JobOut:
+    """Queue a held, poisoned or failed job again with a clean count of attempts."""
+    with writing_as(parts, who) as session:
+        job = jobs.get(session, job_id)
+        jobs.retry(session, job)
+        requests.begin(session, job.id)
+        answer = view(session, job)
+    parts.bell.ring([job_id])
+    return answer

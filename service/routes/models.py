@@ -1,0 +1,94 @@
+"""/v1/models: register a network and its recipe."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Response
+from pydantic import ValidationError
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service.catalogue.architectures import ARCHITECTURES
+from service.deps import PartsDep, needs, writing_as
+from service.errors import Fault, InvalidRequest
+from service.problems import validation_faults
+from service.schemas.common import Limit, Page, decode_cursor, encode_cursor
+from service.schemas.models import ModelIn, ModelOut
+from service.store import datasets, models
+from service.store.tables import Dataset, Model
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+def view(session: Session, model: Model) -> ModelOut:
+    return ModelOut(
+        name=model.name,
+        dataset=str(session.scalar(select(Dataset.name).where(Dataset.id == model.dataset_id))),
+        architecture=model.architecture,
+        architecture_options=model.architecture_options,
+        task=model.task,
+        recipe=model.recipe,
+        policy=model.policy,
+        created_at=model.created_at,
+    )
+
+
+def _options(body: ModelIn, dataset: Dataset | None) -> dict[str, Any]:
+    """Return the architecture's options with defaults filled in. Raises InvalidRequest with every fault."""
+    faults: list[Fault] = []
+    if dataset is None:
+        faults.append(
+            Fault("/dataset", "dataset_not_found", body.dataset, "GET /v1/datasets lists the datasets.")
+        )
+    spec = ARCHITECTURES.get(body.architecture)
+    options: dict[str, Any] = {}
+    if spec is None:
+        known = ", ".join(sorted(ARCHITECTURES))
+        faults.append(Fault("/architecture", "unknown_architecture", body.architecture, f"Known: {known}."))
+    else:
+        try:
+            options = spec.options.model_validate(body.architecture_options).model_dump(mode="json")
+        except ValidationError as error:
+            faults += [
+                Fault(f"/architecture_options{f.pointer}", f.code, f.value, f.detail)
+                for f in validation_faults(error.errors())
+            ]
+    if faults:
+        raise InvalidRequest("The model cannot be registered; every fault is listed.", faults=faults)
+    return options
+
+
+@router.post("", status_code=201, operation_id="register_model")
+def register(
+    body: ModelIn, response: Response, parts: PartsDep, who: Annotated[Any, needs("models:write")]
+) -> ModelOut:
+    with writing_as(parts, who) as session:
+        found = session.scalar(select(Dataset).where(Dataset.name == body.dataset))
+        options = _options(body, found)
+        dataset = datasets.ready(session, body.dataset)
+        model = models.register(
+            session,
+            name=body.name,
+            dataset=dataset,
+            task=body.task,
+            architecture=body.architecture,
+            architecture_options=options,
+            recipe=body.recipe.model_dump(mode="json") if body.recipe else None,
+            policy=body.policy.model_dump(mode="json"),
+        )
+        answer = view(session, model)
+    response.headers["Location"] = f"/v1/models/{body.name}"
+    return answer
+
+
+@router.get("", operation_id="list_models", dependencies=[needs("models:read")])
+def list_all(parts: PartsDep, limit: Limit = 100, cursor: str | None = None) -> Page[ModelOut]:
+    with parts.database.reading() as session:
+        rows = models.page(session, after=decode_cursor(cursor) or "", limit=limit)
+        items = [view(session, row) for row in rows]
+    return Page(items=items, next_cursor=encode_cursor(items[-1].name) if len(items) == limit else None)
+
+
+@router.get("/{name}", operation_id="get_model", dependencies=[needs("models:read")])
+def get(name: str, parts: PartsDep) -> ModelOut:
+    with parts.database.reading() as session:
+        return view(session, models.by_name(session, name))

@@ -1,0 +1,111 @@
+"""…/versions/{n}/weights: the download, with ranges and digests, and a clear no once a version is out."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, Response
+from starlette.background import BackgroundTask
+
+from service.auth import Principal
+from service.deps import Parts, PartsDep, needs, writing_as
+from service.digest_headers import etag, repr_digest
+from service.errors import Conflict, Gone, Quarantined, ServiceError
+from service.lifecycle import VersionState
+from service.routes.versions import WEIGHTS, Number
+from service.store import audit, models, versions
+from service.store.tables import Version
+
+router = APIRouter(prefix="/v1/models/{name}/versions", tags=["versions"])
+
+
+def _refusal(name: str, version: Version) -> ServiceError | None:
+    match VersionState(version.state):
+        case VersionState.ACTIVE:
+            return None
+        case VersionState.RETIRED | VersionState.PURGED:
+            gone = Gone(
+                f"Version {version.number} of {name!r} held data that was erased since; "
+                f"GET /v1/models/{name}/versions/latest names its successor."
+            )
+            gone.extra["latest"] = f"/v1/models/{name}/versions/latest"
+            gone.extra["retired_at"] = version.retired_at.isoformat() if version.retired_at else None
+            return gone
+        case VersionState.QUARANTINED:
+            return Quarantined(
+                "An open deletion request concerns this version; it is withheld until that ends."
+            )
+        case VersionState.VALIDATING:
+            return Conflict(
+                "A worker has not checked these weights yet; ask again soon.", code="version_validating"
+            )
+        case VersionState.REJECTED:
+            return Conflict(
+                "These weights were rejected; the version's `error` says why.", code="version_rejected"
+            )
+
+
+@router.api_route(
+    "/{number}/weights", methods=["GET"], operation_id="download_weights", response_class=Response
+)
+def download(
+    name: str,
+    number: Number,
+    request: Request,
+    parts: PartsDep,
+    who: Annotated[Principal, needs("weights:read")],
+) -> Response:
+    """Download the weights (safetensors). Supports Range, If-Range and If-None-Match."""
+    with parts.database.reading() as session:
+        model = models.by_name(session, name)
+        version = versions.get(session, model, number)
+        refusal = _refusal(name, version)
+        if refusal is not None:
+            raise refusal
+    headers = {
+        "ETag": etag(version.sha256),
+        "Repr-Digest": repr_digest(version.sha256),
+        "Cache-Control": "no-store",
+    }
+    if headers["ETag"] in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]:
+        return Response(status_code=304, headers=headers)
+    path, cleanup = _file(parts, version.sha256)
+    if request.method != "HEAD":
+        _record(parts, who, name, version, request.headers.get("range"))
+    return FileResponse(path, headers=headers, media_type=WEIGHTS, background=cleanup)
+
+
+@router.head("/{number}/weights", operation_id="head_weights", response_class=Response)
+def head(
+    name: str,
+    number: Number,
+    request: Request,
+    parts: PartsDep,
+    who: Annotated[Principal, needs("weights:read")],
+) -> Response:
+    """Answer as the download would, without the bytes."""
+    return download(name, number, request, parts, who)
+
+
+def _file(parts: Parts, sha256: str) -> tuple[Path, BackgroundTask | None]:
+    local = parts.artifacts.local_path(sha256)
+    if local is not None:
+        return local, None
+    # Ranges need a file that can seek; it is gone again when the answer has been sent.
+    descriptor, name = tempfile.mkstemp(dir=parts.settings.data_dir)
+    os.close(descriptor)
+    parts.artifacts.fetch(sha256, Path(name))
+    return Path(name), BackgroundTask(Path(name).unlink)
+
+
+def _record(parts: Parts, who: Principal, name: str, version: Version, byte_range: str | None) -> None:
+    with writing_as(parts, who) as session:
+        audit.record(
+            session,
+            "version.downloaded",
+            subject=f"model/{name}/version/{version.number}",
+            payload={"sha256": version.sha256, "range": byte_range[:100] if byte_range else None},
+            links={"model": name, "version": f"{name}/{version.number}", "sha256": version.sha256},
+        )

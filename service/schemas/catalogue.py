@@ -1,0 +1,30 @@
+"""Bodies of /v1/methods and /v1/metrics."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+
+class MethodOut(BaseModel):
+    id: str
+    title: str
+    paper: str
+    guarantee: str
+    fidelity: str
+    needs: list[str]
+    purposes: list[str]
+    summary: str
+    does_not_prove: str
+    parameters: dict[str, Any]
+
+
+class MetricOut(BaseModel):
+    id: str
+    title: str
+    formula: str
+    source: str
+    basis: str
+    direction: str
+    ideal: float | None
+    kind: str
+    does_not_prove: str

@@ -1,0 +1,57 @@
+"""What several resources share: names, pages and cursors."""
+
+import base64
+import binascii
+from typing import Annotated, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from service.errors import Fault, InvalidRequest
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+Limit = Annotated[int, Field(ge=1, le=1000)]
+T = TypeVar("T")
+
+
+class Body(BaseModel):
+    """A request body: unknown fields are faults, so that a misspelt one is not silently ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Page(BaseModel, Generic[T]):
+    items: list[T]
+    next_cursor: str | None = None
+
+
+def encode_cursor(value: int | str) -> str:
+    """Return an opaque cursor; it holds a row's key, never a sample ID."""
+    return base64.urlsafe_b64encode(f"1:{value}".encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str | None) -> str | None:
+    """Return what a cursor of ours holds. Raises InvalidRequest."""
+    if cursor is None:
+        return None
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError):
+        text = ""
+    if not text.startswith("1:"):
+        raise _bad_cursor()
+    return text[2:]
+
+
+def decode_number(cursor: str | None, default: int) -> int:
+    """Return the number a cursor of ours holds. Raises InvalidRequest."""
+    text = decode_cursor(cursor)
+    if text is None:
+        return default
+    if not text.isdecimal() or len(text) > 18:
+        raise _bad_cursor()
+    return int(text)
+
+
+def _bad_cursor() -> InvalidRequest:
+    detail = "The cursor is not one this service gave; start again without it."
+    return InvalidRequest(detail, code="invalid_cursor", faults=[Fault("/cursor", "invalid_cursor")])

@@ -1,0 +1,65 @@
+"""Bodies of /v1/deletion-requests."""
+
+from collections import Counter
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, StringConstraints
+
+from service.schemas.common import Body, Name
+
+MAX_ID_LENGTH = 512
+
+
+def _not_in_future(moment: datetime) -> datetime:
+    if moment > datetime.now(moment.tzinfo):
+        raise ValueError("received_at is the day the person asked; it cannot lie in the future")
+    return moment
+
+
+SampleId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)]
+
+
+class DeletionRequestIn(Body):
+    dataset: Name
+    sample_ids: list[SampleId] = Field(description="The samples to erase; each once.")
+    purpose: Literal["privacy", "bias", "confusion"] = "privacy"
+    method: str = Field("auto", max_length=64)
+    method_options: dict[str, Any] = Field(default_factory=dict)
+    models: list[Name] | None = Field(None, min_length=1, max_length=1000)
+    unresolved: Literal["reject", "report"] = "reject"
+    received_at: Annotated[AwareDatetime, AfterValidator(_not_in_future)] | None = None
+
+
+class RequestJobOut(BaseModel):
+    id: str
+    model: str
+    status: str
+    version: int | None
+    evaluation_id: str | None
+
+
+class DeletionRequestOut(BaseModel):
+    id: str
+    dataset: str
+    status: str
+    purpose: str
+    method: str
+    method_options: dict[str, Any]
+    scope: Literal["full", "partial"]
+    received_at: datetime
+    due_at: datetime | None
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    num_samples: int
+    commitment_root: str
+    outcomes: dict[str, int]
+    jobs: list[RequestJobOut]
+    error: dict[str, Any] | None
+    unresolved_sample_ids: list[str] | None = None
+
+
+def repeated(sample_ids: list[str]) -> list[str]:
+    """Return the ids named more than once."""
+    return [sample_id for sample_id, count in Counter(sample_ids).items() if count > 1]

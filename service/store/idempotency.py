@@ -1,0 +1,43 @@
+"""The first answer to each Idempotency-Key, so that a repeated call changes nothing."""
+
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from service.errors import Fault, InvalidRequest
+from service.store.tables import IdempotencyKey
+
+
+def find(session: Session, principal_id: str, key: str | None, fingerprint: bytes) -> dict[str, Any] | None:
+    """Return the answer the key had. Raises InvalidRequest if it came with another body."""
+    if key is None:
+        return None
+    row = session.get(IdempotencyKey, (principal_id, key))
+    if row is None:
+        return None
+    if row.fingerprint != fingerprint:
+        detail = "This Idempotency-Key was used with another body; take a new key for a new request."
+        faults = [Fault("/headers/Idempotency-Key", "idempotency_key_reused")]
+        raise InvalidRequest(detail, code="idempotency_key_reused", faults=faults)
+    return row.answer
+
+
+def keep(
+    session: Session,
+    principal_id: str,
+    key: str | None,
+    fingerprint: bytes,
+    request_id: str,
+    answer: dict[str, Any],
+) -> None:
+    """Store the answer in the request's own transaction. It must hold no sample ID."""
+    if key is not None:
+        session.add(
+            IdempotencyKey(
+                principal_id=principal_id,
+                key=key,
+                fingerprint=fingerprint,
+                request_id=request_id,
+                answer=answer,
+            )
+        )

@@ -1,0 +1,73 @@
+"""Reads the header of a safetensors file without loading a tensor: is it one, and is it whole?"""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+from service.errors import Fault, InvalidRequest
+
+MAX_HEADER_BYTES = 100 * 2**20
+_SIZES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
+}  # fmt: skip
+
+
+def check(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return name -> (dtype, shape) of every tensor. Raises InvalidRequest, naming what is wrong."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        if len(prefix) < 8:
+            raise _refuse("not_safetensors", "The body is shorter than a safetensors header.")
+        (length,) = struct.unpack("<Q", prefix)
+        if length > MAX_HEADER_BYTES or length > size - 8:
+            raise _refuse(
+                "not_safetensors", "The first eight bytes are not the length of a safetensors header."
+            )
+        header = _parse(file.read(length))
+    return _check_tensors(header, data_bytes=size - 8 - length)
+
+
+def _parse(raw: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise _refuse("not_safetensors", "The safetensors header is not JSON.") from None
+    if not isinstance(header, dict):
+        raise _refuse("not_safetensors", "The safetensors header is not a JSON object.")
+    header.pop("__metadata__", None)
+    return header
+
+
+def _check_tensors(header: dict[str, Any], *, data_bytes: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+    spans = []
+    for name, entry in header.items():
+        try:
+            dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
+            start, end = (int(n) for n in entry["data_offsets"])
+            count = _SIZES[dtype]
+        except (KeyError, TypeError, ValueError):
+            raise _refuse("not_safetensors", f"The header's entry {name[:80]!r} is not a tensor's.") from None
+        for extent in shape:
+            count *= extent
+        if min((*shape, start), default=0) < 0 or end - start != count:
+            raise _refuse("not_safetensors", f"Tensor {name[:80]!r} does not fill the bytes it claims.")
+        spans.append((start, end))
+        found[name] = (dtype, shape)
+    at = 0
+    for start, end in sorted(spans):
+        if start != at:
+            raise _refuse("not_safetensors", "The tensors overlap or leave holes.")
+        at = end
+    if not found:
+        raise _refuse("not_safetensors", "The file holds no tensor.")
+    if at != data_bytes:
+        raise _refuse("truncated", f"The header tells of {at} bytes of tensors; {data_bytes} came.")
+    return found
+
+
+def _refuse(code: str, detail: str) -> InvalidRequest:
+    return InvalidRequest(detail, code=code, faults=[Fault("", code, None, detail)])

@@ -1,0 +1,86 @@
+"""The child process: the only one that imports torch. Reads orders from stdin, answers on its first stdout.
+
+One line of JSON per message. When the pipe closes, because the parent ended in whatever way, it exits at once.
+"""
+
+import json
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import IO, Any
+
+PROGRESS_SECONDS = 0.2
+
+
+def main() -> None:
+    """Serve orders until stdin closes."""
+    channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    # Whatever a library prints must not end up between the messages.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    orders: queue.Queue[dict[str, Any]] = queue.Queue()
+    threading.Thread(target=_read, args=(orders,), daemon=True).start()
+    while True:
+        _answer(orders.get(), channel)
+
+
+def _read(orders: "queue.Queue[dict[str, Any]]") -> None:
+    for line in sys.stdin:
+        orders.put(json.loads(line))
+    os._exit(0)
+
+
+def _answer(order: dict[str, Any], channel: IO[str]) -> None:
+    from workers.work import execute  # noqa: PLC0415 - torch loads here, after the pipe is watched
+
+    try:
+        message = {"type": "done", "result": execute(order, _reporter(channel))}
+    except Exception as error:  # noqa: BLE001 - the task boundary: every outcome must reach the parent
+        message = {"type": "failed", **describe(error)}
+    channel.write(json.dumps(message, allow_nan=False) + "\n")
+
+
+def _reporter(channel: IO[str]) -> Callable[[str, int, int], None]:
+    last = 0.0
+
+    def report(phase: str, done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last < PROGRESS_SECONDS and done != total:
+            return
+        last = time.monotonic()
+        channel.write(json.dumps({"type": "progress", "phase": phase, "done": done, "total": total}) + "\n")
+
+    return report
+
+
+def describe(error: Exception) -> dict[str, Any]:
+    """Return code and detail of a failure. An unforeseen one shows where it arose but not its message, which
+    may quote data."""
+    from workers.checkpoints import BadCheckpoint  # noqa: PLC0415
+    from workers.data.source import DataError  # noqa: PLC0415
+    from workers.training import TrainingError  # noqa: PLC0415
+    from workers.unlearning.interface import UnlearningError, UtilityLostError  # noqa: PLC0415
+
+    if isinstance(error, DataError):
+        return {"code": error.code, "detail": str(error)}
+    if isinstance(error, UtilityLostError):
+        return {"code": "utility_guard", "detail": str(error), "history": list(error.history)}
+    known = {
+        UnlearningError: "unlearning_failed",
+        TrainingError: "training_failed",
+        BadCheckpoint: "bad_checkpoint",
+    }
+    for kind, code in known.items():
+        if isinstance(error, kind):
+            return {"code": code, "detail": str(error)}
+    frames = [
+        f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)
+    ]
+    return {"code": "internal_error", "detail": f"{type(error).__name__} at {' > '.join(frames[-4:])}"}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Decoded samples on the worker's disk, keyed by dataset; erased rows are overwritten with zeros."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers import data
+from workers.data.source import DataError, SourceArrays
+
+
+def write(folder: Path, arrays: SourceArrays, digest: str, *, erased: Sequence[int] = ()) -> None:
+    """Store images and labels; the folder appears whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent))
+    images = arrays.images.copy()
+    images[list(erased)] = 0
+    np.save(scratch / "images.npy", images, allow_pickle=False)
+    np.save(scratch / "labels.npy", arrays.labels, allow_pickle=False)
+    (scratch / "digest.json").write_text(json.dumps({"sha256": digest}))
+    shutil.rmtree(folder, ignore_errors=True)
+    scratch.replace(folder)
+
+
+def load(
+    folder: Path, source: Mapping[str, Any], digest: str, *, erased: Sequence[int]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return all images and labels by position, decoding the source again if this machine has no cache of it.
+
+    Raises DataError when the source is no longer what was indexed.
+    """
+    if not _is_of(folder, digest):
+        arrays = data.read(source)
+        if arrays.digest() != digest:
+            raise DataError(
+                "dataset_changed", "The source is not what was indexed; register it under a new name."
+            )
+        write(folder, arrays, digest, erased=erased)
+    forget(folder, erased)
+    return np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False), np.load(
+        folder / "labels.npy", allow_pickle=False
+    )
+
+
+def forget(folder: Path, erased: Sequence[int]) -> None:
+    """Overwrite the images of erased positions; does nothing without a cache."""
+    path = folder / "images.npy"
+    if not erased or not path.exists():
+        return
+    images = np.load(path, mmap_mode="r+", allow_pickle=False)
+    images[list(erased)] = 0
+    images.flush()
+
+
+def _is_of(folder: Path, digest: str) -> bool:
+    try:
+        return bool(json.loads((folder / "digest.json").read_text())["sha256"] == digest)
+    except (OSError, ValueError, KeyError):
+        return False
