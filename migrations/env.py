@@ -1,6 +1,7 @@
 """Runs migrations on the URL the caller names, or on the service's own settings."""
 
 from alembic import context
+
 from service.settings import Settings
 from service.store.session import make_engine
 from service.store.tables import Base

@@ -59,9 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.parts = parts
     problems.install(app)
-    app.add_middleware(
-        BodyLimit, json_bytes=settings.max_body_bytes, weights_bytes=settings.max_weights_bytes
-    )
+    app.add_middleware(BodyLimit, json_bytes=settings.max_body_bytes, weights_bytes=settings.max_weights_bytes)
     for route in _ROUTES:
         app.include_router(route.router)
     return app

@@ -28,9 +28,7 @@ class ArtifactStore:
     def __init__(self, url: str) -> None:
         self._fs, root = fsspec.core.url_to_fs(url)
         self._root = root.rstrip("/")
-        self._local = "file" in (
-            [self._fs.protocol] if isinstance(self._fs.protocol, str) else self._fs.protocol
-        )
+        self._local = "file" in ([self._fs.protocol] if isinstance(self._fs.protocol, str) else self._fs.protocol)
         self._fs.makedirs(self._root, exist_ok=True)
 
     def put(self, source: Path, *, sha256: str | None = None) -> str:
@@ -41,7 +39,7 @@ class ArtifactStore:
         target = self._path(digest)
         if self.size(digest) == source.stat().st_size:
             return digest
-        scratch = f"{self._root}/tmp-{secrets.token_hex(12)}"
+        scratch = f"{self._root}/part-{secrets.token_hex(12)}"
         self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
         if self._local:
             _copy_to_disk(source, Path(scratch))
@@ -76,9 +74,7 @@ class ArtifactStore:
             shutil.copyfileobj(source, file, CHUNK)
         if file_digest(target) != digest:
             target.unlink()
-            raise PreconditionFailed(
-                "The stored bytes no longer match their digest.", code="artifact_corrupt"
-            )
+            raise PreconditionFailed("The stored bytes no longer match their digest.", code="artifact_corrupt")
 
     def size(self, digest: str) -> int | None:
         """Return the size in bytes, or None if the digest is not there."""

@@ -49,7 +49,5 @@ def _detail(limit: int) -> str:
 async def _refuse(send: Send, limit: int) -> None:
     body = json.dumps(problem(413, "body_too_large", "The body is too large", _detail(limit))).encode()
     headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
-    await send(
-        {"type": "http.response.start", "status": 413, "headers": [*headers, (b"connection", b"close")]}
-    )
+    await send({"type": "http.response.start", "status": 413, "headers": [*headers, (b"connection", b"close")]})
     await send({"type": "http.response.body", "body": body})

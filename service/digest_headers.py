@@ -30,7 +30,5 @@ def stated_sha256(headers: Mapping[str, str]) -> str | None:
         raw = b""
     if len(raw) != 32:
         detail = "State the digest as Repr-Digest: sha-256=:<base64 of the 32 bytes>:"
-        raise InvalidRequest(
-            detail, code="invalid_digest", faults=[Fault("/headers/Repr-Digest", "invalid_digest")]
-        )
+        raise InvalidRequest(detail, code="invalid_digest", faults=[Fault("/headers/Repr-Digest", "invalid_digest")])
     return raw.hex()

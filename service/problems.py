@@ -81,11 +81,7 @@ def validation_faults(found: Any) -> list[Fault]:
 
 def _brief(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float):
-        return (
-            value
-            if not isinstance(value, float) or value == value and abs(value) != float("inf")
-            else str(value)
-        )
+        return value if not isinstance(value, float) or (value == value and abs(value) != float("inf")) else str(value)
     return str(value)[:100]
 
 
@@ -117,7 +113,5 @@ def install(app: FastAPI) -> None:
     def _unforeseen(request: Request, error: Exception) -> JSONResponse:
         # The type alone: messages of database errors quote their parameters, which may be sample IDs.
         log.error("request.failed", path=request.url.path, error=type(error).__name__)
-        body = problem(
-            500, "internal_error", "Internal error", "The service failed; the operator's log says where."
-        )
+        body = problem(500, "internal_error", "Internal error", "The service failed; the operator's log says where.")
         return JSONResponse(body, 500, media_type=MEDIA_TYPE)

@@ -25,29 +25,21 @@ class Settings(BaseSettings):
     database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in the data folder.")
     broker_url: str = Field("", description="Celery broker URL; empty: files in the data folder.")
     artifacts_url: str = Field("", description="fsspec URL of the artifact store; empty: in the data folder.")
-    allowed_roots: str = Field(
-        "", description="Folders datasets may be read from, joined by the path separator."
-    )
+    allowed_roots: str = Field("", description="Folders datasets may be read from, joined by the path separator.")
     master_key: SecretStr | None = Field(
         None, description="64 hex characters; keys the suppression list. Empty: made once in the data folder."
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="Device of the worker's child process."
-    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the worker's child process.")
     lease_seconds: float = Field(30.0, gt=0, description="How long a silent worker keeps a job, seconds.")
     sweep_seconds: float = Field(5.0, gt=0, description="How often each worker looks for lost work, seconds.")
     max_attempts: int = Field(5, ge=1, description="Claims after which a job that never ends is `poisoned`.")
     job_time_limit_seconds: float = Field(86_400.0, gt=0, description="A child past this is killed, seconds.")
-    child_idle_seconds: float = Field(
-        300.0, gt=0, description="A warm child unused this long is released, seconds."
-    )
+    child_idle_seconds: float = Field(300.0, gt=0, description="A warm child unused this long is released, seconds.")
     max_body_bytes: int = Field(16 * 2**20, gt=0, description="Largest JSON body, bytes.")
     max_weights_bytes: int = Field(4 * 2**30, gt=0, description="Largest uploaded weights file, bytes.")
     max_sample_ids: int = Field(100_000, gt=0, description="Most sample IDs one request may name.")
     time_zone: str = Field("UTC", description="The controller's time zone; due dates end at its midnight.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe line logged."
-    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
 
     @field_validator("time_zone")
     @classmethod

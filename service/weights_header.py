@@ -23,9 +23,7 @@ def check(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
             raise _refuse("not_safetensors", "The body is shorter than a safetensors header.")
         (length,) = struct.unpack("<Q", prefix)
         if length > MAX_HEADER_BYTES or length > size - 8:
-            raise _refuse(
-                "not_safetensors", "The first eight bytes are not the length of a safetensors header."
-            )
+            raise _refuse("not_safetensors", "The first eight bytes are not the length of a safetensors header.")
         header = _parse(file.read(length))
     return _check_tensors(header, data_bytes=size - 8 - length)
 

@@ -174,8 +174,7 @@ METHODS: dict[str, MethodSpec] = {
         config=ScrubConfig,
         summary="A student starts from the original model, moves away from it on the forget set and stays "
         "near it on the retain set, in alternating epochs.",
-        does_not_prove=_APPROXIMATE
-        + " Pushing the forget error as high as possible can itself reveal membership.",
+        does_not_prove=_APPROXIMATE + " Pushing the forget error as high as possible can itself reveal membership.",
     ),
     "scrub_r": MethodSpec(
         id="scrub_r",
@@ -194,8 +193,7 @@ METHODS: dict[str, MethodSpec] = {
     "finetune": MethodSpec(
         id="finetune",
         title="Fine-tuning on the retain set",
-        paper="Baseline; e.g. Golatkar et al., Eternal Sunshine of the Spotless Net, CVPR 2020, "
-        "arXiv:1911.04933",
+        paper="Baseline; e.g. Golatkar et al., Eternal Sunshine of the Spotless Net, CVPR 2020, arXiv:1911.04933",
         guarantee="approximate",
         fidelity="paper",
         needs=frozenset({"retain"}),

@@ -31,9 +31,7 @@ class MetricSpec:
 
 
 _OURS = "defined here"
-_THRESHOLD_SOURCE = (
-    "Yeom et al., CSF 2018, arXiv:1709.01604; Song & Mittal, USENIX Security 2021, arXiv:2003.10595"
-)
+_THRESHOLD_SOURCE = "Yeom et al., CSF 2018, arXiv:1709.01604; Song & Mittal, USENIX Security 2021, arXiv:2003.10595"
 _RELEARNING_SOURCE = "after Tran & Woo 2026, arXiv:2604.09391; the definition is ours"
 _ONE_ATTACK = "A stronger attack, one with reference models above all, may still tell members."
 _SCORES = {
@@ -194,8 +192,7 @@ _ALL = [
     MetricSpec(
         id="relearning_accuracy_delay",
         title="Relearning delay in accuracy",
-        formula="first step at which accuracy on the set >= 95% of the original's on the forget set; "
-        "median of seeds",
+        formula="first step at which accuracy on the set >= 95% of the original's on the forget set; median of seeds",
         source=_RELEARNING_SOURCE,
         basis="original",
         direction="higher",
@@ -235,8 +232,7 @@ _ALL = [
         direction="target",
         ideal=1.0,
         kind="evidence",
-        does_not_prove="Far above 1 is not better by itself; 1 says forgotten and unseen samples are as "
-        "hard to learn.",
+        does_not_prove="Far above 1 is not better by itself; 1 says forgotten and unseen samples are as hard to learn.",
     ),
 ]
 

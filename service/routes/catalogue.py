@@ -37,7 +37,6 @@ def methods() -> dict[str, list[MethodOut]]:
 def metrics() -> dict[str, list[MetricOut]]:
     return {
         "items": [
-            MetricOut(**{field.name: getattr(spec, field.name) for field in fields(spec)})
-            for spec in METRICS.values()
+            MetricOut(**{field.name: getattr(spec, field.name) for field in fields(spec)}) for spec in METRICS.values()
         ]
     }

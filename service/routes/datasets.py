@@ -20,10 +20,7 @@ router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
 def view(session: Session, dataset: Dataset) -> DatasetOut:
     job = session.scalar(
-        select(Job.id)
-        .where(Job.dataset_id == dataset.id, Job.kind == JobKind.INDEX)
-        .order_by(Job.id.desc())
-        .limit(1)
+        select(Job.id).where(Job.dataset_id == dataset.id, Job.kind == JobKind.INDEX).order_by(Job.id.desc()).limit(1)
     )
     return DatasetOut(
         name=dataset.name,
@@ -92,8 +89,6 @@ def list_samples(
     """Page through the samples that are not erased; the cursor holds no sample ID."""
     with parts.database.reading() as session:
         dataset = datasets.ready(session, name)
-        rows = samples.page(
-            session, dataset.id, split=split, label=label, after=decode_number(cursor, 0), limit=limit
-        )
+        rows = samples.page(session, dataset.id, split=split, label=label, after=decode_number(cursor, 0), limit=limit)
     items = [SampleOut(sample_id=str(row.sample_id), split=row.split, label=row.label) for row in rows]
     return Page(items=items, next_cursor=encode_cursor(rows[-1].id) if len(rows) == limit else None)

@@ -29,9 +29,7 @@ def views(session: Session, found: list[DeletionRequest]) -> list[DeletionReques
     """Return the documents of some requests."""
     jobs = requests.jobs(session, [request.id for request in found])
     wanted = {request.dataset_id for request in found}
-    names = dict(
-        session.execute(select(Dataset.id, Dataset.name).where(Dataset.id.in_(wanted))).tuples().all()
-    )
+    names = dict(session.execute(select(Dataset.id, Dataset.name).where(Dataset.id.in_(wanted))).tuples().all())
     version_ids = {job.version_id for pairs in jobs.values() for job, _ in pairs if job.version_id}
     numbers = dict(
         session.execute(select(Version.id, Version.number).where(Version.id.in_(version_ids))).tuples().all()
@@ -97,9 +95,7 @@ def _id_faults(sample_ids: list[str], most: int) -> list[Fault]:
     if not sample_ids:
         return [Fault("/sample_ids", "no_sample_ids", 0, "Name at least one sample.")]
     if len(sample_ids) > most:
-        return [
-            Fault("/sample_ids", "too_many_sample_ids", len(sample_ids), f"At most {most} in one request.")
-        ]
+        return [Fault("/sample_ids", "too_many_sample_ids", len(sample_ids), f"At most {most} in one request.")]
     return [Fault("/sample_ids", "duplicate_sample_id", sample_id) for sample_id in repeated(sample_ids)]
 
 
@@ -126,9 +122,7 @@ def create(
             job_ids = accepted.job_ids
             session.flush()
             (answer,) = views(session, [accepted.request])
-            idempotency.keep(
-                session, who.id, idempotency_key, mark, answer.id, answer.model_dump(mode="json")
-            )
+            idempotency.keep(session, who.id, idempotency_key, mark, answer.id, answer.model_dump(mode="json"))
             if order.report_unresolved:
                 answer.unresolved_sample_ids = accepted.unresolved[:MAX_UNRESOLVED_LISTED]
     parts.bell.ring(job_ids)
@@ -146,9 +140,7 @@ def list_all(
 ) -> Page[DeletionRequestOut]:
     with parts.database.reading() as session:
         dataset_id = datasets.by_name(session, dataset).id if dataset else None
-        rows = requests.page(
-            session, before=decode_cursor(cursor), limit=limit, status=status, dataset_id=dataset_id
-        )
+        rows = requests.page(session, before=decode_cursor(cursor), limit=limit, status=status, dataset_id=dataset_id)
         items = views(session, rows)
     return Page(items=items, next_cursor=encode_cursor(rows[-1].id) if len(rows) == limit else None)
 

@@ -36,9 +36,7 @@ def _options(body: ModelIn, dataset: Dataset | None) -> dict[str, Any]:
     """Return the architecture's options with defaults filled in. Raises InvalidRequest with every fault."""
     faults: list[Fault] = []
     if dataset is None:
-        faults.append(
-            Fault("/dataset", "dataset_not_found", body.dataset, "GET /v1/datasets lists the datasets.")
-        )
+        faults.append(Fault("/dataset", "dataset_not_found", body.dataset, "GET /v1/datasets lists the datasets."))
     spec = ARCHITECTURES.get(body.architecture)
     options: dict[str, Any] = {}
     if spec is None:

@@ -3,7 +3,7 @@
 import json
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -33,9 +33,7 @@ Number = int | Literal["latest"]
 def view(session: Session, model: Model, version: Version) -> VersionOut:
     parent = session.scalar(select(Version.number).where(Version.id == version.parent_id))
     columns = {
-        field: getattr(version, field)
-        for field in VersionOut.model_fields
-        if field not in ("model", "parent", "job")
+        field: getattr(version, field) for field in VersionOut.model_fields if field not in ("model", "parent", "job")
     }
     return VersionOut(model=model.name, parent=parent, **columns)
 
@@ -75,9 +73,7 @@ def _train(name: str, raw: bytes, parts: Parts, who: Principal) -> Response:
     with writing_as(parts, who) as session:
         model = models.by_name(session, name)
         if model.recipe is None:
-            raise Conflict(
-                f"Model {name!r} has no training recipe; upload weights instead.", code="no_recipe"
-            )
+            raise Conflict(f"Model {name!r} has no training recipe; upload weights instead.", code="no_recipe")
         job = jobs.create(session, JobKind.TRAIN, dataset_id=model.dataset_id, model_id=model.id)
         body = {"job": {"id": job.id}, "model": name, "state": "queued"}
     parts.bell.ring([job.id])

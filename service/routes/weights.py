@@ -34,22 +34,14 @@ def _refusal(name: str, version: Version) -> ServiceError | None:
             gone.extra["retired_at"] = version.retired_at.isoformat() if version.retired_at else None
             return gone
         case VersionState.QUARANTINED:
-            return Quarantined(
-                "An open deletion request concerns this version; it is withheld until that ends."
-            )
+            return Quarantined("An open deletion request concerns this version; it is withheld until that ends.")
         case VersionState.VALIDATING:
-            return Conflict(
-                "A worker has not checked these weights yet; ask again soon.", code="version_validating"
-            )
+            return Conflict("A worker has not checked these weights yet; ask again soon.", code="version_validating")
         case VersionState.REJECTED:
-            return Conflict(
-                "These weights were rejected; the version's `error` says why.", code="version_rejected"
-            )
+            return Conflict("These weights were rejected; the version's `error` says why.", code="version_rejected")
 
 
-@router.api_route(
-    "/{number}/weights", methods=["GET"], operation_id="download_weights", response_class=Response
-)
+@router.api_route("/{number}/weights", methods=["GET"], operation_id="download_weights", response_class=Response)
 def download(
     name: str,
     number: Number,

@@ -17,7 +17,7 @@ class ModelIn(Body):
     architecture_options: dict[str, Any] = Field(default_factory=dict)
     task: Literal["classification"] = "classification"
     recipe: Recipe | None = Field(None, description="How originals are trained; without it, upload weights.")
-    policy: Policy = Field(default_factory=lambda: Policy())
+    policy: Policy = Policy()
 
 
 class ModelOut(BaseModel):

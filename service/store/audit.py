@@ -69,10 +69,7 @@ def append_recorded(session: Session) -> None:
     if not pending:
         return
     size = session.scalar(
-        update(AuditHead)
-        .where(AuditHead.id == 1)
-        .values(size=AuditHead.size + len(pending))
-        .returning(AuditHead.size)
+        update(AuditHead).where(AuditHead.id == 1).values(size=AuditHead.size + len(pending)).returning(AuditHead.size)
     )
     if size is None:
         raise RuntimeError("the audit head row is missing; run the migrations")

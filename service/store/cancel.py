@@ -26,9 +26,7 @@ def cancel(session: Session, request_id: str) -> DeletionRequest:
             select(func.count()).where(JobRequest.job_id == job.id, JobRequest.request_id != request.id)
         )
         if others:
-            session.execute(
-                delete(JobRequest).where(JobRequest.job_id == job.id, JobRequest.request_id == request.id)
-            )
+            session.execute(delete(JobRequest).where(JobRequest.job_id == job.id, JobRequest.request_id == request.id))
         else:
             jobs.move(session, job, JobStatus.CANCELLED, "job.cancelled", request=request.id)
     requests.move(session, request, RequestStatus.CANCELLED)
@@ -43,9 +41,5 @@ def _serve_again(session: Session, request: DeletionRequest) -> None:
     waiting = requests.open_sample_keys(session, request.dataset_id)
     for model in session.scalars(select(Model).where(Model.dataset_id == request.dataset_id)).all():
         for version in versions.live(session, model.id):
-            if version.state == VersionState.QUARANTINED and not versions.trained_on(
-                session, version, waiting
-            ):
-                versions.move(
-                    session, version, VersionState.ACTIVE, reason="request_cancelled", request=request.id
-                )
+            if version.state == VersionState.QUARANTINED and not versions.trained_on(session, version, waiting):
+                versions.move(session, version, VersionState.ACTIVE, reason="request_cancelled", request=request.id)

@@ -34,9 +34,7 @@ def by_name(session: Session, name: str) -> Dataset:
     """Return the dataset. Raises NotFound."""
     dataset = session.scalar(select(Dataset).where(Dataset.name == name))
     if dataset is None:
-        raise NotFound(
-            f"There is no dataset named {name!r}; GET /v1/datasets lists them.", code="dataset_not_found"
-        )
+        raise NotFound(f"There is no dataset named {name!r}; GET /v1/datasets lists them.", code="dataset_not_found")
     return dataset
 
 
@@ -52,9 +50,7 @@ def ready(session: Session, name: str) -> Dataset:
 
 
 def page(session: Session, *, after: str, limit: int) -> list[Dataset]:
-    return list(
-        session.scalars(select(Dataset).where(Dataset.name > after).order_by(Dataset.name).limit(limit))
-    )
+    return list(session.scalars(select(Dataset).where(Dataset.name > after).order_by(Dataset.name).limit(limit)))
 
 
 def mark_ready(

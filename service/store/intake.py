@@ -82,7 +82,7 @@ def accept(session: Session, order: Order, secrets: Secrets) -> Accepted:
         raise kind("The request cannot be accepted as it is; every fault is listed.", faults=faults)
     request = _insert(session, dataset, order, secrets, found, erased=len(erased), not_found=len(unresolved))
     accepted = Accepted(request=request, unresolved=unresolved)
-    _queue(session, request, dataset, targets, [row.id for row in found], accepted)
+    _queue(session, request, targets, [row.id for row in found], accepted)
     requests.settle(session, request, suppression_key=secrets.suppression)
     return accepted
 
@@ -92,15 +92,11 @@ def _dataset(session: Session, name: str, faults: list[Fault]) -> Dataset | None
     if dataset is None:
         faults.append(Fault("/dataset", "dataset_not_found", name, "GET /v1/datasets lists the datasets."))
     elif dataset.state != datasets.READY:
-        raise Conflict(
-            f"Dataset {name!r} is {dataset.state}; wait until it is ready.", code="dataset_not_ready"
-        )
+        raise Conflict(f"Dataset {name!r} is {dataset.state}; wait until it is ready.", code="dataset_not_ready")
     return dataset
 
 
-def _targets(
-    session: Session, dataset: Dataset, names: Sequence[str] | None, faults: list[Fault]
-) -> list[Model]:
+def _targets(session: Session, dataset: Dataset, names: Sequence[str] | None, faults: list[Fault]) -> list[Model]:
     registered = models.of_dataset(session, dataset.id)
     if names is None:
         return registered
@@ -130,8 +126,7 @@ def _resolve(
     if unresolved and not order.report_unresolved:
         where = {sample_id: index for index, sample_id in enumerate(order.sample_ids)}
         faults += [
-            Fault(f"/sample_ids/{where[sample_id]}", "not_found_in_dataset", sample_id)
-            for sample_id in unresolved
+            Fault(f"/sample_ids/{where[sample_id]}", "not_found_in_dataset", sample_id) for sample_id in unresolved
         ]
     return [rows[i] for i in order.sample_ids if i in rows], [i for i in missing if i in known], unresolved
 
@@ -184,7 +179,6 @@ def _insert(
 def _queue(
     session: Session,
     request: DeletionRequest,
-    dataset: Dataset,
     targets: list[Model],
     keys: list[int],
     accepted: Accepted,
@@ -198,9 +192,7 @@ def _queue(
     requests.note(session, request, "request.received", {**counts, **facts})
     policies = {model.name: policy_digest(model.policy) for model in targets}
     due = request.due_at.isoformat() if request.due_at else None
-    requests.move(
-        session, request, RequestStatus.ACCEPTED, scope=request.scope, policies=policies, due_at=due
-    )
+    requests.move(session, request, RequestStatus.ACCEPTED, scope=request.scope, policies=policies, due_at=due)
     for model in targets:
         job = fan_out(session, request, model, keys)
         if job is not None:
@@ -212,11 +204,7 @@ def fan_out(session: Session, request: DeletionRequest, model: Model, keys: Sequ
 
     Raises InvalidRequest when the method cannot work on this model, before anything is committed.
     """
-    tainted = [
-        (v, known)
-        for v in versions.live(session, model.id)
-        if (known := versions.trained_on(session, v, keys))
-    ]
+    tainted = [(v, known) for v in versions.live(session, model.id) if (known := versions.trained_on(session, v, keys))]
     if not tainted:
         return None
     _check_needs(session, request, model, tainted[-1][0], [key for key, _ in tainted[-1][1]])
@@ -225,9 +213,7 @@ def fan_out(session: Session, request: DeletionRequest, model: Model, keys: Sequ
     if model.policy.get("stop_serving") == "immediately" and request.purpose == "privacy":
         for version, _ in tainted:
             if version.state == VersionState.ACTIVE:
-                versions.move(
-                    session, version, VersionState.QUARANTINED, reason="deletion_request", request=request.id
-                )
+                versions.move(session, version, VersionState.QUARANTINED, reason="deletion_request", request=request.id)
     settings = {
         "model_id": model.id,
         "purpose": request.purpose,

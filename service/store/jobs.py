@@ -181,9 +181,7 @@ def hold_lease(session: Session, claim: Claim) -> Job:
     return job
 
 
-def heartbeat(
-    session: Session, claim: Claim, *, lease_seconds: float, progress: tuple[str, int, int] | None
-) -> None:
+def heartbeat(session: Session, claim: Claim, *, lease_seconds: float, progress: tuple[str, int, int] | None) -> None:
     """Lengthen the lease and note the progress. Raises LeaseLost."""
     values: dict[str, Any] = {"lease_until": now() + timedelta(seconds=lease_seconds)}
     if progress is not None:

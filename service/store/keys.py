@@ -16,9 +16,7 @@ _MARK = "ul_"
 _SHOWN = 8
 
 
-def create(
-    session: Session, *, name: str, scopes: list[str], expires_at: datetime | None = None
-) -> tuple[ApiKey, str]:
+def create(session: Session, *, name: str, scopes: list[str], expires_at: datetime | None = None) -> tuple[ApiKey, str]:
     """Make a key of 256 random bits and return it beside its row; the text is not stored."""
     text = _MARK + secrets.token_urlsafe(32)
     row = ApiKey(

@@ -51,9 +51,7 @@ def by_name(session: Session, name: str) -> Model:
     """Return the model. Raises NotFound."""
     model = session.scalar(select(Model).where(Model.name == name))
     if model is None:
-        raise NotFound(
-            f"There is no model named {name!r}; GET /v1/models lists them.", code="model_not_found"
-        )
+        raise NotFound(f"There is no model named {name!r}; GET /v1/models lists them.", code="model_not_found")
     return model
 
 

@@ -77,7 +77,7 @@ def outcomes(session: Session, request: DeletionRequest) -> dict[str, int]:
         .group_by(RequestSample.outcome)
     )
     counts = {PENDING: 0, PENDING_NOT_TRAINED_ON: 0, ERASED: 0, NOT_TRAINED_ON: 0}
-    counts |= {outcome: count for outcome, count in rows}
+    counts |= dict(rows.tuples().all())
     counts[PENDING] += counts.pop(PENDING_NOT_TRAINED_ON)
     return {**counts, "already_erased": request.already_erased, "not_found": request.not_found}
 
@@ -120,9 +120,7 @@ def of_job(session: Session, job_id: str) -> list[DeletionRequest]:
 def sample_keys(session: Session, request_ids: Sequence[str]) -> dict[str, list[int]]:
     """Return the sample keys each request still has to erase."""
     rows = session.execute(
-        select(RequestSample.request_id, RequestSample.sample_id).where(
-            RequestSample.request_id.in_(request_ids)
-        )
+        select(RequestSample.request_id, RequestSample.sample_id).where(RequestSample.request_id.in_(request_ids))
     )
     found: dict[str, list[int]] = {request_id: [] for request_id in request_ids}
     for request_id, sample_id in rows:

@@ -28,9 +28,7 @@ class SampleRow:
     state: str
 
 
-def one_of(
-    session: Session, column: InstrumentedAttribute[Any], values: Sequence[Any]
-) -> ColumnElement[bool]:
+def one_of(session: Session, column: InstrumentedAttribute[Any], values: Sequence[Any]) -> ColumnElement[bool]:
     """Return ``column IN values`` as one bound parameter, so that 100,000 values need no 100,000 placeholders."""
     if session.get_bind().dialect.name == "sqlite":
         listed = func.json_each(bindparam(None, json.dumps(list(values)), type_=String)).table_valued("value")
@@ -52,9 +50,7 @@ def resolve(session: Session, dataset_id: str, sample_ids: Sequence[str]) -> dic
         )
     )
     return {
-        row.sample_id: SampleRow(
-            id=row.id, sample_id=row.sample_id, pool=row.pool, label=row.label, state=row.state
-        )
+        row.sample_id: SampleRow(id=row.id, sample_id=row.sample_id, pool=row.pool, label=row.label, state=row.state)
         for row in rows
         if row.sample_id is not None
     }
@@ -68,9 +64,7 @@ def suppressed(session: Session, key: bytes, dataset_id: str, sample_ids: Sequen
     for start in range(0, len(remaining), 1_000):
         chunk = remaining[start : start + 1_000]
         hits = session.scalars(
-            select(Suppression.token).where(
-                Suppression.dataset_id == dataset_id, Suppression.token.in_(chunk)
-            )
+            select(Suppression.token).where(Suppression.dataset_id == dataset_id, Suppression.token.in_(chunk))
         )
         found |= {tokens[bytes(token)] for token in hits}
     return found
@@ -80,9 +74,7 @@ def page(
     session: Session, dataset_id: str, *, split: str | None, label: int | None, after: int, limit: int
 ) -> list[Sample]:
     """Return samples that still have an id, in key order after ``after``."""
-    query = select(Sample).where(
-        Sample.dataset_id == dataset_id, Sample.id > after, Sample.sample_id.is_not(None)
-    )
+    query = select(Sample).where(Sample.dataset_id == dataset_id, Sample.id > after, Sample.sample_id.is_not(None))
     if split is not None:
         query = query.where(Sample.split == split)
     if label is not None:
@@ -96,7 +88,7 @@ def count_by_split(session: Session, dataset_id: str) -> dict[str, int]:
         .where(Sample.dataset_id == dataset_id, Sample.state != SampleState.ERASED)
         .group_by(Sample.split)
     )
-    return {split: count for split, count in rows}
+    return dict(rows.tuples().all())
 
 
 def positions(session: Session, dataset_id: str) -> dict[str, list[int]]:
@@ -132,9 +124,7 @@ def forget_ids(session: Session, key: bytes, dataset_id: str, ids: Sequence[int]
     rows = session.execute(
         select(Sample.sample_id).where(one_of(session, Sample.id, ids), Sample.sample_id.is_not(None))
     )
-    tokens = [
-        {"dataset_id": dataset_id, "token": suppression_token(key, dataset_id, row.sample_id)} for row in rows
-    ]
+    tokens = [{"dataset_id": dataset_id, "token": suppression_token(key, dataset_id, row.sample_id)} for row in rows]
     if tokens:
         session.execute(insert(Suppression), tokens)
     session.execute(

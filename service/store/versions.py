@@ -38,9 +38,7 @@ def create(
     training_seconds: float | None = None,
 ) -> Version:
     """Add the model's next version. What it was trained on is recorded by `exclude` and `count_training`."""
-    number = session.scalar(
-        select(func.coalesce(func.max(Version.number), 0)).where(Version.model_id == model.id)
-    )
+    number = session.scalar(select(func.coalesce(func.max(Version.number), 0)).where(Version.model_id == model.id))
     version = Version(
         id=new_id("ver"),
         model_id=model.id,
@@ -84,9 +82,7 @@ def move(session: Session, version: Version, state: VersionState, **payload: Any
     _record(session, _MOVE_ACTIONS[state], version, str(name), {"sha256": version.sha256, **payload})
 
 
-def _record(
-    session: Session, action: str, version: Version, model_name: str, payload: dict[str, Any]
-) -> None:
+def _record(session: Session, action: str, version: Version, model_name: str, payload: dict[str, Any]) -> None:
     audit.record(
         session,
         action,
@@ -101,9 +97,7 @@ def _record(
     )
 
 
-def exclude(
-    session: Session, version: Version, sample_ids: Sequence[int], *, like: Version | None = None
-) -> None:
+def exclude(session: Session, version: Version, sample_ids: Sequence[int], *, like: Version | None = None) -> None:
     """Record train samples the version was not trained on: the given ones, and all that ``like`` excluded."""
     columns = ["version_id", "sample_id"]
     if like is not None:
@@ -130,9 +124,7 @@ def exclude_erased(session: Session, version: Version, dataset_id: str) -> None:
 def count_training(session: Session, version: Version, dataset_id: str) -> None:
     """Set ``training_samples``: the train pool as indexed, minus the version's exclusions."""
     train = session.scalar(
-        select(func.count())
-        .select_from(Sample)
-        .where(Sample.dataset_id == dataset_id, Sample.pool == "train")
+        select(func.count()).select_from(Sample).where(Sample.dataset_id == dataset_id, Sample.pool == "train")
     )
     excluded = session.scalar(
         select(func.count()).select_from(VersionExclusion).where(VersionExclusion.version_id == version.id)
@@ -169,9 +161,7 @@ def live(session: Session, model_id: str) -> list[Version]:
     """Return the versions still in circulation, or about to be, oldest first."""
     return list(
         session.scalars(
-            select(Version)
-            .where(Version.model_id == model_id, Version.state.in_(LIVE_STATES))
-            .order_by(Version.number)
+            select(Version).where(Version.model_id == model_id, Version.state.in_(LIVE_STATES)).order_by(Version.number)
         )
     )
 
@@ -200,9 +190,7 @@ def refuse_retired_digest(session: Session, sha256: str) -> None:
 def digest_in_use(session: Session, sha256: str) -> bool:
     """Say whether a version that is still in circulation has these bytes."""
     return (
-        session.scalar(
-            select(Version.id).where(Version.sha256 == sha256, Version.state.in_(LIVE_STATES)).limit(1)
-        )
+        session.scalar(select(Version.id).where(Version.sha256 == sha256, Version.state.in_(LIVE_STATES)).limit(1))
         is not None
     )
 

@@ -37,9 +37,7 @@ def load(
     if not _is_of(folder, digest):
         arrays = data.read(source)
         if arrays.digest() != digest:
-            raise DataError(
-                "dataset_changed", "The source is not what was indexed; register it under a new name."
-            )
+            raise DataError("dataset_changed", "The source is not what was indexed; register it under a new name.")
         write(folder, arrays, digest, erased=erased)
     forget(folder, erased)
     return np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False), np.load(

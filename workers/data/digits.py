@@ -10,7 +10,7 @@ from workers.data.source import SourceArrays, subset
 
 def read(source: Mapping[str, Any]) -> SourceArrays:
     """Return all digits as one train split; grey values 0..16 become 0..255."""
-    from sklearn.datasets import load_digits  # noqa: PLC0415 - slow to import, and only this reader needs it
+    from sklearn.datasets import load_digits
 
     bunch = load_digits()
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]

@@ -37,12 +37,7 @@ def read(source: Mapping[str, Any]) -> SourceArrays:
 
 def _idx(root: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
     path = next(
-        (
-            p
-            for folder in _FOLDERS
-            for p in (root / folder / name, root / folder / f"{name}.gz")
-            if p.is_file()
-        ),
+        (p for folder in _FOLDERS for p in (root / folder / name, root / folder / f"{name}.gz") if p.is_file()),
         None,
     )
     if path is None:
@@ -53,9 +48,7 @@ def _idx(root: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
         raise DataError("source_unreadable", f"{path.name} cannot be decompressed.") from None
     header = 4 + 4 * dimensions
     if len(raw) < header or raw[:4] != bytes((0, 0, _UINT8, dimensions)):
-        raise DataError(
-            "source_unreadable", f"{path.name} is not an IDX file of bytes in {dimensions} dimensions."
-        )
+        raise DataError("source_unreadable", f"{path.name} is not an IDX file of bytes in {dimensions} dimensions.")
     shape = tuple(int(n) for n in np.frombuffer(raw, ">u4", dimensions, 4))
     if len(raw) - header != int(np.prod(shape, dtype=np.int64)):
         raise DataError("source_unreadable", f"{path.name} does not hold what its header says.")

@@ -36,9 +36,7 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(info.file_size for info in archive.infolist()) > MAX_UNPACKED_BYTES:
-                raise DataError(
-                    "source_too_large", f"The archive unpacks to over {MAX_UNPACKED_BYTES} bytes."
-                )
+                raise DataError("source_too_large", f"The archive unpacks to over {MAX_UNPACKED_BYTES} bytes.")
         with np.load(path, allow_pickle=False) as archive:
             missing = [name for name in NAMES if name not in archive.files]
             if missing:
@@ -58,15 +56,11 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
 def _typed(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     wanted = {"sample_id": "SU", "image": "u", "label": "iu", "split": "SU"}
     faults = [
-        f"{name} is {arrays[name].dtype}"
-        for name, kinds in wanted.items()
-        if arrays[name].dtype.kind not in kinds
+        f"{name} is {arrays[name].dtype}" for name, kinds in wanted.items() if arrays[name].dtype.kind not in kinds
     ]
     if arrays["image"].dtype != np.uint8:
         faults.append("image is not uint8")
-    faults += [
-        f"{name} is not one-dimensional" for name in ("sample_id", "label", "split") if arrays[name].ndim != 1
-    ]
+    faults += [f"{name} is not one-dimensional" for name in ("sample_id", "label", "split") if arrays[name].ndim != 1]
     if faults:
         raise DataError("invalid_dataset", "The archive's arrays do not fit: " + "; ".join(faults) + ".")
     for name in ("sample_id", "split"):

@@ -43,7 +43,7 @@ class SourceArrays:
         for text in (*self.sample_ids, *self.splits):
             hasher.update(len(text).to_bytes(4, "big") + text.encode())
         hasher.update(np.ascontiguousarray(self.labels).tobytes())
-        hasher.update(np.ascontiguousarray(self.images))
+        hasher.update(np.ascontiguousarray(self.images).data)
         return hasher.hexdigest()
 
     def take(self, index: NDArray[np.int64]) -> "SourceArrays":
@@ -100,9 +100,7 @@ def _balanced(
     index: NDArray[np.int64], labels: NDArray[np.int64], count: int, generator: np.random.Generator
 ) -> NDArray[np.int64]:
     if count > len(index):
-        raise DataError(
-            "subset_too_large", f"The subset asks for {count} samples of a split that has {len(index)}."
-        )
+        raise DataError("subset_too_large", f"The subset asks for {count} samples of a split that has {len(index)}.")
     shuffled = generator.permutation(len(index))
     # Rank within the class, then by rank: the first `count` hold every class as evenly as it allows.
     rank = np.zeros(len(index), dtype=np.int64)

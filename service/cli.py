@@ -1,0 +1,148 @@
+"""`unlearn`: run the service, its worker, its migrations, make keys, and show the whole thing in a demo."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from service import logs, migrate
+from service.auth import SCOPES
+from service.settings import Settings
+from service.store import keys
+from service.store.session import Database
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+keys_app = typer.Typer(no_args_is_help=True, help="API keys.")
+app.add_typer(keys_app, name="keys")
+DataDir = Annotated[Path | None, typer.Option(help="Folder for database, artifacts and caches; default ./var.")]
+WORKER = ("-m", "celery", "-A", "workers.app", "worker", "--pool", "threads", "--concurrency", "1")
+
+
+def _settings(data_dir: Path | None) -> Settings:
+    """Return the settings, and let child processes see the same data folder."""
+    if data_dir is not None:
+        os.environ["UNLEARN_DATA_DIR"] = str(data_dir.resolve())
+    settings = Settings()
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    return settings
+
+
+def _run_api(settings: Settings, host: str, port: int) -> None:
+    import uvicorn
+
+    from service.app import create_app
+
+    uvicorn.run(create_app(settings), host=host, port=port, log_level="warning", timeout_graceful_shutdown=5)
+
+
+@app.command()
+def serve(data_dir: DataDir = None, host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Run the embedded service: the API and one supervised worker process."""
+    settings = _settings(data_dir)
+    logs.configure(settings.log_level)
+    migrate.upgrade(settings.resolved_database_url)
+    supervisor = Supervisor()
+    supervisor.start()
+    try:
+        _run_api(settings, host, port)
+    finally:
+        supervisor.stop()
+
+
+@app.command()
+def api(data_dir: DataDir = None, host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Run the API alone; migrations and workers are run apart."""
+    settings = _settings(data_dir)
+    logs.configure(settings.log_level)
+    _run_api(settings, host, port)
+
+
+@app.command()
+def worker(data_dir: DataDir = None) -> None:
+    """Run one worker in the foreground; it owns one device."""
+    _settings(data_dir)
+    os.execv(sys.executable, [sys.executable, *WORKER, "--loglevel", "warning"])  # noqa: S606 - no shell on purpose
+
+
+@app.command("migrate")
+def migrate_command(data_dir: DataDir = None) -> None:
+    """Bring the database to the newest schema."""
+    migrate.upgrade(_settings(data_dir).resolved_database_url)
+
+
+@app.command()
+def demo(
+    data_dir: Annotated[Path | None, typer.Option(help="Where to run; default: a fresh temporary folder.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the service up at the end.")] = False,
+) -> None:
+    """Erase 90 real images from a trained network, over HTTP, and show what was measured."""
+    from service import demo as script
+
+    raise typer.Exit(script.run(data_dir, keep=keep))
+
+
+@keys_app.command("create")
+def create_key(
+    name: str,
+    scope: Annotated[list[str], typer.Option(help="One of: " + ", ".join(sorted(SCOPES)))],
+    data_dir: DataDir = None,
+) -> None:
+    """Print a new API key, once; only its hash is stored."""
+    unknown = sorted(set(scope) - SCOPES)
+    if unknown:
+        raise typer.BadParameter(f"unknown scope {', '.join(unknown)}; known: {', '.join(sorted(SCOPES))}")
+    settings = _settings(data_dir)
+    migrate.upgrade(settings.resolved_database_url)
+    database = Database.open(settings)
+    with database.writing() as session:
+        _, text = keys.create(session, name=name, scopes=scope)
+    database.dispose()
+    typer.echo(text)
+
+
+class Supervisor:
+    """Keeps one worker process running beside the API, and ends it with the API however that ends."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+        self._process: subprocess.Popen[Any] | None = None
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        self._thread.join(5)
+
+    def _watch(self) -> None:
+        pause = 0.5
+        while not self._stop.is_set():
+            # The worker watches the pipe: it closes when this process is gone, even by SIGKILL.
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                [sys.executable, *WORKER, "--loglevel", "warning"],
+                stdin=subprocess.PIPE,
+                env={**os.environ, "UNLEARN_EXIT_WITH_PARENT": "1"},
+            )
+            self._process.wait()
+            self._stop.wait(pause)
+            pause = min(pause * 2, 30.0)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The Celery app: `python -m celery -A workers.app worker --pool threads --concurrency 1`.
+
+Threads, because the one busy thread waits for the child while the process stays responsive; concurrency 1,
+because a process owns one device.
+"""
+
+import os
+import sys
+import threading
+from typing import Any
+
+from celery import Celery
+from celery.signals import worker_ready, worker_shutting_down
+
+from service import logs
+from service.broker import TASK, celery_config
+from service.settings import Settings
+from workers.sweeper import Sweeper
+from workers.tasks import Bench, run_all
+
+settings = Settings()
+app = Celery("unlearn")
+app.conf.update(celery_config(settings))
+_benches: list[Bench] = []
+
+
+def bench() -> Bench:
+    """Return what this process works with, opened on first use."""
+    if not _benches:
+        logs.configure(settings.log_level)
+        _benches.append(Bench.open(settings))
+    return _benches[0]
+
+
+@app.task(name=TASK)  # type: ignore[untyped-decorator]
+def run(_job_id: str) -> None:
+    """Answer the bell. Which job comes first is decided in SQL, not by the order of messages."""
+    run_all(bench())
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def _start(**_: Any) -> None:
+    if os.environ.get("UNLEARN_EXIT_WITH_PARENT"):
+        threading.Thread(target=_exit_with_parent, daemon=True).start()
+    Sweeper(bench(), lambda job_id: app.send_task(TASK, [job_id])).start()
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _stop(**_: Any) -> None:
+    """Hand work back at once: the child is killed, the attempt's lease freed, and the next worker begins anew."""
+    bench().stopping.set()
+    bench().runner.close()
+
+
+def _exit_with_parent() -> None:
+    """End when the process that started this one has gone, however it went: its pipe closes."""
+    sys.stdin.read()
+    bench().runner.close()
+    os._exit(0)

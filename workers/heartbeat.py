@@ -1,0 +1,66 @@
+"""Keeps the lease of a running attempt alive and writes its progress, at most twice a second."""
+
+import threading
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.store import jobs
+from service.store.jobs import Claim, LeaseLost
+
+if TYPE_CHECKING:
+    from workers.tasks import Bench
+
+log = structlog.get_logger()
+PROGRESS_SECONDS = 0.5
+
+
+class Heartbeat:
+    """A thread beside the attempt. ``lost`` is set once the lease is gone: the child must then be stopped."""
+
+    def __init__(self, bench: "Bench", claim: Claim) -> None:
+        self._bench, self._claim = bench, claim
+        self._done = threading.Event()
+        self._progress: tuple[str, int, int] | None = None
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self.lost = threading.Event()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+        # The child ends with ChildLost when it is stopped; what really happened is that the lease went.
+        if self.lost.is_set():
+            raise LeaseLost(self._claim.job_id) from error
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        self._progress = (phase, done, total)
+
+    def _beat(self) -> None:
+        lease = self._bench.settings.lease_seconds
+        tick = min(PROGRESS_SECONDS, lease / 6)
+        written: tuple[str, int, int] | None = None
+        beaten = time.monotonic()
+        while not self._done.wait(tick):
+            progress = self._progress
+            if progress == written and time.monotonic() - beaten < lease / 3:
+                continue
+            try:
+                with self._bench.database.writing() as session:
+                    jobs.heartbeat(session, self._claim, lease_seconds=lease, progress=progress)
+            except LeaseLost:
+                self.lost.set()
+                return
+            except SQLAlchemyError as error:
+                # The database may be back before the lease ends; the fence protects the rest.
+                log.warning("heartbeat.missed", error=type(error).__name__)
+                continue
+            written, beaten = progress, time.monotonic()

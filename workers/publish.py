@@ -1,0 +1,220 @@
+"""The transaction at the end of each attempt, under its fence: all of it happens, or none."""
+
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import delete, exists, select
+from sqlalchemy.orm import Session
+
+from service.lifecycle import JobStatus, SampleState, VersionState
+from service.store import audit, datasets, events, intake, jobs, requests, samples, versions
+from service.store.jobs import Claim
+from service.store.session import Database
+from service.store.tables import Dataset, Evaluation, Job, Model, Sample, Version
+from service.store.types import new_id
+from workers.orders import Prepared
+
+
+class TrainingSetChanged(Exception):
+    """A sample was erased while a model was being trained on it; the weights may not be published."""
+
+
+def index(database: Database, claim: Claim, result: dict[str, Any], rows: Path) -> None:
+    """Write the sample rows in chunks, so that no lock lasts long, then declare the dataset ready."""
+    with database.writing() as session:
+        dataset_id = jobs.hold_lease(session, claim).dataset_id
+        session.execute(delete(Sample).where(Sample.dataset_id == dataset_id))
+    with rows.open() as file:
+        start = 0
+        while lines := list(islice(file, samples.INSERT_CHUNK)):
+            with database.writing() as session:
+                jobs.hold_lease(session, claim)
+                samples.insert_many(session, _sample_rows(dataset_id, lines, start))
+            start += len(lines)
+    with database.writing() as session:
+        job = jobs.hold_lease(session, claim)
+        datasets.mark_ready(session, session.get_one(Dataset, dataset_id), **result)
+        _finish(session, claim, job, JobStatus.COMPLETED, "job.completed")
+
+
+def _sample_rows(dataset_id: str, lines: list[str], start: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "dataset_id": dataset_id,
+            "sample_id": sample_id,
+            "position": start + offset,
+            "split": split,
+            "pool": pool,
+            "label": label,
+            "state": SampleState.LIVE,
+        }
+        for offset, (sample_id, split, pool, label) in enumerate(map(json.loads, lines))
+    ]
+
+
+def trained(session: Session, claim: Claim, prepared: Prepared, info: dict[str, Any], sha256: str, size: int) -> None:
+    """Publish an original. Raises TrainingSetChanged, LeaseLost."""
+    job = jobs.hold_lease(session, claim)
+    erased_since = exists().where(
+        Sample.dataset_id == job.dataset_id,
+        Sample.pool == "train",
+        Sample.state == SampleState.ERASED,
+        ~samples.one_of(session, Sample.id, prepared.excluded_keys),
+    )
+    if session.scalar(select(erased_since)):
+        raise TrainingSetChanged
+    model = session.get_one(Model, job.model_id)
+    version = versions.create(
+        session,
+        model,
+        state=VersionState.ACTIVE,
+        role="original",
+        origin="trained",
+        sha256=sha256,
+        size_bytes=size,
+        job_id=job.id,
+        training_seconds=info.get("seconds"),
+    )
+    versions.exclude(session, version, prepared.excluded_keys)
+    versions.count_training(session, version, job.dataset_id)
+    job.version_id = version.id
+    _finish(session, claim, job, JobStatus.PUBLISHED, "job.published", version=version.number, sha256=sha256)
+    intake.attach_open_requests(session, model)
+
+
+def validated(session: Session, claim: Claim, faults: list[str]) -> None:
+    """Put an uploaded version into circulation, or reject it with the reasons."""
+    job = jobs.hold_lease(session, claim)
+    version = session.get_one(Version, job.version_id)
+    if faults:
+        version.error = {
+            "code": "weights_rejected",
+            "detail": "The weights do not fit.",
+            "errors": faults[:100],
+        }
+        versions.move(session, version, VersionState.REJECTED, faults=len(faults))
+    else:
+        versions.move(session, version, VersionState.ACTIVE)
+    _finish(session, claim, job, JobStatus.COMPLETED, "job.completed", faults=len(faults))
+    intake.attach_open_requests(session, session.get_one(Model, job.model_id))
+
+
+def erased(
+    session: Session,
+    claim: Claim,
+    prepared: Prepared,
+    report: dict[str, Any],
+    weights: tuple[str, int],
+    suppression_key: bytes,
+) -> None:
+    """Publish the unlearned version, retire every version that knows the samples, settle the requests."""
+    job = jobs.hold_lease(session, claim)
+    model, parent = session.get_one(Model, job.model_id), session.get_one(Version, prepared.parent_id)
+    sha256, size = weights
+    version = versions.create(
+        session,
+        model,
+        state=VersionState.ACTIVE,
+        role="retrained" if job.method == "retrain" else "unlearned",
+        origin="erasure",
+        sha256=sha256,
+        size_bytes=size,
+        parent=parent,
+        job_id=job.id,
+        method=job.method,
+        training_seconds=parent.training_seconds,
+    )
+    versions.exclude(session, version, prepared.excluded_keys, like=parent)
+    versions.count_training(session, version, job.dataset_id)
+    _evaluate(session, job, version, report)
+    _retire(session, model, version, prepared.forget_keys, job)
+    job.version_id, job.parent_id = version.id, parent.id
+    events.emit(
+        session,
+        "published",
+        {"job": job.id, "model": model.name, "version": version.number, "sha256": sha256},
+        job_id=job.id,
+    )
+    _finish(session, claim, job, JobStatus.PUBLISHED, "job.published", version=version.number, sha256=sha256)
+    _settle(session, job, model, suppression_key)
+
+
+def nothing_left(session: Session, claim: Claim, suppression_key: bytes) -> None:
+    """End a job whose samples no version in circulation knows any more."""
+    job = jobs.hold_lease(session, claim)
+    _finish(session, claim, job, JobStatus.COMPLETED, "job.completed", reason="no_version_knows_the_samples")
+    _settle(session, job, session.get_one(Model, job.model_id), suppression_key)
+
+
+def _evaluate(session: Session, job: Job, version: Version, report: dict[str, Any]) -> None:
+    row = Evaluation(id=new_id("evl"), job_id=job.id, report=report)
+    session.add(row)
+    job.evaluation_id = version.evaluation_id = row.id
+    model = session.get_one(Model, job.model_id)
+    gate = report.get("gate", {}).get("verdict")
+    audit.record(
+        session,
+        "evaluation.recorded",
+        subject=f"evaluation/{row.id}",
+        payload={"method": job.method, "gate": gate, "metrics": len(report.get("metrics", []))},
+        links={
+            "job": job.id,
+            "model": model.name,
+            "version": f"{model.name}/{version.number}",
+            "request": [request.id for request in requests.of_job(session, job.id)],
+        },
+    )
+    events.emit(session, "evaluation", {"job": job.id, "evaluation_id": row.id, "gate": gate}, job_id=job.id)
+
+
+def _retire(session: Session, model: Model, successor: Version, keys: list[int], job: Job) -> None:
+    for version in versions.live(session, model.id):
+        if version.id == successor.id or version.state == VersionState.VALIDATING:
+            continue
+        if versions.trained_on(session, version, keys):
+            versions.move(session, version, VersionState.RETIRED, successor=successor.number, job=job.id)
+
+
+def _settle(session: Session, job: Job, model: Model, suppression_key: bytes) -> None:
+    session.flush()
+    # An upload may have come in since the claim: it knows the samples too, so its own erasure must come first.
+    intake.attach_open_requests(session, model)
+    for request in requests.of_job(session, job.id):
+        requests.settle(session, request, suppression_key=suppression_key)
+
+
+def _finish(session: Session, claim: Claim, job: Job, status: JobStatus, action: str, **payload: Any) -> None:
+    job.error = None
+    jobs.end_attempt(session, claim, str(status))
+    jobs.note(session, job, "job.attempt_finished", {"outcome": str(status), "fence": claim.fence})
+    jobs.move(session, job, status, action, **payload)
+    session.flush()
+
+
+def failed(session: Session, claim: Claim, error: dict[str, Any], suppression_key: bytes, *, status: JobStatus) -> None:
+    """Record a failure that another try would repeat; an operator decides what comes next."""
+    job = jobs.hold_lease(session, claim)
+    jobs.end_attempt(session, claim, str(status), error)
+    give_up(session, job, error, suppression_key, status=status)
+
+
+def give_up(
+    session: Session, job: Job, error: dict[str, Any], suppression_key: bytes, *, status: JobStatus | None
+) -> None:
+    """Tell everyone who waits for the job that it will not go on by itself. ``status`` None: it moved already."""
+    job.error = {key: value for key, value in error.items() if key in ("code", "detail")}
+    if status is not None:
+        jobs.note(session, job, "job.attempt_finished", {"outcome": str(status), "code": error.get("code")})
+        jobs.move(session, job, status, f"job.{status}", code=error.get("code"))
+    if job.kind == "index":
+        datasets.mark_failed(session, session.get_one(Dataset, job.dataset_id), job.error)
+    if job.kind == "validate" and job.version_id:
+        version = session.get_one(Version, job.version_id)
+        if version.state == VersionState.VALIDATING:
+            version.error = job.error
+            versions.move(session, version, VersionState.REJECTED, code=error.get("code"))
+    session.flush()
+    for request in requests.of_job(session, job.id):
+        requests.settle(session, request, suppression_key=suppression_key)

@@ -1,0 +1,89 @@
+"""Finds lost work: frees expired leases, rings again for jobs nobody picked up, purges retired bytes."""
+
+import threading
+from collections.abc import Callable
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.lifecycle import JobStatus, VersionState
+from service.store import jobs, samples, versions, workers
+from service.store.tables import Dataset, Model, Version
+from workers import publish
+from workers.runner import ChildFailed, ChildLost
+from workers.tasks import Bench
+
+log = structlog.get_logger()
+
+
+class Sweeper:
+    """A thread of the worker process; several workers may sweep at once without harm."""
+
+    def __init__(self, bench: Bench, ring: Callable[[str], None]) -> None:
+        self._bench, self._ring = bench, ring
+        self._thread = threading.Thread(target=self._loop, daemon=True, name="sweeper")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _loop(self) -> None:
+        while True:
+            try:
+                sweep(self._bench, self._ring)
+            except (SQLAlchemyError, OSError) as error:
+                log.warning("sweep.failed", error=type(error).__name__)
+            if self._bench.stopping.wait(self._bench.settings.sweep_seconds):
+                return
+
+
+def sweep(bench: Bench, ring: Callable[[str], None]) -> None:
+    """Do one round."""
+    with bench.database.writing() as session:
+        workers.seen(session, bench.owner)
+        for job in jobs.expired(session):
+            log.warning("lease.expired", job_id=job.id, attempts=job.attempts)
+            jobs.give_back(session, job, max_attempts=bench.settings.max_attempts, reason="lease_expired")
+            if job.status == JobStatus.POISONED:
+                publish.give_up(session, job, job.error or {}, bench.suppression_key, status=None)
+        session.flush()
+        waiting = jobs.to_ring(session, older_than_seconds=2 * bench.settings.sweep_seconds)
+    for job_id in waiting:
+        ring(job_id)
+    purge_retired(bench)
+    bench.runner.release_idle()
+
+
+def purge_retired(bench: Bench) -> None:
+    """Delete the bytes of retired and rejected versions and overwrite erased samples in this machine's cache."""
+    with bench.database.reading() as session:
+        found = versions.to_purge(session)
+    for version in found:
+        _purge(bench, version)
+
+
+def _purge(bench: Bench, version: Version) -> None:
+    with bench.database.reading() as session:
+        shared = versions.digest_in_use(session, version.sha256)
+        model = session.get_one(Model, version.model_id)
+        dataset = session.get_one(Dataset, model.dataset_id)
+        erased = samples.erased_positions(session, dataset.id)
+    cache = bench.settings.data_dir / "cache" / dataset.id
+    if erased and cache.exists():
+        _forget_cached(bench, str(cache.resolve()), erased)
+    absent = False if shared else bench.artifacts.purge(version.sha256)
+    if not shared and not absent:
+        log.error("purge.failed", version_id=version.id)
+        return
+    with bench.database.writing() as session:
+        row = session.scalar(select(Version).where(Version.id == version.id).with_for_update())
+        if row is not None and row.state in (VersionState.RETIRED, VersionState.REJECTED):
+            versions.move(session, row, VersionState.PURGED, bytes_absent=absent, shared_with_live_version=shared)
+
+
+def _forget_cached(bench: Bench, cache: str, erased: list[int]) -> None:
+    order = {"kind": "forget_cached", "cache": cache, "erased": erased}
+    try:
+        bench.runner.run(order, progress=lambda *_: None, stop=bench.stopping)
+    except (ChildFailed, ChildLost) as error:
+        log.warning("cache.not_cleaned", error=type(error).__name__)

@@ -1,0 +1,154 @@
+"""What the bell sets off: claim, have the child do the work, record the outcome. Thin, and torch-free.
+
+One place decides how an attempt ends, and every outcome reaches it.
+"""
+
+import os
+import socket
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from service.artifacts import ArtifactStore
+from service.evidence.commitments import suppression_key
+from service.lifecycle import JobKind, JobStatus
+from service.settings import Settings
+from service.store import jobs
+from service.store.jobs import Claim, LeaseLost
+from service.store.session import Database
+from service.store.tables import Job
+from workers import orders, publish
+from workers.heartbeat import Heartbeat
+from workers.orders import Place, Prepared
+from workers.runner import ChildFailed, ChildLost, Runner
+
+log = structlog.get_logger()
+WEIGHTS_FILE, INDEX_FILE = "weights.safetensors", "index.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What one worker process works with."""
+
+    settings: Settings
+    database: Database
+    artifacts: ArtifactStore
+    runner: Runner
+    owner: str
+    stopping: threading.Event
+
+    @classmethod
+    def open(cls, settings: Settings) -> "Bench":
+        return cls(
+            settings=settings,
+            database=Database.open(settings),
+            artifacts=ArtifactStore(settings.resolved_artifacts_url),
+            runner=Runner(time_limit_seconds=settings.job_time_limit_seconds, idle_seconds=settings.child_idle_seconds),
+            owner=f"{socket.gethostname()}:{os.getpid()}",
+            stopping=threading.Event(),
+        )
+
+    @property
+    def suppression_key(self) -> bytes:
+        return suppression_key(self.settings.master_key_bytes)
+
+
+def run_all(bench: Bench) -> int:
+    """Do every job that may run now, most urgent first; return how many were claimed."""
+    count = 0
+    while not bench.stopping.is_set():
+        claim = jobs.claim_next(bench.database, owner=bench.owner, lease_seconds=bench.settings.lease_seconds)
+        if claim is None:
+            return count
+        count += 1
+        with structlog.contextvars.bound_contextvars(job_id=claim.job_id, fence=claim.fence, kind=claim.kind):
+            attempt(bench, claim)
+    return count
+
+
+def attempt(bench: Bench, claim: Claim) -> None:
+    """Carry out one claim to whatever end it comes to."""
+    log.info("attempt.started")
+    scratch = bench.settings.data_dir / "tmp"
+    scratch.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=scratch) as folder, Heartbeat(bench, claim) as beat:
+            _work(bench, claim, Path(folder), beat)
+        log.info("attempt.finished")
+    except LeaseLost:
+        log.warning("attempt.lease_lost")
+    except ChildFailed as error:
+        log.error("attempt.failed", code=error.error.get("code"), detail=error.error.get("detail"))
+        held = error.error.get("code") == "utility_guard"
+        _record_failure(bench, claim, error.error, JobStatus.HELD if held else JobStatus.FAILED)
+    except (ChildLost, publish.TrainingSetChanged) as error:
+        log.warning("attempt.lost", reason=str(error) or type(error).__name__)
+        _give_back(bench, claim, str(error) or "the training set changed")
+    except Exception as error:  # noqa: BLE001 - the task boundary: an unforeseen fault is recorded, not lost
+        # Type and place only: a database error quotes its parameters.
+        log.error("attempt.broken", error=type(error).__name__, where=_where(error))
+        _give_back(bench, claim, f"internal error ({type(error).__name__})")
+
+
+def _where(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else ""
+
+
+def _work(bench: Bench, claim: Claim, folder: Path, beat: Heartbeat) -> None:
+    place = Place(settings=bench.settings, artifacts=bench.artifacts, out=folder.resolve())
+    with bench.database.writing() as session:
+        job = jobs.hold_lease(session, claim)
+        jobs.note(session, job, "job.attempt_started", {"method": job.method, "fence": claim.fence})
+    with bench.database.reading() as session:
+        prepared = orders.prepare(session, session.get_one(Job, claim.job_id), place)
+    if prepared.order is None:
+        with bench.database.writing() as session:
+            publish.nothing_left(session, claim, bench.suppression_key)
+        return
+    result = bench.runner.run(prepared.order, progress=beat.progress, stop=beat.lost)
+    _publish(bench, claim, prepared, result, folder)
+
+
+def _publish(bench: Bench, claim: Claim, prepared: Prepared, result: dict[str, Any], folder: Path) -> None:
+    if claim.kind == JobKind.INDEX:
+        publish.index(bench.database, claim, result, folder / INDEX_FILE)
+        return
+    if claim.kind == JobKind.VALIDATE:
+        with bench.database.writing() as session:
+            publish.validated(session, claim, result["faults"])
+        return
+    weights = folder / WEIGHTS_FILE
+    size = weights.stat().st_size
+    # Bytes first, row second: a crash in between leaves an orphan that the next attempt overwrites or a sweep removes.
+    digest = bench.artifacts.put(weights)
+    with bench.database.writing() as session:
+        if claim.kind == JobKind.TRAIN:
+            publish.trained(session, claim, prepared, result["info"], digest, size)
+        else:
+            publish.erased(session, claim, prepared, result["report"], (digest, size), bench.suppression_key)
+
+
+def _record_failure(bench: Bench, claim: Claim, error: dict[str, Any], status: JobStatus) -> None:
+    try:
+        with bench.database.writing() as session:
+            publish.failed(session, claim, error, bench.suppression_key, status=status)
+    except LeaseLost:
+        log.warning("attempt.lease_lost")
+
+
+def _give_back(bench: Bench, claim: Claim, reason: str) -> None:
+    try:
+        with bench.database.writing() as session:
+            job = jobs.hold_lease(session, claim)
+            jobs.give_back(session, job, max_attempts=bench.settings.max_attempts, reason=reason[:200])
+            if job.status == JobStatus.POISONED:
+                publish.give_up(session, job, job.error or {}, bench.suppression_key, status=None)
+    except LeaseLost:
+        log.warning("attempt.lease_lost")
