@@ -1,13 +1,13 @@
-"""The metrics by family; workers.evaluation.report runs them all."""
+"""The metrics by family; the report runs them all."""
 
 from collections.abc import Callable
-from typing import Any
 
 from workers.evaluation.mia_threshold import mia_threshold
 from workers.evaluation.relearning import relearning
+from workers.evaluation.result import MetricResult
 from workers.evaluation.utility import accuracy_and_loss, utility, weight_distance
 
-METRICS: dict[str, Callable[..., Any]] = {
+METRICS: dict[str, Callable[..., MetricResult | list[MetricResult]]] = {
     "accuracy": accuracy_and_loss,
     "loss": accuracy_and_loss,
     "utility_drop": utility,
@@ -21,4 +21,3 @@ METRICS: dict[str, Callable[..., Any]] = {
     "relearning_path_length": relearning,
     "relearning_ratio": relearning,
 }
-"""Family (a metric id up to its first dot) to the function that computes it."""

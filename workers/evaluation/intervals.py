@@ -69,9 +69,7 @@ def auc_delong(positives: Floats, negatives: Floats) -> tuple[float, Interval]:
     return auc, (_expit(logit - half), _expit(logit + half))
 
 
-def bootstrap(
-    values: Floats, statistic: Callable[[Floats], Floats], *, seed: int, draws: int = 2000
-) -> Interval:
+def bootstrap(values: Floats, statistic: Callable[[Floats], Floats], *, seed: int, draws: int = 2000) -> Interval:
     """Return the percentile interval of `statistic`, which maps resamples (draws, n) to (draws,)."""
     rng = np.random.default_rng(seed)
     samples = values[rng.integers(0, len(values), (draws, len(values)))]

@@ -44,14 +44,14 @@ def utility(before: Tensor, after: Tensor, labels: Tensor, retain_labels: Tensor
             value=float(np.mean(right_before - right_after)),
             ci95=paired_difference(right_before, right_after),
             n=len(labels),
-            detail={"parent_accuracy": float(right_before.mean()), "accuracy": float(right_after.mean())},
+            extra={"parent_accuracy": float(right_before.mean()), "accuracy": float(right_after.mean())},
         ),
         MetricResult(
             name="class_accuracy_drop",
             split="test",
             value=drops[worst],
             n=int(np.sum(classes == worst)),
-            detail={"class": worst},
+            extra={"class": worst},
         ),
         MetricResult(
             name="disagreement",
@@ -64,20 +64,18 @@ def utility(before: Tensor, after: Tensor, labels: Tensor, retain_labels: Tensor
 
 
 def weight_distance(parent: nn.Module, unlearned: nn.Module) -> MetricResult:
-    """Return ||w_u - w_o|| / ||w_o|| over parameters; the same over norm-layer buffers in the detail."""
+    """Return ||w_u - w_o|| / ||w_o|| over parameters; the same over norm-layer buffers in the extra."""
     buffers = {name: value for name, value in parent.named_buffers() if torch.is_floating_point(value)}
     theirs = dict(unlearned.named_buffers())
     return MetricResult(
         name="weight_distance",
         value=_relative(list(parent.parameters()), list(unlearned.parameters())),
         n=sum(w.numel() for w in parent.parameters()),
-        detail={"buffers": _relative(list(buffers.values()), [theirs[name] for name in buffers])},
+        extra={"buffers": _relative(list(buffers.values()), [theirs[name] for name in buffers])},
     )
 
 
 def _relative(before: list[Tensor] | list[nn.Parameter], after: list[Tensor] | list[nn.Parameter]) -> float:
-    moved = sum(
-        float((b.detach() - a.detach()).double().square().sum()) for b, a in zip(before, after, strict=True)
-    )
+    moved = sum(float((b.detach() - a.detach()).double().square().sum()) for b, a in zip(before, after, strict=True))
     size = sum(float(b.detach().double().square().sum()) for b in before)
     return float(np.sqrt(moved / size)) if size else 0.0
