@@ -1,7 +1,6 @@
 """95 % intervals: Wilson for rates, DeLong for an AUC, bootstrap for the rest. Pure functions."""
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +11,15 @@ Floats = NDArray[np.float64]
 Z95 = 1.959963984540054
 
 
-def wilson(successes: int, n: int) -> Interval:
-    """Return Wilson's score interval of a rate (Wilson 1927); (0, 1) when n is 0."""
+def wilson(successes: float, n: int) -> Interval:
+    """Return Wilson's score interval of a rate (Wilson 1927); (0, 1) when n is 0. A tie may be half a success."""
     if n == 0:
         return 0.0, 1.0
     p, z2 = successes / n, Z95 * Z95
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # rounding would leave an edge a hair inside the rate itself
+    return (max(0.0, centre - half) if successes else 0.0), (min(1.0, centre + half) if successes < n else 1.0)
 
 
 def paired_difference(before: Floats, after: Floats) -> Interval:
@@ -49,8 +49,9 @@ def mean_interval(values: Floats) -> Interval | None:
 def auc_delong(positives: Floats, negatives: Floats) -> tuple[float, Interval]:
     """Return P(positive > negative), ties half, and its interval.
 
-    DeLong et al. 1988 by midranks (Sun & Xu 2014), on the logit scale. Where the AUC is exactly 0 or 1 the
-    variance vanishes: the interval then is the score interval of a rate with min(n, m) trials.
+    DeLong et al. 1988 by midranks (Sun & Xu 2014), on the logit scale. Where the
+    variance vanishes, as at an AUC of exactly 0 or 1 or when all scores tie, the interval is the score
+    interval of a rate with min(n, m) trials; so it is when a side has one sample.
     Both inputs must be non-empty; they are not changed. O((n + m) log(n + m)).
     """
     n, m = len(positives), len(negatives)
@@ -60,20 +61,16 @@ def auc_delong(positives: Floats, negatives: Floats) -> tuple[float, Interval]:
     v_pos = (ranks[:n] - rankdata(positives)) / m
     v_neg = 1 - (ranks[n:] - rankdata(negatives)) / n
     auc = float(np.mean(v_pos))
-    if n < 2 or m < 2 or auc <= 0 or auc >= 1:
-        trials = min(n, m)
-        low, high = wilson(round(auc * trials), trials)
-        return auc, (min(low, auc), max(high, auc))
-    variance = float(np.var(v_pos, ddof=1)) / n + float(np.var(v_neg, ddof=1)) / m
+    variance = float(np.var(v_pos, ddof=1)) / n + float(np.var(v_neg, ddof=1)) / m if min(n, m) > 1 else 0.0
+    if variance <= 0 or not 0 < auc < 1:
+        return auc, wilson(auc * min(n, m), min(n, m))
     logit, half = math.log(auc / (1 - auc)), Z95 * math.sqrt(variance) / (auc * (1 - auc))
     return auc, (_expit(logit - half), _expit(logit + half))
 
 
-def bootstrap(values: Floats, statistic: Callable[[Floats], Floats], *, seed: int, draws: int = 2000) -> Interval:
-    """Return the percentile interval of `statistic`, which maps resamples (draws, n) to (draws,)."""
-    rng = np.random.default_rng(seed)
-    samples = values[rng.integers(0, len(values), (draws, len(values)))]
-    low, high = np.quantile(statistic(samples), [0.025, 0.975])
+def percentile_interval(resampled: Floats) -> Interval:
+    """Return the bootstrap's percentile interval from a statistic's values on the resamples, (draws,)."""
+    low, high = np.quantile(resampled, [0.025, 0.975])
     return float(low), float(high)
 
 

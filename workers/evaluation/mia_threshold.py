@@ -15,9 +15,11 @@ FPR_CONTROLS = {"1pct": (0.01, 1_000), "0_1pct": (0.001, 10_000)}
 
 
 def auc_result(name: str, members: Floats, controls: Floats) -> MetricResult:
-    """Return the AUC under the metric name given; not_applicable when a side is empty."""
+    """Return the AUC under the metric name given: none when a side is empty or a score is not a number."""
     if not len(members) or not len(controls):
         return MetricResult(name=name, value=None, n=0, verdict="not_applicable")
+    if np.isnan(members).any() or np.isnan(controls).any():
+        return MetricResult(name=name, value=None, n=len(members), verdict="inconclusive")
     auc, interval = auc_delong(members, controls)
     return MetricResult(name=name, value=auc, ci95=interval, n=len(members))
 

@@ -7,6 +7,7 @@ nats, L* the parent's loss on the forget set, so that the parent's own delay on 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from statistics import median_low
 
 import numpy as np
@@ -26,6 +27,7 @@ from workers.evaluation.relearning_ratio import ratio_result
 from workers.evaluation.result import MetricResult
 from workers.evaluation.scores import loss
 from workers.samples import LabelledSet
+from workers.training import Progress, no_progress
 
 DELAYS = ("relearning_delay", "relearning_accuracy_delay", "relearning_area", "relearning_path_length")
 DEFAULT_PROFILE = RelearningProfile()
@@ -88,10 +90,15 @@ def plan_relearning(
     )
 
 
-def run_relearning(model: nn.Module, plan: RelearningPlan, *, task: Classification) -> RelearningRuns:
+def run_relearning(
+    model: nn.Module, plan: RelearningPlan, *, task: Classification, progress: Progress = no_progress
+) -> RelearningRuns:
     """Relearn both sets once per seed, from copies of `model`."""
+    seeds = [plan.seed + offset for offset in range(len(plan.unseen))]
+    done = count()
 
     def curve(samples: LabelledSet, seed: int) -> Curve:
+        progress("relearn", next(done), 2 * len(seeds))
         return relearn(
             model,
             samples,
@@ -103,7 +110,6 @@ def run_relearning(model: nn.Module, plan: RelearningPlan, *, task: Classificati
             batch_size=plan.profile.batch_size,
         )
 
-    seeds = [plan.seed + offset for offset in range(len(plan.unseen))]
     if len(plan.forget) <= plan.profile.batch_size:
         # one batch has no order: every seed would walk the same path
         forget = (curve(plan.forget, seeds[0]),) * len(seeds)

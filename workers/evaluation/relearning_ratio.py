@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.evaluation.intervals import Floats, Interval
+from workers.evaluation.intervals import Floats, Interval, percentile_interval
 from workers.evaluation.relearning_curve import Curve, Target, target_loss
 from workers.evaluation.result import MetricResult
 
@@ -84,8 +84,7 @@ def bootstrap_ratio(
             cells[cell] = np.log(np.where(yours < 0, 0.0, (steps + 0.5) / (np.maximum(yours, 0) + 0.5)))
     picked = rng.integers(0, len(forget), (len(forget), resamples))
     ratios = np.exp(np.take_along_axis(cells, picked, axis=0).mean(0))
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return float(low), float(high)
+    return percentile_interval(ratios)
 
 
 def _weights(rng: np.random.Generator, n: int, resamples: int) -> Floats:

@@ -40,6 +40,8 @@ class MetricResult:
         own = {field.name: getattr(self, field.name) for field in fields(self)}
         optional = ("split", "ci95", "threshold", "censored", "extra")
         shown = {key: _json_safe(value) for key, value in own.items() if key not in optional or value is not None}
+        if self.ci95 is not None and not all(map(math.isfinite, self.ci95)):
+            del shown["ci95"]
         if shown["value"] is None and self.verdict == "measured":
             shown["verdict"] = "inconclusive"
         return {**shown, "direction": spec.direction, "ideal": spec.ideal, "basis": spec.basis}

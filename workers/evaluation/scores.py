@@ -28,15 +28,18 @@ def modified_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Return -(1 - p_y) log p_y - sum over c != y of p_c log(1 - p_c), float64 (N,); low for members.
 
     Song & Mittal, USENIX Security 2021, arXiv:2003.10595, equation 3. log(1 - p) is taken as
-    log(-expm1(log p)), exact where p is small; p = 1 on a wrong class gives a large finite value.
+    log1p(-p), and for the likeliest class, where that would lose all digits, from the other logits.
     """
-    log_p = log_softmax(logits.double(), 1)
-    tiny = torch.finfo(torch.float64).tiny
-    log_rest = torch.log((-torch.expm1(log_p)).clamp(min=tiny))
-    terms = log_p.exp() * log_rest
-    own_p, own_log = log_p.exp().gather(1, labels[:, None]), log_p.gather(1, labels[:, None])
-    wrong = terms.sum(1) - terms.gather(1, labels[:, None]).squeeze(1)
-    return -((1 - own_p) * own_log).squeeze(1) - wrong
+    z = logits.double()
+    log_p = log_softmax(z, 1)
+    p = log_p.exp()
+    top = z.argmax(1, keepdim=True)
+    log_rest_of_top = z.scatter(1, top, -torch.inf).logsumexp(1, keepdim=True) - z.logsumexp(1, keepdim=True)
+    log_rest = torch.log1p(-p.scatter(1, top, 0.0)).scatter(1, top, log_rest_of_top)
+    own = labels[:, None]
+    rest_of_own = log_rest.gather(1, own).exp()
+    others = (p * log_rest).scatter(1, own, 0.0).sum(1)
+    return -(rest_of_own * log_p.gather(1, own)).squeeze(1) - others
 
 
 def toward_member(name: str, logits: Tensor, labels: Tensor) -> Tensor:

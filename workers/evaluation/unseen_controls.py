@@ -23,10 +23,11 @@ def draw_controls(
     """Draw pairs of equal label, without repeats on either side; at most `limit` of them, drawn at random.
 
     A class of which the audit pool has fewer samples than the forget set is cut to what there is, the forget
-    samples kept being drawn at random. No common class gives no pairs. Positions are on the CPU.
+    samples kept being drawn at random. No common class, or an empty side, gives no pairs. Positions are on the CPU.
     """
     forget_labels, audit_labels = forget_labels.cpu(), audit_labels.cpu()
-    forget_parts, audit_parts = [], []
+    forget_parts = [torch.empty(0, dtype=torch.int64)]
+    audit_parts = [torch.empty(0, dtype=torch.int64)]
     for label in torch.unique(forget_labels).tolist():
         ours = _shuffled(forget_labels, label, generator)
         theirs = _shuffled(audit_labels, label, generator)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from workers.evaluation.intervals import Floats, mean_interval, paired_difference, wilson
@@ -17,48 +18,57 @@ def accuracy_and_loss(split: str, logits: Tensor, labels: Tensor) -> list[Metric
         return [MetricResult(name=x, split=split, value=None, n=0, verdict="not_applicable") for x in names]
     hits = int((logits.argmax(1) == labels).sum())
     losses: Floats = loss(logits, labels).cpu().numpy()
+    around = mean_interval(losses)
+    if around is not None:
+        around = max(0.0, around[0]), around[1]
     return [
         MetricResult(name="accuracy", split=split, value=hits / n, ci95=wilson(hits, n), n=n),
-        MetricResult(name="loss", split=split, value=float(losses.mean()), ci95=mean_interval(losses), n=n),
+        MetricResult(name="loss", split=split, value=float(losses.mean()), ci95=around, n=n),
     ]
 
 
 def utility(before: Tensor, after: Tensor, labels: Tensor, retain_labels: Tensor) -> list[MetricResult]:
-    """Compare test logits (N, K) of parent and unlearned model on labels that stay in the retain set."""
-    n_all = len(labels)
-    disagreement = int((before.argmax(1) != after.argmax(1)).sum())
+    """Compare test logits (N, K) of parent and unlearned model; accuracies only on labels still in `retain_labels`.
+
+    A forgotten class is meant to be lost, so its samples count in the disagreement alone.
+    """
+    n = len(labels)
+    differ = int((before.argmax(1) != after.argmax(1)).sum())
+    disagreement = MetricResult(
+        name="disagreement",
+        split="test",
+        value=differ / n if n else None,
+        ci95=wilson(differ, n) if n else None,
+        n=n,
+        verdict="measured" if n else "not_applicable",
+    )
     kept = torch.isin(labels, retain_labels)
-    before, after, labels = before[kept], after[kept], labels[kept]
-    if not len(labels):
+    right_before = (before.argmax(1) == labels)[kept].double().cpu().numpy()
+    right_after = (after.argmax(1) == labels)[kept].double().cpu().numpy()
+    return [*_drops(right_before, right_after, labels[kept].cpu().numpy()), disagreement]
+
+
+def _drops(before: Floats, after: Floats, classes: NDArray[np.int64]) -> list[MetricResult]:
+    if not len(classes):
         names = ("utility_drop", "class_accuracy_drop")
         return [MetricResult(name=x, split="test", value=None, n=0, verdict="not_applicable") for x in names]
-    right_before: Floats = (before.argmax(1) == labels).double().cpu().numpy()
-    right_after: Floats = (after.argmax(1) == labels).double().cpu().numpy()
-    classes = labels.cpu().numpy()
-    drops = {int(c): float(np.mean((right_before - right_after)[classes == c])) for c in np.unique(classes)}
+    drops = {int(c): float(np.mean((before - after)[classes == c])) for c in np.unique(classes)}
     worst = max(drops, key=lambda c: drops[c])
     return [
         MetricResult(
             name="utility_drop",
             split="test",
-            value=float(np.mean(right_before - right_after)),
-            ci95=paired_difference(right_before, right_after),
-            n=len(labels),
-            extra={"parent_accuracy": float(right_before.mean()), "accuracy": float(right_after.mean())},
+            value=float(np.mean(before - after)),
+            ci95=paired_difference(before, after),
+            n=len(classes),
+            extra={"parent_accuracy": float(before.mean()), "accuracy": float(after.mean())},
         ),
         MetricResult(
             name="class_accuracy_drop",
             split="test",
             value=drops[worst],
             n=int(np.sum(classes == worst)),
-            extra={"class": worst},
-        ),
-        MetricResult(
-            name="disagreement",
-            split="test",
-            value=disagreement / n_all,
-            ci95=wilson(disagreement, n_all),
-            n=n_all,
+            extra={"class": worst, "per_class": drops},
         ),
     ]
 

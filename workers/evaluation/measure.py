@@ -1,0 +1,110 @@
+"""Draw the controls once and measure one model from its logits. The draws are the same for every model."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import ParamSpec
+
+import torch
+from torch import Tensor, nn
+
+from workers.classification import Classification
+from workers.evaluation.mia_threshold import auc_result, mia_threshold, score_arrays
+from workers.evaluation.relearning import (
+    DEFAULT_PROFILE,
+    RelearningPlan,
+    RelearningRuns,
+    no_relearning,
+    plan_relearning,
+    relearning,
+)
+from workers.evaluation.result import MetricResult
+from workers.evaluation.unseen_controls import ControlPairs, draw_controls
+from workers.evaluation.utility import accuracy_and_loss, utility
+from workers.reproducibility import derived_seed
+from workers.samples import LabelledSet
+
+P = ParamSpec("P")
+BySplit = Mapping[str, Tensor]
+"""Logits (N, K) or labels (N,) on the CPU of retain, forget, audit and test."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Draws:
+    """Hold the attack's pairs, retained samples' pairs (first side retain), and the pairs of each request."""
+
+    attack: ControlPairs
+    retain: ControlPairs
+    requests: Mapping[str, ControlPairs]
+
+
+def draw_pairs(labels: BySplit, groups: Mapping[str, Tensor], *, generator: torch.Generator) -> Draws:
+    """Draw all pairs against the audit pool; requests have pairs of their own when there are several."""
+    attack = draw_controls(labels["forget"], labels["audit"], generator=generator)
+    retain = draw_controls(labels["retain"], labels["audit"], generator=generator)
+    requests = {}
+    for name, positions in groups.items() if len(groups) > 1 else ():
+        own = draw_controls(labels["forget"][positions.cpu()], labels["audit"], generator=generator)
+        requests[name] = ControlPairs(forget=positions.cpu()[own.forget], audit=own.audit)
+    return Draws(attack=attack, retain=retain, requests=requests)
+
+
+def measure_logits(logits: BySplit, parent: BySplit, labels: BySplit, draws: Draws) -> list[MetricResult]:
+    """Return what one model's logits tell; the parent's are compared with on the test set alone."""
+    pairs = draws.attack
+    unseen, unseen_labels = logits["audit"][pairs.audit], labels["audit"][pairs.audit]
+    forget, forget_labels = logits["forget"][pairs.forget], labels["forget"][pairs.forget]
+    results = []
+    for split in ("retain", "forget", "test"):
+        results += timed(accuracy_and_loss, split, logits[split], labels[split])
+    results += timed(accuracy_and_loss, "unseen", unseen, unseen_labels)
+    results += timed(utility, parent["test"], logits["test"], labels["test"], labels["retain"])
+    results += timed(mia_threshold, forget, forget_labels, unseen, unseen_labels)
+    name = "mia_threshold.phi.retain_auc"
+    results += timed(lambda: [phi_auc(name, logits, labels, members="retain", pairs=draws.retain)])
+    return results
+
+
+def phi_auc(name: str, logits: BySplit, labels: BySplit, *, members: str, pairs: ControlPairs) -> MetricResult:
+    """Return the AUC of phi between one split's samples and their controls."""
+    ours = score_arrays("phi", logits[members][pairs.forget], labels[members][pairs.forget])
+    controls = score_arrays("phi", logits["audit"][pairs.audit], labels["audit"][pairs.audit])
+    return auc_result(name, ours, controls)
+
+
+def plan_for_pairs(
+    parent: nn.Module,
+    forget: LabelledSet,
+    audit: LabelledSet,
+    pairs: ControlPairs,
+    *,
+    task: Classification,
+    generator: torch.Generator,
+) -> RelearningPlan | None:
+    """Fix the relearning sets, with a draw of controls per seed; None when there is no control."""
+    profile = DEFAULT_PROFILE
+    chosen = forget.take(pairs.forget[: profile.max_samples])
+    if not len(chosen):
+        return None
+    unseen = []
+    for _ in range(profile.seeds):
+        drawn = draw_controls(chosen.labels, audit.labels, generator=generator)
+        # sorted, so that equal sets are equal sample by sample
+        unseen.append(audit.take(drawn.audit.sort().values))
+    return plan_relearning(parent, chosen, unseen, task=task, seed=derived_seed(generator), profile=profile)
+
+
+def measure_runs(runs: RelearningRuns | None, plan: RelearningPlan | None, labels: BySplit) -> list[MetricResult]:
+    """Return the relearning results; without runs, all not applicable."""
+    if runs is None or plan is None:
+        return no_relearning("the audit pool has no sample with a label of the forget set")
+    gone = set(labels["forget"].tolist()) - set(labels["retain"].tolist())
+    return relearning(runs, plan, classes_gone=sorted(gone))
+
+
+def timed(measure: Callable[P, list[MetricResult]], *args: P.args, **kwargs: P.kwargs) -> list[MetricResult]:
+    """Return the results with the seconds the whole computation took on each."""
+    start = time.perf_counter()
+    results = measure(*args, **kwargs)
+    seconds = time.perf_counter() - start
+    return [replace(result, seconds=seconds) for result in results]
