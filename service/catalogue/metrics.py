@@ -181,7 +181,8 @@ _ALL = [
         id="relearning_delay",
         title="Relearning delay",
         formula="first SGD step on the set alone at which its loss <= 1.05 L* + 0.05 nats, L* the original's "
-        "loss on the forget set; constant rate, norm statistics frozen; median of 3 seeds",
+        "loss on the forget set; constant rate, norm statistics frozen; lower median of 3 seeds; "
+        "at the cap a lower bound, marked censored",
         source=_RELEARNING_SOURCE,
         basis="original",
         direction="higher",
@@ -192,7 +193,8 @@ _ALL = [
     MetricSpec(
         id="relearning_accuracy_delay",
         title="Relearning delay in accuracy",
-        formula="first step at which accuracy on the set >= 95% of the original's on the forget set; median of seeds",
+        formula="first step at which accuracy on the set >= 95% of the original's on the forget set; "
+        "lower median of seeds; at the cap a lower bound, marked censored",
         source=_RELEARNING_SOURCE,
         basis="original",
         direction="higher",
@@ -203,7 +205,8 @@ _ALL = [
     MetricSpec(
         id="relearning_area",
         title="Area under the relearning curve",
-        formula="sum over steps up to the cap of the loss above the target, in nat-steps; mean of seeds",
+        formula="sum over the steps before the delay, or up to the cap, of the loss above the target, "
+        "in nat-steps; mean of seeds",
         source=_RELEARNING_SOURCE,
         basis="original",
         direction="higher",
@@ -226,7 +229,8 @@ _ALL = [
         id="relearning_ratio",
         title="Relearning ratio",
         formula="exp of the mean over seeds of log((T_forget + 1/2) / (T_unseen + 1/2)); interval by "
-        "bootstrap over seeds, each with its own controls; not applicable when a whole class is forgotten",
+        "bootstrap over seeds, each with its own controls, and over samples; a bound when one side "
+        "hit the cap, inconclusive when both did, not applicable when a whole class is forgotten",
         source=_RELEARNING_SOURCE,
         basis="unseen controls",
         direction="target",

@@ -149,16 +149,21 @@ def _curves(runs: Mapping[str, RelearningRuns], plan: RelearningPlan | None) -> 
 
 
 def _planted_leak(parent_results: Sequence[MetricResult]) -> dict[str, Any]:
-    """Return the attack on the parent, which did see the forget set: has it any power here?"""
-    [attack] = [result.to_dict() for result in parent_results if result.name == PHI_AUC]
-    interval = attack.get("ci95")
+    """Return attack and relearning ratio on the parent, which did see the forget set: have they any power here?
+
+    Not `noticed` means that the same figure of the unlearned model, however good, shows little.
+    """
+    by_name = {result.name: result.to_dict() for result in parent_results}
+    attack, ratio = by_name[PHI_AUC], by_name["relearning_ratio"]
     return {
-        "name": PHI_AUC,
-        "value": attack["value"],
-        "ci95": interval,
-        "n": attack["n"],
-        "noticed": interval is not None and interval[0] > 0.5,
+        **_leak(attack, noticed="ci95" in attack and attack["ci95"][0] > 0.5),
+        "relearning": _leak(ratio, noticed="ci95" in ratio and ratio["ci95"][1] < 1.0),
     }
+
+
+def _leak(figure: Mapping[str, Any], *, noticed: bool) -> dict[str, Any]:
+    shown = {key: figure.get(key) for key in ("name", "value", "ci95", "n")}
+    return {**shown, "noticed": noticed}
 
 
 def _control_counts(labels: BySplit, draws: Draws) -> dict[str, Any]:
