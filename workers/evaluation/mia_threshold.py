@@ -32,7 +32,9 @@ def best_threshold(members: Floats, controls: Floats) -> float:
     ranked, member = scores[order], is_member[order]
     below_m = np.concatenate([[0.0], np.cumsum(member)]) / len(members)
     below_c = np.concatenate([[0.0], np.cumsum(1 - member)]) / len(controls)
-    thresholds = np.concatenate([ranked, [np.inf]])
+    # midway between two scores: on a score itself, the next sample from that side would fall on the wrong side
+    midway = ranked[:-1] / 2 + ranked[1:] / 2
+    thresholds = np.concatenate([ranked[:1], np.where(midway > ranked[:-1], midway, ranked[1:]), [np.inf]])
     # a threshold inside a run of ties would split equal scores
     allowed = np.concatenate([[True], ranked[1:] > ranked[:-1], [True]])
     gain = np.where(allowed, (1 - below_m) + below_c, -np.inf)
