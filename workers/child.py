@@ -18,6 +18,8 @@ PROGRESS_SECONDS = 0.2
 
 def main() -> None:
     """Serve orders until stdin closes."""
+    # One core stays free for the heartbeat and the API: threads that wait for a busy core make small steps crawl.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) - 1)))
     channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     # Whatever a library prints must not end up between the messages.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -34,7 +36,7 @@ def _read(orders: "queue.Queue[dict[str, Any]]") -> None:
 
 
 def _answer(order: dict[str, Any], channel: IO[str]) -> None:
-    from workers.work import execute  # noqa: PLC0415 - torch loads here, after the pipe is watched
+    from workers.work import execute
 
     try:
         message = {"type": "done", "result": execute(order, _reporter(channel))}
@@ -59,10 +61,10 @@ def _reporter(channel: IO[str]) -> Callable[[str, int, int], None]:
 def describe(error: Exception) -> dict[str, Any]:
     """Return code and detail of a failure. An unforeseen one shows where it arose but not its message, which
     may quote data."""
-    from workers.checkpoints import BadCheckpoint  # noqa: PLC0415
-    from workers.data.source import DataError  # noqa: PLC0415
-    from workers.training import TrainingError  # noqa: PLC0415
-    from workers.unlearning.interface import UnlearningError, UtilityLostError  # noqa: PLC0415
+    from workers.checkpoints import BadCheckpoint
+    from workers.data.source import DataError
+    from workers.training import TrainingError
+    from workers.unlearning.interface import UnlearningError, UtilityLostError
 
     if isinstance(error, DataError):
         return {"code": error.code, "detail": str(error)}
@@ -76,9 +78,7 @@ def describe(error: Exception) -> dict[str, Any]:
     for kind, code in known.items():
         if isinstance(error, kind):
             return {"code": code, "detail": str(error)}
-    frames = [
-        f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)
-    ]
+    frames = [f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)]
     return {"code": "internal_error", "detail": f"{type(error).__name__} at {' > '.join(frames[-4:])}"}
 
 

@@ -37,8 +37,9 @@ class Heartbeat:
     ) -> None:
         self._done.set()
         self._thread.join()
-        # The child ends with ChildLost when it is stopped; what really happened is that the lease went.
-        if self.lost.is_set():
+        # The child ends with ChildLost when it is stopped; what really happened is that the lease went. Without an
+        # error the result was published under the fence, and a last beat merely found the job finished.
+        if error is not None and self.lost.is_set():
             raise LeaseLost(self._claim.job_id) from error
 
     def progress(self, phase: str, done: int, total: int) -> None:

@@ -65,9 +65,7 @@ def _device(order: Order) -> torch.device:
 
 def _samples(order: Order) -> Callable[[list[int]], LabelledSet]:
     dataset = order["dataset"]
-    images, labels = cache.load(
-        Path(dataset["cache"]), dataset["source"], dataset["digest"], erased=dataset["erased"]
-    )
+    images, labels = cache.load(Path(dataset["cache"]), dataset["source"], dataset["digest"], erased=dataset["erased"])
     device = _device(order)
 
     def take(positions: list[int]) -> LabelledSet:
@@ -89,9 +87,7 @@ def _parent(order: Order, spec: ModelSpec) -> nn.Module:
 
 def _train(order: Order, progress: Progress) -> dict[str, Any]:
     take = _samples(order)
-    model, info = pipeline.train_original(
-        _spec(order), take(order["train"]), device=_device(order), progress=progress
-    )
+    model, info = pipeline.train_original(_spec(order), take(order["train"]), device=_device(order), progress=progress)
     checkpoints.save(model, Path(order["out"]) / WEIGHTS_FILE)
     return {"info": info}
 

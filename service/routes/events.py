@@ -17,7 +17,14 @@ from service.store import events, requests
 router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"])
 POLL_SECONDS = 0.4
 PING_SECONDS = 15.0
-OVER = (RequestStatus.COMPLETED, RequestStatus.CANCELLED, RequestStatus.DENIED)
+# Failed and held requests wait for a person: there may be no news for days, so those streams end too.
+OVER = (
+    RequestStatus.COMPLETED,
+    RequestStatus.CANCELLED,
+    RequestStatus.DENIED,
+    RequestStatus.FAILED,
+    RequestStatus.ON_HOLD,
+)
 
 
 @dataclass
