@@ -21,7 +21,6 @@ from workers.evaluation.measure import (
     plan_for_pairs,
 )
 from workers.evaluation.relearning import (
-    DEFAULT_PROFILE,
     RelearningPlan,
     RelearningRuns,
     compact,
@@ -106,7 +105,7 @@ def evaluate(
         "per_request": _per_request(logits["unlearned"], labels, draws),
         "curves": _curves(runs, plan),
         "planted_leak": _planted_leak(results["parent"]),
-        "controls": _control_counts(labels, draws),
+        "controls": _control_counts(labels, draws, plan),
         "does_not_prove": _limits(results["unlearned"]),
         "durations": {**clock.seconds, "total": time.perf_counter() - clock.started},
     }
@@ -166,7 +165,7 @@ def _leak(figure: Mapping[str, Any], *, noticed: bool) -> dict[str, Any]:
     return {**shown, "noticed": noticed}
 
 
-def _control_counts(labels: BySplit, draws: Draws) -> dict[str, Any]:
+def _control_counts(labels: BySplit, draws: Draws, plan: RelearningPlan | None) -> dict[str, Any]:
     pairs = draws.attack
     wanted = torch.bincount(labels["forget"])
     matched = torch.bincount(labels["forget"][pairs.forget], minlength=len(wanted))
@@ -175,7 +174,7 @@ def _control_counts(labels: BySplit, draws: Draws) -> dict[str, Any]:
         "forget": len(labels["forget"]),
         "audit": len(labels["audit"]),
         "matched": len(pairs),
-        "relearning": min(len(pairs), DEFAULT_PROFILE.max_samples),
+        "relearning": 0 if plan is None else len(plan.forget),
         "unmatched_per_class": short,
     }
 

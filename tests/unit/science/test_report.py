@@ -33,6 +33,15 @@ class CountingTask(Classification):
         return super().predict(model, samples, batch_size)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Nets this small only wait for each other on several threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def short_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.evaluation.measure.DEFAULT_PROFILE", RelearningProfile(max_steps=40))
@@ -187,6 +196,22 @@ def test_controls_report_what_could_not_be_matched() -> None:
     assert report["controls"]["matched"] == 40
     assert report["controls"]["unmatched_per_class"] == {"2": 20}
     assert _figures(report["metrics"])["accuracy", "unseen"]["n"] == 40
+
+
+def test_relearning_takes_no_more_samples_than_its_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = RelearningProfile(max_steps=10, max_samples=24, batch_size=10)
+    monkeypatch.setattr("workers.evaluation.measure.DEFAULT_PROFILE", profile)
+    report = _report()
+    figures = _figures(report["metrics"])
+    assert report["controls"]["relearning"] == figures["relearning_delay", "forget"]["n"] == 24
+    assert figures["mia_threshold.phi.auc", None]["n"] == 60
+
+
+def test_a_forget_set_larger_than_the_audit_pool_is_cut() -> None:
+    splits = _world()[2]
+    report = _report(_replaced(splits, audit=splits.audit.take(torch.arange(12))))
+    assert report["controls"]["matched"] == 12
+    assert _figures(report["metrics"])["mia_threshold.phi.auc", None]["n"] == 12
 
 
 def test_a_single_forgotten_sample_can_be_measured() -> None:
