@@ -1,7 +1,7 @@
 """Train, unlearn and evaluate on tensors. Knows no database, queue, settings or paths."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from workers.reproducibility import deterministic, environment, generator_for
 from workers.samples import LabelledSet
 from workers.training import Progress, no_progress, train
 from workers.unlearning import method_named
-from workers.unlearning.interface import Surroundings, UnlearningResult, UnlearningSplits
+from workers.unlearning.interface import Surroundings, UnlearningError, UnlearningResult, UnlearningSplits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,9 @@ def train_original(
         facts = {
             "seed": spec.recipe.seed,
             "samples": len(train_set),
+            "epochs": len(history.epoch_losses),
             "epoch_losses": list(history.epoch_losses),
+            "final_loss": history.epoch_losses[-1],
             "environment": environment(device),
             "seconds": time.perf_counter() - started,
         }
@@ -120,7 +122,7 @@ def erase(
     The parent is put in eval mode and not changed otherwise; all sets must lie on its device. `config` None
     means the method's defaults. `groups` maps a request's name to positions in the forget set.
     Raises UnknownMethodError, TypeError for another method's config, UnlearningError when a guard leaves no
-    model to return.
+    model to return or when no weight moved.
     """
     unlearn = method_named(method)
     config = METHODS[method].config() if config is None else config
@@ -138,6 +140,7 @@ def erase(
             progress=progress,
         )
         result = unlearn(parent, unlearning_splits, config, around=around)
+        _refuse_unmoved(parent, result)
         measured = evaluate(
             parent=parent,
             unlearned=result.model,
@@ -148,18 +151,41 @@ def erase(
             progress=progress,
         )
         where = environment(device_of(parent))
-    report = {
+    return result.model, {
         **_method_part(method, config, seed, result),
         **measured,
-        "gate": {"verdict": "not_evaluated"},
+        "gate": _gate(measured["metrics"], max_accuracy_drop),
         "environment": where,
-        "seconds": time.perf_counter() - started,
+        "seconds": _seconds(result.seconds, time.perf_counter() - started, training_seconds),
     }
-    report["durations"] = {"unlearn": result.seconds, **measured["durations"]}
-    report["training_seconds"] = training_seconds
-    report["seconds_over_training"] = report["seconds"] / training_seconds if training_seconds else None
-    report["unlearning_over_training"] = result.seconds / training_seconds if training_seconds else None
-    return result.model, report
+
+
+def _refuse_unmoved(parent: nn.Module, result: UnlearningResult) -> None:
+    """Refuse to call the parent's own weights an unlearned model; its norm buffers alone do not count."""
+    if all(map(torch.equal, parent.parameters(), result.model.parameters())):
+        raise UnlearningError("every weight equals the parent's bit for bit", history=result.history)
+
+
+def _gate(metrics: Sequence[Mapping[str, Any]], allowed: float) -> dict[str, str]:
+    """Say whether test accuracy was lost beyond doubt; whether the forget set is gone is not judged here."""
+    drop = next((metric for metric in metrics if metric["name"] == "utility_drop"), {})
+    if "ci95" in drop and drop["ci95"][0] > allowed:
+        low, high = drop["ci95"]
+        found = f"Test accuracy fell by {drop['value']:.4f} (95 %: {low:.4f} to {high:.4f}), {allowed:.4f} allowed."
+        return {"verdict": "utility_lost", "sentence": found}
+    return {
+        "verdict": "not_evaluated",
+        "sentence": "No policy was applied: the metrics are reported and nothing is judged.",
+    }
+
+
+def _seconds(unlearning: float, total: float, training: float | None) -> dict[str, float | None]:
+    return {
+        "unlearning": unlearning,
+        "evaluation": total - unlearning,
+        "training": training,
+        "share_of_training": unlearning / training if training else None,
+    }
 
 
 def _method_part(method: str, config: MethodConfig, seed: int, result: UnlearningResult) -> dict[str, Any]:
