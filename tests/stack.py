@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,18 +14,13 @@ from typing import Any
 import httpx
 
 from service import migrate
+from service.free_port import free_port
 from service.settings import Settings
 from service.store import keys
 from service.store.session import Database
 
 WAIT_SECONDS = 120.0
 WORKER = ("-m", "celery", "-A", "workers.app", "worker", "--pool", "threads", "--concurrency", "1")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -126,7 +120,9 @@ def running(folder: Path, *, worker: bool = True, **settings: str) -> Iterator[S
     env = {name: value for name, value in os.environ.items() if not name.startswith("UNLEARN_")}
     env |= {"UNLEARN_DATA_DIR": str(folder), "UNLEARN_LEASE_SECONDS": "3", "UNLEARN_SWEEP_SECONDS": "0.5"}
     env |= {f"UNLEARN_{name.upper()}": value for name, value in settings.items()}
-    found = Settings(**{name.removeprefix("UNLEARN_").lower(): env[name] for name in env if name.startswith("UNLEARN_")})  # type: ignore[arg-type]
+    found = Settings(
+        **{name.removeprefix("UNLEARN_").lower(): env[name] for name in env if name.startswith("UNLEARN_")}
+    )  # type: ignore[arg-type]
     migrate.upgrade(found.resolved_database_url)
     port, log = free_port(), folder / "service.log"
     with log.open("ab") as file:
@@ -136,9 +132,7 @@ def running(folder: Path, *, worker: bool = True, **settings: str) -> Iterator[S
     database = Database.open(found)
     base_url = f"http://127.0.0.1:{port}"
     with httpx.Client(base_url=base_url, timeout=60) as client:
-        stack = Stack(
-            env=env, settings=found, database=database, client=client, base_url=base_url, api=api, log=log
-        )
+        stack = Stack(env=env, settings=found, database=database, client=client, base_url=base_url, api=api, log=log)
         try:
             client.headers["Authorization"] = f"Bearer {stack.key('admin')}"
             _until_ready(stack)

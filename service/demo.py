@@ -1,0 +1,239 @@
+"""The demo: the whole life of a deletion request on real images, over HTTP, each step checked.
+
+Talks to the embedded service as any client would. Exits 0 only if each step did what it says.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from service.demo_tables import audit_table, comparison
+from service.free_port import free_port
+
+RECIPE = {
+    "epochs": 25,
+    "batch_size": 128,
+    "optimizer": "sgd",
+    "lr": 0.1,
+    "momentum": 0.9,
+    "weight_decay": 0.0005,
+    "schedule": "one_cycle",
+    "seed": 0,
+}
+FORGET = 90
+STEP_SECONDS = 300
+console = Console()
+
+
+class StepFailed(Exception):
+    """A step of the demo did not do what it says."""
+
+
+def run(data_dir: Path | None, *, keep: bool) -> int:
+    """Run the demo and return its exit code."""
+    folder = data_dir or Path(tempfile.mkdtemp(prefix="unlearn-demo-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    try:
+        with _service(folder) as (client, key):
+            _steps(client)
+            console.print(f"\nAll steps did what they say, in {time.monotonic() - started:.0f} s.", style="bold green")
+            if keep:
+                _stay(client, key)
+    except (StepFailed, httpx.HTTPError) as error:
+        console.print(f"\nThe demo failed: {error}", style="bold red")
+        console.print(f"The service's log is {folder / 'service.log'}.")
+        return 1
+    return 0
+
+
+def _stay(client: httpx.Client, key: str) -> None:
+    console.print(f"\nThe service stays up at {client.base_url}; press Ctrl-C to end it.\nkey: {key}")
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        pass
+
+
+@contextmanager
+def _service(folder: Path) -> Iterator[tuple[httpx.Client, str]]:
+    """Start `unlearn serve` with its worker process, and yield a client with a fresh admin key."""
+    port = free_port()
+    place = ["--data-dir", str(folder)]
+    cli = [sys.executable, "-m", "service.cli"]
+    key = subprocess.run(  # noqa: S603 - our own module
+        [*cli, "keys", "create", "demo", "--scope", "admin", *place], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    with (folder / "service.log").open("ab") as log:
+        serving = subprocess.Popen([*cli, "serve", "--port", str(port), *place], stdout=log, stderr=log)  # noqa: S603
+    try:
+        url = f"http://127.0.0.1:{port}"
+        with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as client:
+            _until_ready(client, serving)
+            console.print(f"1. The embedded service is ready at {url}: API and worker are separate processes.")
+            yield client, key
+    finally:
+        serving.terminate()
+        try:
+            serving.wait(20)
+        except subprocess.TimeoutExpired:
+            serving.kill()
+
+
+def _until_ready(client: httpx.Client, serving: "subprocess.Popen[bytes]") -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if serving.poll() is not None:
+            raise StepFailed(f"the service ended with exit code {serving.returncode}")
+        try:
+            if client.get("/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise StepFailed("the service was not ready within 60 s")
+
+
+def _steps(client: httpx.Client) -> None:
+    dataset = _register(client)
+    original = _train(client)
+    request = _request(client)
+    _follow(client, request["id"])
+    done = _json(client.get(f"/v1/deletion-requests/{request['id']}"))
+    _expect(done["status"] == "completed", f"the request ended as {done['status']}")
+    _expect(done["outcomes"]["erased"] == FORGET, f"outcomes were {done['outcomes']}")
+    report = _json(client.get(f"/v1/evaluations/{done['jobs'][0]['evaluation_id']}"))
+    console.print(f"\n5. What was measured (report {report['id']}):")
+    console.print(comparison(report))
+    _check_measures(report)
+    _download(client, done["jobs"][0]["version"])
+    _gone(client, original)
+    _forgotten(client, dataset)
+    entries = _json(client.get("/v1/audit/entries", params={"limit": 500}))["items"]
+    console.print(f"\n9. The audit trail ({len(entries)} entries, append-only; no entry names a sample):")
+    console.print(audit_table(entries))
+    _expect([entry["seq"] for entry in entries] == list(range(len(entries))), "the audit log has gaps")
+
+
+def _register(client: httpx.Client) -> dict[str, Any]:
+    _json(client.post("/v1/datasets", json={"name": "digits", "source": "sklearn:digits"}), 202)
+    dataset = _poll(client, "/v1/datasets/digits", lambda found: found["state"] != "indexing")
+    _expect(dataset["state"] == "ready", f"indexing failed: {dataset['error']}")
+    console.print(f"2. Dataset `digits`: {dataset['num_samples']} real images, splits {dataset['splits']}.")
+    return dataset
+
+
+def _train(client: httpx.Client) -> int:
+    body = {"name": "demo", "dataset": "digits", "architecture": "small_cnn", "architecture_options": {"width": 24}}
+    _json(client.post("/v1/models", json={**body, "recipe": RECIPE}), 201)
+    job_id = _json(client.post("/v1/models/demo/versions", json={"train": True}), 202)["job"]["id"]
+    with _bar() as bar:
+        task = bar.add_task("3. The worker trains the original", total=None)
+
+        def ended(job: dict[str, Any]) -> bool:
+            bar.update(task, completed=job["progress"]["done"], total=job["progress"]["total"] or None)
+            return job["status"] not in ("queued", "running")
+
+        job = _poll(client, f"/v1/jobs/{job_id}", ended)
+    _expect(job["status"] == "published", f"training ended as {job['status']}: {job['error']}")
+    return int(job["version"])
+
+
+def _request(client: httpx.Client) -> dict[str, Any]:
+    page = _json(client.get("/v1/datasets/digits/samples", params={"split": "train", "limit": 1000}))
+    items = page["items"]
+    # Evenly spread over the listing: all classes, no choice of convenient samples.
+    named = [items[i * len(items) // FORGET]["sample_id"] for i in range(FORGET)]
+    body = {"dataset": "digits", "sample_ids": named, "purpose": "privacy", "method": "scrub_r"}
+    answer = client.post("/v1/deletion-requests", json=body, headers={"Idempotency-Key": "demo-1"})
+    request = _json(answer, 202)
+    again = _json(client.post("/v1/deletion-requests", json=body, headers={"Idempotency-Key": "demo-1"}), 202)
+    _expect(again["id"] == request["id"], "the same Idempotency-Key made a second request")
+    console.print(f"4. Deletion request {request['id']}: {FORGET} sample IDs, method scrub_r, due {request['due_at']}.")
+    return request
+
+
+def _follow(client: httpx.Client, request_id: str) -> None:
+    with (
+        _bar() as bar,
+        client.stream("GET", f"/v1/deletion-requests/{request_id}/events", timeout=STEP_SECONDS) as stream,
+    ):
+        task = bar.add_task("   waiting for the worker", total=None)
+        name = ""
+        for line in stream.iter_lines():
+            if line.startswith("event: "):
+                name = line.removeprefix("event: ")
+            elif line.startswith("data: "):
+                data = json.loads(line.removeprefix("data: "))
+                if name == "progress":
+                    bar.update(task, description=f"   {data['phase']}", completed=data["done"], total=data["total"])
+                else:
+                    said = data.get("action") or data.get("status") or f"version {data.get('version', '')}"
+                    bar.console.print(f"   event {name}: {said}")
+
+
+def _check_measures(report: dict[str, Any]) -> None:
+    delay = {m["split"]: m["value"] for m in report["metrics"] if m["name"] == "relearning_delay"}
+    before = {m["split"]: m["value"] for m in report["parent_metrics"] if m["name"] == "relearning_delay"}
+    _expect(before["forget"] == 0, "the parent should know its own training samples")
+    _expect(delay["forget"] > 0, "the unlearned model still knows the forget set: its relearning delay is 0")
+
+
+def _download(client: httpx.Client, number: int) -> None:
+    answer = client.get(f"/v1/models/demo/versions/{number}/weights")
+    _expect(answer.status_code == 200, f"the download answered {answer.status_code}")
+    digest = hashlib.sha256(answer.content).hexdigest()
+    _expect(answer.headers["etag"] == f'"sha256:{digest}"', "the ETag is not the digest of the bytes")
+    stated = _json(client.get("/v1/models/demo/versions/latest"))
+    _expect(stated["number"] == number and stated["sha256"] == digest, "the version's digest is not that of the bytes")
+    console.print(f"\n6. Downloaded version {number}: {len(answer.content)} bytes, SHA-256 {digest}, as stated.")
+
+
+def _gone(client: httpx.Client, number: int) -> None:
+    answer = client.get(f"/v1/models/demo/versions/{number}/weights")
+    _expect(answer.status_code == 410, f"the old weights answered {answer.status_code}, not 410")
+    console.print(f"7. The old version {number} answers 410: {answer.json()['detail']}")
+
+
+def _forgotten(client: httpx.Client, before: dict[str, Any]) -> None:
+    after = _json(client.get("/v1/datasets/digits"))
+    left = before["splits"]["train"] - after["splits"]["train"]
+    _expect(left == FORGET, f"the index lost {left} samples, not {FORGET}")
+    console.print(f"8. The index holds {left} train samples fewer; only keyed hashes of their IDs remain.")
+
+
+def _bar() -> Progress:
+    return Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console)
+
+
+def _poll(client: httpx.Client, path: str, done: Any) -> dict[str, Any]:
+    end = time.monotonic() + STEP_SECONDS
+    while time.monotonic() < end:
+        document = _json(client.get(path))
+        if done(document):
+            return document
+        time.sleep(0.2)
+    raise StepFailed(f"{path} did not get there within {STEP_SECONDS} s")
+
+
+def _json(answer: httpx.Response, status: int = 200) -> dict[str, Any]:
+    _expect(answer.status_code == status, f"{answer.request.method} {answer.request.url.path}: {answer.text[:500]}")
+    document: dict[str, Any] = answer.json()
+    return document
+
+
+def _expect(holds: object, complaint: str) -> None:
+    if not holds:
+        raise StepFailed(complaint)
