@@ -33,7 +33,8 @@ RECIPE = {
 }
 FORGET = 90
 STEP_SECONDS = 300
-console = Console()
+# Wide enough for the tables where there is no terminal to ask.
+console = Console(width=None if sys.stdout.isatty() else 110)
 
 
 class StepFailed(Exception):

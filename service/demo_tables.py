@@ -11,6 +11,11 @@ _ROWS = (
     ("relearning_delay", ("forget", "unseen"), "{:g} steps"),
     ("relearning_ratio", (None,), "{:.2f}"),
 )
+_LABELS = {
+    "mia_threshold.phi.auc": "membership AUC",
+    "relearning_delay": "relearning delay",
+    "relearning_ratio": "relearning ratio",
+}
 
 
 def comparison(report: dict[str, Any]) -> Table:
@@ -20,7 +25,7 @@ def comparison(report: dict[str, Any]) -> Table:
         for split in splits:
             before, after = _find(report["parent_metrics"], name, split), _find(report["metrics"], name, split)
             table.add_row(
-                name,
+                _LABELS.get(name, name),
                 split or "",
                 _shown(before, form),
                 _shown(after, form),
@@ -58,7 +63,7 @@ def _shown(metric: dict[str, Any] | None, form: str) -> str:
 
 def _interval(metric: dict[str, Any] | None) -> str:
     ends = (metric or {}).get("ci95")
-    return f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else ""
+    return f"{ends[0]:.3f}–{ends[1]:.3f}" if ends else ""
 
 
 def _ideal(name: str, split: str | None, metric: dict[str, Any] | None) -> str:

@@ -64,7 +64,7 @@ class Settings(BaseSettings):
             name
             for name, missing in (
                 ("UNLEARN_DATABASE_URL (PostgreSQL)", not self.database_url.startswith("postgresql")),
-                ("UNLEARN_BROKER_URL (Redis or RabbitMQ)", not self.broker_url or self.broker_url.startswith("filesystem")),
+                ("UNLEARN_BROKER_URL (Redis or RabbitMQ)", self.resolved_broker_url.startswith("filesystem")),
                 ("UNLEARN_MASTER_KEY", self.master_key is None),
             )
             if missing

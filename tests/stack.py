@@ -53,6 +53,8 @@ class Stack:
         if self.worker is not None:
             self.worker.send_signal(signal.SIGKILL)
             self.worker.wait()
+            if self.worker.stdin is not None:
+                self.worker.stdin.close()
 
     def key(self, *scopes: str) -> str:
         with self.database.writing() as session:
@@ -120,9 +122,8 @@ def running(folder: Path, *, worker: bool = True, **settings: str) -> Iterator[S
     env = {name: value for name, value in os.environ.items() if not name.startswith("UNLEARN_")}
     env |= {"UNLEARN_DATA_DIR": str(folder), "UNLEARN_LEASE_SECONDS": "3", "UNLEARN_SWEEP_SECONDS": "0.5"}
     env |= {f"UNLEARN_{name.upper()}": value for name, value in settings.items()}
-    found = Settings(
-        **{name.removeprefix("UNLEARN_").lower(): env[name] for name in env if name.startswith("UNLEARN_")}
-    )  # type: ignore[arg-type]
+    given: dict[str, Any] = {name[8:].lower(): value for name, value in env.items() if name.startswith("UNLEARN_")}
+    found = Settings(**given)
     migrate.upgrade(found.resolved_database_url)
     port, log = free_port(), folder / "service.log"
     with log.open("ab") as file:
