@@ -69,14 +69,17 @@ def plan_relearning(
     seed: int,
     profile: RelearningProfile = DEFAULT_PROFILE,
 ) -> RelearningPlan:
-    """Set the target by the parent on `forget` and calibrate the rate by the parent on the first controls.
+    """Set the target by the parent on `forget` and calibrate the rate by the parent on its hardest controls.
+
+    The hardest are those of the largest loss: a draw that happens to be known already tells no rate.
 
     All sets are non-empty, of one size, and on the parent's device.
     """
     logits = task.predict(parent, forget)
     parent_losses: Floats = loss(logits, forget.labels).cpu().numpy()
     target = Target(loss=target_loss(float(parent_losses.mean())), accuracy=0.95 * task.accuracy(logits, forget.labels))
-    rate, calibrated = calibrate_rate(parent, unseen[0], task=task, target=target, seed=seed, profile=profile)
+    hardest = max(unseen, key=lambda controls: _mean_loss(parent, controls, task))
+    rate, calibrated = calibrate_rate(parent, hardest, task=task, target=target, seed=seed, profile=profile)
     return RelearningPlan(
         forget=forget,
         unseen=tuple(unseen),
@@ -214,6 +217,10 @@ def _mean(name: str, split: str, values: Sequence[float], delays: Sequence[int |
 def _walked(curve: Curve, plan: RelearningPlan) -> float:
     delay = curve.delay(plan.target)
     return float(curve.path[-1 if delay is None else delay]) / plan.parent_norm
+
+
+def _mean_loss(model: nn.Module, samples: LabelledSet, task: Classification) -> float:
+    return float(loss(task.predict(model, samples), samples.labels).mean())
 
 
 def _norm(weights: Sequence[Tensor]) -> float:

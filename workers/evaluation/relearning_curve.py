@@ -32,7 +32,7 @@ class RelearningProfile:
     max_samples: int = 512
     max_steps: int = 200
     batch_size: int = 128
-    rates: tuple[float, ...] = tuple(float(f"{10 ** (k / 3 - 4):.3g}") for k in range(13))
+    rates: tuple[float, ...] = tuple(float(f"{10 ** (k / 3 - 3):.3g}") for k in range(10))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -139,7 +139,8 @@ def calibrate_rate(
 
     Found by bisection: a run that ended below its first loss was too slow, any other too fast. When no rate
     tried reaches the target, the rate tried that ended at the lowest loss is returned, and False: delays are
-    then still comparable with each other but likely censored.
+    then still comparable with each other but likely censored. A set that is at the target before any step
+    says nothing about rates: the middle of the grid is returned, and False.
     """
     cap = profile.max_steps // 2
     low, high = 0, len(profile.rates) - 1
@@ -159,6 +160,8 @@ def calibrate_rate(
             batch_size=profile.batch_size,
             run_on=False,
         )
+        if curve.delay(target) == 0:
+            return profile.rates[len(profile.rates) // 2], False
         first, last = float(curve.mean_losses[0]), float(curve.mean_losses[-1])
         ends[rate] = last if np.isfinite(last) else np.inf
         hit = curve.delay(target) is not None

@@ -119,9 +119,11 @@ def test_the_rate_makes_the_parent_learn_unseen_samples_within_half_the_cap() ->
     assert plan.calibrated
     assert plan.target.loss == pytest.approx(target_loss(float(plan.parent_losses.mean())))
     index = PROFILE.rates.index(plan.rate)
+    losses = [TASK.loss_of_logits(TASK.predict(_parent(), s), s.labels).mean() for s in plan.unseen]
+    hardest = plan.unseen[int(torch.stack(losses).argmax())]
 
     def reaches(rate: float) -> bool:
-        curve = relearn(_parent(), plan.unseen[0], task=TASK, rate=rate, target=plan.target, cap=30, seed=3)
+        curve = relearn(_parent(), hardest, task=TASK, rate=rate, target=plan.target, cap=30, seed=3)
         return curve.delay(plan.target) is not None
 
     assert reaches(plan.rate)
@@ -133,6 +135,12 @@ def test_without_a_rate_that_reaches_the_target_the_least_bad_is_taken_and_said(
     target = Target(loss=1e-9, accuracy=1.0)
     rate, calibrated = calibrate_rate(_parent(), _noise(40, 5), task=TASK, target=target, seed=0, profile=profile)
     assert (rate, calibrated) == (1e-5, False)
+
+
+def test_controls_known_before_any_step_calibrate_nothing() -> None:
+    known = _noise(80, 0).take(torch.arange(40))
+    rate, calibrated = calibrate_rate(_parent(), known, task=TASK, target=_plan().target, seed=0, profile=PROFILE)
+    assert (rate, calibrated) == (PROFILE.rates[5], False)
 
 
 def test_measuring_changes_neither_the_model_nor_the_random_state() -> None:

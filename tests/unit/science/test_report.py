@@ -152,6 +152,12 @@ def test_the_planted_leak_is_noticed_and_retraining_mends_it(standard: dict[str,
     assert ours["ci95"][0] <= 0.5 <= ours["ci95"][1]
 
 
+def test_nothing_is_noticed_on_a_parent_that_never_saw_the_set() -> None:
+    leak = _report(parent=_world()[1])["planted_leak"]
+    assert not leak["noticed"]
+    assert not leak["relearning"]["noticed"]
+
+
 def test_the_parent_relearns_nothing_and_loses_nothing(standard: dict[str, Any]) -> None:
     parents = _figures(standard["parent_metrics"])
     assert parents["relearning_delay", "forget"]["value"] == 0
@@ -185,8 +191,8 @@ def test_requests_are_told_apart_only_when_there_are_several(standard: dict[str,
 def test_each_split_is_predicted_once_per_model() -> None:
     CountingTask.seen = 0
     _report(task=CountingTask())
-    # and once more, the forget set under the parent, for the target
-    assert CountingTask.seen == 2 * (180 + 60 + 120 + 180) + 60
+    # and once more under the parent, for target and rate: the forget set and the three draws of controls
+    assert CountingTask.seen == 2 * (180 + 60 + 120 + 180) + 4 * 60
 
 
 def test_controls_report_what_could_not_be_matched() -> None:
