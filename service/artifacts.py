@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,8 @@ class ArtifactStore:
         if sha256 is not None and digest != sha256:
             raise PreconditionFailed(f"The file's SHA-256 is {digest}, not {sha256}.")
         target = self._path(digest)
-        if self.size(digest) == source.stat().st_size:
+        if self._local and self.size(digest) == source.stat().st_size:
+            os.utime(target)  # young again, so that no sweep takes it for an orphan before its row is written
             return digest
         scratch = f"{self._root}/part-{secrets.token_hex(12)}"
         self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
@@ -91,6 +93,12 @@ class ArtifactStore:
         self._fs.invalidate_cache()
         return not self._fs.exists(path)
 
+    def older_than(self, seconds: float) -> list[str]:
+        """Return the digests stored longer ago than that."""
+        before = time.time() - seconds
+        found = self._fs.find(f"{self._root}/sha256", detail=True)
+        return [path.rsplit("/", 1)[-1] for path, info in found.items() if _modified(info) < before]
+
     def writable(self) -> bool:
         """Say whether a file can be written, read and removed."""
         probe = f"{self._root}/probe-{secrets.token_hex(8)}"
@@ -112,6 +120,15 @@ def file_digest(path: Path) -> str:
     """Return the lowercase hex SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _modified(info: dict[str, Any]) -> float:
+    """Return when a file was written, seconds since 1970; stores name this differently."""
+    for name in ("mtime", "LastModified", "last_modified", "created"):
+        value = info.get(name)
+        if value is not None:
+            return float(value.timestamp() if hasattr(value, "timestamp") else value)
+    return time.time()
 
 
 def _copy_to_disk(source: Path, target: Path) -> None:

@@ -57,6 +57,7 @@ def _sample_rows(dataset_id: str, lines: list[str], start: int) -> list[dict[str
 def trained(session: Session, claim: Claim, prepared: Prepared, info: dict[str, Any], sha256: str, size: int) -> None:
     """Publish an original. Raises TrainingSetChanged, LeaseLost."""
     job = jobs.hold_lease(session, claim)
+    datasets.lock(session, job.dataset_id)
     erased_since = exists().where(
         Sample.dataset_id == job.dataset_id,
         Sample.pool == "train",
@@ -87,6 +88,7 @@ def trained(session: Session, claim: Claim, prepared: Prepared, info: dict[str, 
 def validated(session: Session, claim: Claim, faults: list[str]) -> None:
     """Put an uploaded version into circulation, or reject it with the reasons."""
     job = jobs.hold_lease(session, claim)
+    datasets.lock(session, job.dataset_id)
     version = session.get_one(Version, job.version_id)
     if faults:
         version.error = {
@@ -111,6 +113,7 @@ def erased(
 ) -> None:
     """Publish the unlearned version, retire every version that knows the samples, settle the requests."""
     job = jobs.hold_lease(session, claim)
+    datasets.lock(session, job.dataset_id)
     model, parent = session.get_one(Model, job.model_id), session.get_one(Version, prepared.parent_id)
     sha256, size = weights
     version = versions.create(
@@ -144,6 +147,7 @@ def erased(
 def nothing_left(session: Session, claim: Claim, suppression_key: bytes) -> None:
     """End a job whose samples no version in circulation knows any more."""
     job = jobs.hold_lease(session, claim)
+    datasets.lock(session, job.dataset_id)
     _finish(session, claim, job, JobStatus.COMPLETED, "job.completed", reason="no_version_knows_the_samples")
     _settle(session, job, session.get_one(Model, job.model_id), suppression_key)
 
@@ -196,6 +200,7 @@ def _finish(session: Session, claim: Claim, job: Job, status: JobStatus, action:
 def failed(session: Session, claim: Claim, error: dict[str, Any], suppression_key: bytes, *, status: JobStatus) -> None:
     """Record a failure that another try would repeat; an operator decides what comes next."""
     job = jobs.hold_lease(session, claim)
+    datasets.lock(session, job.dataset_id)
     jobs.end_attempt(session, claim, str(status), error)
     give_up(session, job, error, suppression_key, status=status)
 

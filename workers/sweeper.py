@@ -1,5 +1,6 @@
 """Finds lost work: frees expired leases, rings again for jobs nobody picked up, purges retired bytes."""
 
+import itertools
 import threading
 from collections.abc import Callable
 
@@ -8,12 +9,13 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.lifecycle import JobStatus, VersionState
-from service.store import jobs, samples, versions, workers
-from service.store.tables import Dataset, Model, Version
-from workers import publish
-from workers.runner import ChildFailed, ChildLost
+from service.store import jobs, versions, workers
+from service.store.tables import Version
+from workers import leftovers, publish
 from workers.tasks import Bench
 
+# Listing the whole store is not cheap everywhere, and orphans are rare: once at the start, then seldom.
+ORPHAN_TURNS = 120
 log = structlog.get_logger()
 
 
@@ -28,9 +30,11 @@ class Sweeper:
         self._thread.start()
 
     def _loop(self) -> None:
-        while True:
+        for turn in itertools.count():
             try:
                 sweep(self._bench, self._ring)
+                if turn % ORPHAN_TURNS == 0:
+                    leftovers.remove_orphans(self._bench)
             except (SQLAlchemyError, OSError) as error:
                 log.warning("sweep.failed", error=type(error).__name__)
             if self._bench.stopping.wait(self._bench.settings.sweep_seconds):
@@ -51,11 +55,13 @@ def sweep(bench: Bench, ring: Callable[[str], None]) -> None:
     for job_id in waiting:
         ring(job_id)
     purge_retired(bench)
+    leftovers.clean_caches(bench)
+    leftovers.remove_scratch(bench)
     bench.runner.release_idle()
 
 
 def purge_retired(bench: Bench) -> None:
-    """Delete the bytes of retired and rejected versions and overwrite erased samples in this machine's cache."""
+    """Delete the bytes of retired and rejected versions, and prove them absent."""
     with bench.database.reading() as session:
         found = versions.to_purge(session)
     for version in found:
@@ -65,12 +71,6 @@ def purge_retired(bench: Bench) -> None:
 def _purge(bench: Bench, version: Version) -> None:
     with bench.database.reading() as session:
         shared = versions.digest_in_use(session, version.sha256)
-        model = session.get_one(Model, version.model_id)
-        dataset = session.get_one(Dataset, model.dataset_id)
-        erased = samples.erased_positions(session, dataset.id)
-    cache = bench.settings.data_dir / "cache" / dataset.id
-    if erased and cache.exists():
-        _forget_cached(bench, str(cache.resolve()), erased)
     absent = False if shared else bench.artifacts.purge(version.sha256)
     if not shared and not absent:
         log.error("purge.failed", version_id=version.id)
@@ -79,11 +79,3 @@ def _purge(bench: Bench, version: Version) -> None:
         row = session.scalar(select(Version).where(Version.id == version.id).with_for_update())
         if row is not None and row.state in (VersionState.RETIRED, VersionState.REJECTED):
             versions.move(session, row, VersionState.PURGED, bytes_absent=absent, shared_with_live_version=shared)
-
-
-def _forget_cached(bench: Bench, cache: str, erased: list[int]) -> None:
-    order = {"kind": "forget_cached", "cache": cache, "erased": erased}
-    try:
-        bench.runner.run(order, progress=lambda *_: None, stop=bench.stopping)
-    except (ChildFailed, ChildLost) as error:
-        log.warning("cache.not_cleaned", error=type(error).__name__)

@@ -4,9 +4,11 @@ One place decides how an attempt ends, and every outcome reaches it.
 """
 
 import os
+import shutil
 import socket
-import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,11 +75,9 @@ def run_all(bench: Bench) -> int:
 def attempt(bench: Bench, claim: Claim) -> None:
     """Carry out one claim to whatever end it comes to."""
     log.info("attempt.started")
-    scratch = bench.settings.data_dir / "tmp"
-    scratch.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(dir=scratch) as folder, Heartbeat(bench, claim) as beat:
-            _work(bench, claim, Path(folder), beat)
+        with _scratch(bench, claim) as folder, Heartbeat(bench, claim) as beat:
+            _work(bench, claim, folder, beat)
         log.info("attempt.finished")
     except LeaseLost:
         log.warning("attempt.lease_lost")
@@ -92,6 +92,17 @@ def attempt(bench: Bench, claim: Claim) -> None:
         # Type and place only: a database error quotes its parameters.
         log.error("attempt.broken", error=type(error).__name__, where=_where(error))
         _give_back(bench, claim, f"internal error ({type(error).__name__})")
+
+
+@contextmanager
+def _scratch(bench: Bench, claim: Claim) -> Iterator[Path]:
+    """Yield a folder named by the claim, so that one left by a killed worker can be told from one in use."""
+    folder = bench.settings.data_dir / "tmp" / f"{claim.job_id}-{claim.fence}"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _where(error: BaseException) -> str:

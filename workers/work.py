@@ -125,16 +125,9 @@ def _erase(order: Order, progress: Progress) -> dict[str, Any]:
     return {"report": report}
 
 
-def _forget_cached(order: Order, progress: Progress) -> dict[str, Any]:
-    cache.forget(Path(order["cache"]), order["erased"])
-    progress("cleaning", 1, 1)
-    return {}
-
-
 _KINDS: dict[str, Callable[[Order, Progress], dict[str, Any]]] = {
     "index": _index,
     "train": _train,
     "validate": _validate,
     "erase": _erase,
-    "forget_cached": _forget_cached,
 }

@@ -5,13 +5,18 @@ from sqlalchemy.orm import Session
 
 from service.errors import Conflict
 from service.lifecycle import JobStatus, RequestStatus, VersionState
-from service.store import jobs, requests, versions
-from service.store.tables import DeletionRequest, JobRequest, Model
+from service.store import datasets, jobs, requests, versions
+from service.store.tables import DeletionRequest, Job, JobRequest, Model
 
 
 def cancel(session: Session, request_id: str) -> DeletionRequest:
     """Cancel an accepted request, its jobs where nobody else needs them. Raises NotFound, Conflict."""
+    # Jobs first, in the order a claim locks: whoever comes second sees what the first one did.
+    mine = select(JobRequest.job_id).where(JobRequest.request_id == request_id)
+    session.execute(select(Job.id).where(Job.id.in_(mine)).order_by(Job.id).with_for_update())
     request = requests.get(session, request_id)
+    datasets.lock(session, request.dataset_id)
+    session.refresh(request)
     if request.status == RequestStatus.CANCELLED:
         return request
     if request.status != RequestStatus.ACCEPTED:

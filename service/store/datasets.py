@@ -49,6 +49,15 @@ def ready(session: Session, name: str) -> Dataset:
     return dataset
 
 
+def lock(session: Session, dataset_id: str) -> None:
+    """Hold the dataset until the commit.
+
+    Taking requests in, publishing versions and settling requests each read what the others write: a version that
+    appears while a request is taken in must be seen by one of the two. SQLite has one writer anyway.
+    """
+    session.execute(select(Dataset.id).where(Dataset.id == dataset_id).with_for_update())
+
+
 def page(session: Session, *, after: str, limit: int) -> list[Dataset]:
     return list(session.scalars(select(Dataset).where(Dataset.name > after).order_by(Dataset.name).limit(limit)))
 

@@ -88,7 +88,7 @@ def accept(session: Session, order: Order, secrets: Secrets) -> Accepted:
 
 
 def _dataset(session: Session, name: str, faults: list[Fault]) -> Dataset | None:
-    dataset = session.scalar(select(Dataset).where(Dataset.name == name))
+    dataset = session.scalar(select(Dataset).where(Dataset.name == name).with_for_update())
     if dataset is None:
         faults.append(Fault("/dataset", "dataset_not_found", name, "GET /v1/datasets lists the datasets."))
     elif dataset.state != datasets.READY:

@@ -10,18 +10,18 @@ import pytest
 
 from tests.stack import Stack, running
 
-LONG = {"method": "finetune", "method_options": {"epochs": 40, "seed": 3, "lr": 0.05, "batch_size": 16}}
+LONG: dict[str, Any] = {"method": "finetune", "method_options": {"epochs": 40, "seed": 3, "lr": 0.05, "batch_size": 16}}
 
 
 @pytest.fixture(params=["sqlite and files", "postgresql and valkey"])
 def stack(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stack]:
-    settings = {}
+    settings: dict[str, str] = {}
     if request.param.startswith("postgresql"):
         settings = {
             "database_url": request.getfixturevalue("postgres_database_url"),
             "broker_url": request.getfixturevalue("valkey_url"),
         }
-    with running(tmp_path, **settings) as found:
+    with running(tmp_path, worker=True, **settings) as found:
         yield found
 
 

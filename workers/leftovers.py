@@ -1,0 +1,86 @@
+"""What crashes and erasures leave on disk: scratch folders, orphaned artifacts, erased images in the cache."""
+
+import shutil
+import time
+from pathlib import Path
+
+from sqlalchemy import func, select
+
+from service.lifecycle import JOB_BUSY
+from service.store import samples
+from service.store.tables import Dataset, DeletionRequest, Job, Version
+from workers.tasks import Bench
+
+DAY_SECONDS = 86_400.0
+ORPHAN_LEASES = 2
+_MARK = "cleaned"
+
+
+def remove_scratch(bench: Bench) -> None:
+    """Remove the folders of claims that are over, and uploads that were broken off a day ago."""
+    for folder in _folders(bench.settings.data_dir / "tmp"):
+        job_id, _, fence = folder.name.rpartition("-")
+        if job_id.startswith("job_"):
+            with bench.database.reading() as session:
+                job = session.get(Job, job_id)
+            in_use = job is not None and str(job.fence) == fence and job.status in JOB_BUSY
+        else:
+            in_use = time.time() - folder.stat().st_mtime < DAY_SECONDS
+        if not in_use:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_orphans(bench: Bench) -> None:
+    """Delete bytes that no version names and that are too old to be about to be named."""
+    old = bench.artifacts.older_than(ORPHAN_LEASES * bench.settings.lease_seconds)
+    for start in range(0, len(old), 500):
+        chunk = old[start : start + 500]
+        with bench.database.reading() as session:
+            known = set(session.scalars(select(Version.sha256).where(Version.sha256.in_(chunk))))
+        for digest in set(chunk) - known:
+            bench.artifacts.purge(digest)
+
+
+def clean_caches(bench: Bench) -> None:
+    """Overwrite erased images in this machine's decoded datasets, once per completed request."""
+    for folder in _folders(bench.settings.data_dir / "cache"):
+        with bench.database.reading() as session:
+            dataset = session.get(Dataset, folder.name)
+            last = session.scalar(
+                select(func.max(DeletionRequest.completed_at)).where(DeletionRequest.dataset_id == folder.name)
+            )
+            if dataset is None or last is None or not dataset.image_shape or _marked(folder) == last.isoformat():
+                continue
+            erased = samples.erased_positions(session, dataset.id)
+        overwrite(folder / "images.npy", erased, row_bytes=_product(dataset.image_shape))
+        (folder / _MARK).write_text(last.isoformat())
+
+
+def overwrite(path: Path, positions: list[int], *, row_bytes: int) -> None:
+    """Write zeros over rows of a .npy file of bytes. By offset, since this process loads no NumPy."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        prefix = file.read(12)
+        # Format 1 states its header's length in two bytes, later ones in four.
+        width = 2 if prefix[6] == 1 else 4
+        data = 8 + width + int.from_bytes(prefix[8 : 8 + width], "little")
+        for position in positions:
+            file.seek(data + position * row_bytes)
+            file.write(bytes(row_bytes))
+
+
+def _folders(parent: Path) -> list[Path]:
+    return [path for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
+
+
+def _marked(folder: Path) -> str | None:
+    mark = folder / _MARK
+    return mark.read_text() if mark.exists() else None
+
+
+def _product(shape: list[int]) -> int:
+    total = 1
+    for extent in shape:
+        total *= extent
+    return total
