@@ -36,13 +36,22 @@ def _read(orders: "queue.Queue[dict[str, Any]]") -> None:
 
 
 def _answer(order: dict[str, Any], channel: IO[str]) -> None:
-    from workers.work import execute
-
     try:
-        message = {"type": "done", "result": execute(order, _reporter(channel))}
+        message = {"type": "done", "result": _execute(order, _reporter(channel))}
     except Exception as error:  # noqa: BLE001 - the task boundary: every outcome must reach the parent
         message = {"type": "failed", **describe(error)}
     channel.write(json.dumps(message, allow_nan=False) + "\n")
+
+
+def _execute(order: dict[str, Any], report: Callable[[str, int, int], None]) -> dict[str, Any]:
+    # Imported here, after the pipe is watched, and only what the order needs: torch takes seconds to load.
+    if order["kind"] == "index":
+        from workers.indexing import index
+
+        return index(order, report)
+    from workers.work import execute
+
+    return execute(order, report)
 
 
 def _reporter(channel: IO[str]) -> Callable[[str, int, int], None]:
@@ -61,13 +70,14 @@ def _reporter(channel: IO[str]) -> Callable[[str, int, int], None]:
 def describe(error: Exception) -> dict[str, Any]:
     """Return code and detail of a failure. An unforeseen one shows where it arose but not its message, which
     may quote data."""
-    from workers.checkpoints import BadCheckpoint
     from workers.data.source import DataError
-    from workers.training import TrainingError
-    from workers.unlearning.interface import UnlearningError, UtilityLostError
 
     if isinstance(error, DataError):
         return {"code": error.code, "detail": str(error)}
+    from workers.checkpoints import BadCheckpoint
+    from workers.training import TrainingError
+    from workers.unlearning.interface import UnlearningError, UtilityLostError
+
     if isinstance(error, UtilityLostError):
         return {"code": "utility_guard", "detail": str(error), "history": list(error.history)}
     known = {

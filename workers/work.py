@@ -1,6 +1,5 @@
-"""Carries out one order in the child: files and tensors in, files and a JSON result out. No SQL, no queue."""
+"""Carries out one order about a model in the child: files and tensors in, files and a JSON result out. No SQL, no queue."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from torch import nn
 
 from service.catalogue.methods import METHODS
 from service.catalogue.recipe import Recipe
-from workers import checkpoints, data, pipeline
-from workers.data import cache, pools
+from workers import checkpoints, pipeline
+from workers.data import cache
 from workers.evaluation.report import EvaluationSplits
 from workers.pipeline import ModelSpec
 from workers.samples import LabelledSet
@@ -20,29 +19,12 @@ from workers.training import Progress
 from workers.unlearning.interface import UnlearningSplits
 
 Order = Mapping[str, Any]
-INDEX_FILE, WEIGHTS_FILE = "index.jsonl", "weights.safetensors"
+WEIGHTS_FILE = "weights.safetensors"
 
 
 def execute(order: Order, progress: Progress) -> dict[str, Any]:
     """Do what the order says. Raises DataError, BadCheckpoint, TrainingError or UnlearningError."""
     return _KINDS[order["kind"]](order, progress)
-
-
-def _index(order: Order, progress: Progress) -> dict[str, Any]:
-    arrays = data.read(order["source"])
-    progress("reading", len(arrays), len(arrays))
-    splits, pool = pools.cut(arrays, bytes.fromhex(order["pool_key"]))
-    digest = arrays.digest()
-    cache.write(Path(order["cache"]), arrays, digest)
-    with (Path(order["out"]) / INDEX_FILE).open("w") as file:
-        for row in zip(arrays.sample_ids, splits, pool, arrays.labels.tolist(), strict=True):
-            file.write(json.dumps(row) + "\n")
-    return {
-        "digest": digest,
-        "num_samples": len(arrays),
-        "num_classes": arrays.num_classes,
-        "image_shape": list(arrays.images.shape[1:]),
-    }
 
 
 def _spec(order: Order) -> ModelSpec:
@@ -126,7 +108,6 @@ def _erase(order: Order, progress: Progress) -> dict[str, Any]:
 
 
 _KINDS: dict[str, Callable[[Order, Progress], dict[str, Any]]] = {
-    "index": _index,
     "train": _train,
     "validate": _validate,
     "erase": _erase,
