@@ -48,6 +48,7 @@ def serve(data_dir: DataDir = None, host: str = "127.0.0.1", port: int = 8000) -
     migrate.upgrade(settings.resolved_database_url)
     supervisor = Supervisor()
     supervisor.start()
+    typer.echo(f"Serving on http://{host}:{port}; data in {settings.data_dir}.", err=True)
     try:
         _run_api(settings, host, port)
     finally:

@@ -1,4 +1,4 @@
-"""Carries out one order about a model in the child: files and tensors in, files and a JSON result out. No SQL, no queue."""
+"""Carries out one order about a model in the child: files and tensors in, files and a JSON result out. No SQL."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

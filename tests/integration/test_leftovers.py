@@ -1,0 +1,91 @@
+"""What crashes and erasures leave on disk goes, and nothing else does."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service import migrate
+from service.lifecycle import VersionState
+from service.settings import Settings
+from service.store import datasets, models, versions
+from workers import leftovers
+from workers.tasks import Bench
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    settings = Settings(data_dir=tmp_path, lease_seconds=10)
+    migrate.upgrade(settings.resolved_database_url)
+    found = Bench.open(settings)
+    yield found
+    found.database.dispose()
+
+
+def _stored(bench: Bench, content: bytes, *, age_seconds: float) -> str:
+    path = bench.settings.data_dir / "incoming"
+    path.write_bytes(content)
+    digest = bench.artifacts.put(path)
+    stored = bench.artifacts.local_path(digest)
+    assert stored is not None
+    moment = time.time() - age_seconds
+    os.utime(stored, (moment, moment))
+    return digest
+
+
+def test_only_old_unreferenced_bytes_are_orphans(bench: Bench) -> None:
+    named, fresh, orphan = (
+        _stored(bench, b"named", age_seconds=1000),
+        _stored(bench, b"fresh", age_seconds=1),
+        _stored(bench, b"orphan", age_seconds=1000),
+    )
+    with bench.database.writing() as session:
+        dataset = datasets.register(session, name="d", source={"source": "npz"})
+        model = models.register(
+            session,
+            name="m",
+            dataset=dataset,
+            task="classification",
+            architecture="small_cnn",
+            architecture_options={},
+            recipe=None,
+            policy={},
+        )
+        versions.create(
+            session, model, state=VersionState.ACTIVE, role="original", origin="uploaded", sha256=named, size_bytes=5
+        )
+    leftovers.remove_orphans(bench)
+    assert [bench.artifacts.size(digest) is None for digest in (named, fresh, orphan)] == [False, False, True]
+
+
+def test_bytes_put_again_are_young_again(bench: Bench) -> None:
+    digest = _stored(bench, b"again", age_seconds=1000)
+    (bench.settings.data_dir / "again").write_bytes(b"again")
+    assert bench.artifacts.put(bench.settings.data_dir / "again") == digest
+    leftovers.remove_orphans(bench)
+    assert bench.artifacts.size(digest) == 5
+
+
+def test_scratch_of_a_claim_that_is_over_goes(bench: Bench) -> None:
+    over = bench.settings.data_dir / "tmp" / "job_gone-1"
+    upload = bench.settings.data_dir / "tmp" / "tmpabc"
+    for folder in (over, upload):
+        folder.mkdir(parents=True)
+        (folder / "index.jsonl").write_text("x")
+    leftovers.remove_scratch(bench)
+    assert not over.exists()
+    assert upload.exists()
+
+
+@pytest.mark.parametrize("shape", [(5, 1, 8, 8), (5, 3, 4, 6)])
+def test_overwriting_rows_by_offset_zeroes_those_rows_alone(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    images = np.full(shape, 7, dtype=np.uint8)
+    path = tmp_path / "images.npy"
+    np.save(path, images)
+    leftovers.overwrite(path, [1, 4], row_bytes=int(np.prod(shape[1:])))
+    found = np.load(path, allow_pickle=False)
+    assert not found[[1, 4]].any()
+    assert (found[[0, 2, 3]] == 7).all()
