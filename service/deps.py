@@ -32,7 +32,8 @@ class Parts:
     secrets: Secrets
 
 
-def parts(request: Request) -> Parts:
+async def parts(request: Request) -> Parts:
+    # Asynchronous, like `check`, because it waits for nothing: a plain function would cost a turn in the thread pool.
     found: Parts = request.app.state.parts
     return found
 
@@ -56,7 +57,7 @@ def principal(
 def needs(scope: str) -> Any:
     """Return a dependency that yields the principal if it has the scope."""
 
-    def check(found: Annotated[Principal, Depends(principal)]) -> Principal:
+    async def check(found: Annotated[Principal, Depends(principal)]) -> Principal:
         found.require(scope)
         return found
 

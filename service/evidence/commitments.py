@@ -27,12 +27,23 @@ def derive(key: bytes, purpose: str) -> bytes:
 
 def commitment(request_key: bytes, sample_id: str) -> bytes:
     """Return the commitment that stands for ``sample_id`` in this request."""
-    return hmac.digest(derive(request_key, sample_id), sample_id.encode(), "sha256")
+    return _commit(_extract(request_key), sample_id.encode())
 
 
 def commitment_root(request_key: bytes, sample_ids: Iterable[str]) -> bytes:
     """Return the RFC 6962 root over the commitments in byte order (so that it does not tell the ids' order)."""
-    return merkle_root(sorted(commitment(request_key, sample_id) for sample_id in sample_ids))
+    extracted = _extract(request_key)
+    return merkle_root(sorted(_commit(extracted, sample_id.encode()) for sample_id in sample_ids))
+
+
+def _extract(request_key: bytes) -> bytes:
+    """Return HKDF's extracted key (RFC 5869 §2.2, no salt): the same for all ids of a request."""
+    return hmac.digest(bytes(KEY_BYTES), request_key, "sha256")
+
+
+def _commit(extracted: bytes, sample_id: bytes) -> bytes:
+    # One block of HKDF's expansion (RFC 5869 §2.3) is `derive`'s 32 bytes; a test says they are equal.
+    return hmac.digest(hmac.digest(extracted, sample_id + b"\x01", "sha256"), sample_id, "sha256")
 
 
 def suppression_key(master_key: bytes) -> bytes:

@@ -28,12 +28,8 @@ AUTO = {"privacy": "scrub_r", "bias": "scrub", "confusion": "scrub"}
 def views(session: Session, found: list[DeletionRequest]) -> list[DeletionRequestOut]:
     """Return the documents of some requests."""
     jobs = requests.jobs(session, [request.id for request in found])
-    wanted = {request.dataset_id for request in found}
-    names = dict(session.execute(select(Dataset.id, Dataset.name).where(Dataset.id.in_(wanted))).tuples().all())
-    version_ids = {job.version_id for pairs in jobs.values() for job, _ in pairs if job.version_id}
-    numbers = dict(
-        session.execute(select(Version.id, Version.number).where(Version.id.in_(version_ids))).tuples().all()
-    )
+    names = {key: session.get_one(Dataset, key).name for key in {request.dataset_id for request in found}}
+    numbers = _version_numbers(session, {job.version_id for pairs in jobs.values() for job, _ in pairs})
     return [
         DeletionRequestOut(
             dataset=names[request.dataset_id],
@@ -56,6 +52,13 @@ def views(session: Session, found: list[DeletionRequest]) -> list[DeletionReques
         )
         for request in found
     ]
+
+
+def _version_numbers(session: Session, ids: set[str | None]) -> dict[str, int]:
+    wanted = ids - {None}
+    if not wanted:
+        return {}
+    return dict(session.execute(select(Version.id, Version.number).where(Version.id.in_(wanted))).tuples().all())
 
 
 def _order(body: DeletionRequestIn, parts: Parts, who: Principal) -> intake.Order:

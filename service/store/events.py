@@ -1,4 +1,7 @@
-"""What followers of requests and jobs are told. No event carries a sample ID."""
+"""What followers of requests and jobs are told, written together at the end of the transaction.
+
+No event carries a sample ID.
+"""
 
 from typing import Any
 
@@ -7,6 +10,8 @@ from sqlalchemy.orm import Session
 
 from service.store.tables import Event, JobRequest
 from service.store.types import now
+
+_PENDING = "events_pending"
 
 
 def emit(
@@ -17,11 +22,16 @@ def emit(
     request_id: str | None = None,
     job_id: str | None = None,
 ) -> None:
-    """Tell the followers of a request, or of every request a job works for."""
-    session.execute(
-        insert(Event),
-        [{"request_id": request_id, "job_id": job_id, "name": name, "data": data, "time": now()}],
-    )
+    """Tell the followers of a request, or of every request a job works for, once the transaction commits."""
+    row = {"request_id": request_id, "job_id": job_id, "name": name, "data": data, "time": now()}
+    session.info.setdefault(_PENDING, []).append(row)
+
+
+def append_emitted(session: Session) -> None:
+    """Insert what was emitted, in order; the transaction's boundary calls this."""
+    pending: list[dict[str, Any]] = session.info.pop(_PENDING, [])
+    if pending:
+        session.execute(insert(Event), pending)
 
 
 def of_request(session: Session, request_id: str, *, after: int, limit: int = 200) -> list[Event]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import String, exists, func, insert, literal, select
 from sqlalchemy.orm import Session
 
 from service import deadlines
@@ -51,6 +51,7 @@ class Order:
 @dataclass(kw_only=True)
 class Accepted:
     request: DeletionRequest
+    dataset: Dataset
     unresolved: list[str]
     job_ids: list[str] = field(default_factory=list)
 
@@ -80,10 +81,14 @@ def accept(session: Session, order: Order, secrets: Secrets) -> Accepted:
         only_ids = all(fault.code == "not_found_in_dataset" for fault in faults)
         kind = UnresolvedSamples if only_ids else InvalidRequest
         raise kind("The request cannot be accepted as it is; every fault is listed.", faults=faults)
-    request = _insert(session, dataset, order, secrets, found, erased=len(erased), not_found=len(unresolved))
-    accepted = Accepted(request=request, unresolved=unresolved)
-    _queue(session, request, targets, [row.id for row in found], accepted)
-    requests.settle(session, request, suppression_key=secrets.suppression)
+    request = _insert(session, dataset, order, secrets, found, targets, erased=len(erased), not_found=len(unresolved))
+    accepted = Accepted(request=request, dataset=dataset, unresolved=unresolved)
+    for model in targets:
+        job = fan_out(session, request, model, [row.id for row in found])
+        if job is not None:
+            accepted.job_ids.append(job.id)
+    if not accepted.job_ids:
+        requests.settle(session, request, suppression_key=secrets.suppression)
     return accepted
 
 
@@ -137,6 +142,7 @@ def _insert(
     order: Order,
     secrets: Secrets,
     found: list[SampleRow],
+    targets: list[Model],
     *,
     erased: int,
     not_found: int,
@@ -162,27 +168,14 @@ def _insert(
         due_at=deadlines.due(received, secrets.time_zone) if order.purpose == "privacy" else None,
     )
     session.add(request)
+    _announce(session, request, targets)
     session.flush()
-    session.add(RequestKey(request_id=request.id, key=key))
-    if found:
-        session.execute(
-            insert(RequestSample),
-            [
-                {"request_id": request.id, "sample_id": row.id, "outcome": requests.PENDING_NOT_TRAINED_ON}
-                for row in found
-            ],
-        )
-        samples.set_state(session, [row.id for row in found], SampleState.PENDING)
+    session.execute(insert(RequestKey).values(request_id=request.id, key=key))
+    _name_samples(session, request, [row.id for row in found])
     return request
 
 
-def _queue(
-    session: Session,
-    request: DeletionRequest,
-    targets: list[Model],
-    keys: list[int],
-    accepted: Accepted,
-) -> None:
+def _announce(session: Session, request: DeletionRequest, targets: list[Model]) -> None:
     counts = {
         "num_samples": request.num_samples,
         "not_found": request.not_found,
@@ -193,10 +186,14 @@ def _queue(
     policies = {model.name: policy_digest(model.policy) for model in targets}
     due = request.due_at.isoformat() if request.due_at else None
     requests.move(session, request, RequestStatus.ACCEPTED, scope=request.scope, policies=policies, due_at=due)
-    for model in targets:
-        job = fan_out(session, request, model, keys)
-        if job is not None:
-            accepted.job_ids.append(job.id)
+
+
+def _name_samples(session: Session, request: DeletionRequest, keys: list[int]) -> None:
+    # One statement over the keys: a row of parameters per sample costs more than the rows themselves.
+    outcome = literal(requests.PENDING_NOT_TRAINED_ON, String)
+    named = select(literal(request.id), Sample.id, outcome).where(samples.one_of(session, Sample.id, keys))
+    session.execute(insert(RequestSample).from_select(["request_id", "sample_id", "outcome"], named))
+    samples.set_state(session, keys, SampleState.PENDING)
 
 
 def fan_out(session: Session, request: DeletionRequest, model: Model, keys: Sequence[int]) -> Job | None:
@@ -247,8 +244,7 @@ def _check_needs(
                 f"{request.method!r} needs a training recipe, and model {model.name!r} has none.",
             )
         )
-    open_keys = _pending(session, model.dataset_id, version)
-    if version.training_samples - len(open_keys) <= 0:
+    if not _anything_left(session, model.dataset_id, version):
         faults.append(
             Fault(
                 "/sample_ids",
@@ -258,30 +254,29 @@ def _check_needs(
             )
         )
     elif spec.needs_in_class_retain:
-        emptied = _emptied_classes(session, version, keys, open_keys, model.dataset_id)
+        emptied = _emptied_classes(session, version, keys, model.dataset_id)
         faults += [Fault("/sample_ids", "class_left_without_samples", label) for label in emptied]
     if faults:
         raise InvalidRequest(f"The request cannot be worked on model {model.name!r}.", faults=faults)
 
 
-def _pending(session: Session, dataset_id: str, version: Version) -> list[int]:
-    """Return the train samples of the version that some open request names; small, unlike the training set."""
-    excluded = select(VersionExclusion.sample_id).where(VersionExclusion.version_id == version.id)
-    return list(
-        session.scalars(
-            select(Sample.id).where(
-                Sample.dataset_id == dataset_id,
-                Sample.pool == "train",
-                Sample.state == SampleState.PENDING,
-                Sample.id.not_in(excluded),
-            )
+def _anything_left(session: Session, dataset_id: str, version: Version) -> bool:
+    """Say whether the version was trained on any sample that no request names; stops at the first."""
+    excluded = exists().where(VersionExclusion.version_id == version.id, VersionExclusion.sample_id == Sample.id)
+    kept = (
+        select(Sample.id)
+        .where(
+            Sample.dataset_id == dataset_id,
+            Sample.pool == "train",
+            Sample.state == SampleState.LIVE,
+            ~excluded,
         )
+        .limit(1)
     )
+    return session.scalar(kept) is not None
 
 
-def _emptied_classes(
-    session: Session, version: Version, keys: Sequence[int], open_keys: Sequence[int], dataset_id: str
-) -> list[int]:
+def _emptied_classes(session: Session, version: Version, keys: Sequence[int], dataset_id: str) -> list[int]:
     excluded = select(VersionExclusion.sample_id).where(VersionExclusion.version_id == version.id)
     labels = session.scalars(select(Sample.label).where(samples.one_of(session, Sample.id, keys)).distinct())
     left = session.execute(
@@ -291,7 +286,6 @@ def _emptied_classes(
             Sample.pool == "train",
             Sample.state == SampleState.LIVE,
             Sample.id.not_in(excluded),
-            ~samples.one_of(session, Sample.id, open_keys),
         )
         .group_by(Sample.label)
     )

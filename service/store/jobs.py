@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import CursorResult, and_, case, exists, or_, select, update
+from sqlalchemy import CursorResult, and_, case, exists, insert, literal, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
@@ -107,9 +107,9 @@ def move(session: Session, job: Job, status: JobStatus, action: str, **payload: 
 
 def link(session: Session, job: Job, request: DeletionRequest) -> None:
     """Make the job work for the request too; the earliest due date of its requests is the job's."""
-    if session.get(JobRequest, (job.id, request.id)) is None:
-        session.add(JobRequest(job_id=job.id, request_id=request.id))
-        session.flush()
+    linked = exists().where(JobRequest.job_id == job.id, JobRequest.request_id == request.id)
+    row = select(literal(job.id), literal(request.id)).where(~linked)
+    session.execute(insert(JobRequest).from_select(["job_id", "request_id"], row))
     if request.due_at is not None and (job.due_at is None or request.due_at < job.due_at):
         job.due_at = request.due_at
 

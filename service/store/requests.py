@@ -58,7 +58,7 @@ def move(session: Session, request: DeletionRequest, status: RequestStatus, **pa
 
 def note(session: Session, request: DeletionRequest, action: str, payload: dict[str, Any]) -> None:
     """Record an action of a request and send it to its followers."""
-    dataset = session.scalar(select(Dataset.name).where(Dataset.id == request.dataset_id))
+    dataset = session.get_one(Dataset, request.dataset_id).name
     audit.record(
         session,
         action,
@@ -88,6 +88,7 @@ def mark_trained_on(session: Session, request: DeletionRequest, keys: Sequence[i
         update(RequestSample)
         .where(RequestSample.request_id == request.id, samples.one_of(session, RequestSample.sample_id, keys))
         .values(outcome=PENDING)
+        .execution_options(synchronize_session=False)
     )
 
 

@@ -116,7 +116,12 @@ def erased_positions(session: Session, dataset_id: str) -> list[int]:
 
 
 def set_state(session: Session, ids: Sequence[int], state: SampleState) -> None:
-    session.execute(update(Sample).where(one_of(session, Sample.id, ids)).values(state=state))
+    session.execute(
+        update(Sample)
+        .where(one_of(session, Sample.id, ids))
+        .values(state=state)
+        .execution_options(synchronize_session=False)
+    )
 
 
 def forget_ids(session: Session, key: bytes, dataset_id: str, ids: Sequence[int]) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from service.settings import Settings
-from service.store import audit
+from service.store import audit, events
 
 SQLITE_BUSY_SECONDS = 30
 
@@ -44,6 +44,7 @@ class Database:
         with Session(self._write, expire_on_commit=False) as session, session.begin():
             yield session
             session.flush()
+            events.append_emitted(session)
             audit.append_recorded(session)
 
     def dispose(self) -> None:
