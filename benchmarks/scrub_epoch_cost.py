@@ -1,6 +1,7 @@
 """What SCRUB's min epoch costs beside a plain fine-tuning epoch: same net, data, batch size and optimiser.
 
-Epochs are timed in turn and the medians compared; the ratio of CPU times beside it tells a busy machine. The teacher's logits, computed once per run, are timed apart.
+Epochs are timed in turn and the medians compared; the ratio of CPU times beside it tells of a busy machine. The
+teacher's logits, computed once per run, are timed apart.
 """
 
 import argparse
