@@ -65,7 +65,8 @@ def _process(folder: Path) -> dict[str, Any]:
     started = time.perf_counter()
     with subprocess.Popen(command, env=env) as api:
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {key}"}) as client:
+            bearer = {"Authorization": f"Bearer {key}"}
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=bearer) as client:
                 ready = _seconds_until_ready(client, started)
                 after_start = _resident_megabytes(api.pid)
                 _ask(client)

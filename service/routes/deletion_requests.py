@@ -17,7 +17,7 @@ from service.problems import validation_faults
 from service.schemas.common import Limit, Page, decode_cursor, encode_cursor
 from service.schemas.deletion_requests import DeletionRequestIn, DeletionRequestOut, RequestJobOut, repeated
 from service.store import cancel, datasets, idempotency, intake, requests
-from service.store.tables import Dataset, DeletionRequest, Version
+from service.store.tables import Dataset, DeletionRequest, Job, Version
 
 router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"])
 MAX_UNRESOLVED_LISTED = 1_000
@@ -31,27 +31,50 @@ def views(session: Session, found: list[DeletionRequest]) -> list[DeletionReques
     names = {key: session.get_one(Dataset, key).name for key in {request.dataset_id for request in found}}
     numbers = _version_numbers(session, {job.version_id for pairs in jobs.values() for job, _ in pairs})
     return [
-        DeletionRequestOut(
+        _document(
+            request,
             dataset=names[request.dataset_id],
             outcomes=requests.outcomes(session, request),
-            jobs=[
-                RequestJobOut(
-                    id=job.id,
-                    model=model,
-                    status=job.status,
-                    version=numbers.get(job.version_id or ""),
-                    evaluation_id=job.evaluation_id,
-                )
-                for job, model in jobs[request.id]
-            ],
-            **{
-                field: getattr(request, field)
-                for field in DeletionRequestOut.model_fields
-                if field not in ("dataset", "outcomes", "jobs", "unresolved_sample_ids")
-            },
+            jobs=jobs[request.id],
+            numbers=numbers,
         )
         for request in found
     ]
+
+
+def _document(
+    request: DeletionRequest,
+    *,
+    dataset: str,
+    outcomes: dict[str, int],
+    jobs: list[tuple[Job, str]],
+    numbers: dict[str, int],
+) -> DeletionRequestOut:
+    apart = ("dataset", "outcomes", "jobs", "unresolved_sample_ids")
+    return DeletionRequestOut(
+        dataset=dataset,
+        outcomes=outcomes,
+        jobs=[
+            RequestJobOut(
+                id=job.id,
+                model=model,
+                status=job.status,
+                version=numbers.get(job.version_id or ""),
+                evaluation_id=job.evaluation_id,
+            )
+            for job, model in jobs
+        ],
+        **{field: getattr(request, field) for field in DeletionRequestOut.model_fields if field not in apart},
+    )
+
+
+def _answer(session: Session, accepted: intake.Accepted) -> DeletionRequestOut:
+    """Return the document of a request just taken in: read back only if it ended at once, for want of work."""
+    request = accepted.request
+    if not accepted.jobs:
+        return views(session, [request])[0]
+    outcomes = requests.outcomes_at_start(request)
+    return _document(request, dataset=accepted.dataset.name, outcomes=outcomes, jobs=accepted.jobs, numbers={})
 
 
 def _version_numbers(session: Session, ids: set[str | None]) -> dict[str, int]:
@@ -122,9 +145,9 @@ def create(
             response.headers["Idempotent-Replayed"] = "true"
         else:
             accepted = intake.accept(session, order, parts.secrets)
-            job_ids = accepted.job_ids
+            job_ids = [job.id for job, _ in accepted.jobs]
             session.flush()
-            (answer,) = views(session, [accepted.request])
+            answer = _answer(session, accepted)
             idempotency.keep(session, who.id, idempotency_key, mark, answer.id, answer.model_dump(mode="json"))
             if order.report_unresolved:
                 answer.unresolved_sample_ids = accepted.unresolved[:MAX_UNRESOLVED_LISTED]

@@ -53,7 +53,7 @@ class Accepted:
     request: DeletionRequest
     dataset: Dataset
     unresolved: list[str]
-    job_ids: list[str] = field(default_factory=list)
+    jobs: list[tuple[Job, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +86,8 @@ def accept(session: Session, order: Order, secrets: Secrets) -> Accepted:
     for model in targets:
         job = fan_out(session, request, model, [row.id for row in found])
         if job is not None:
-            accepted.job_ids.append(job.id)
-    if not accepted.job_ids:
+            accepted.jobs.append((job, model.name))
+    if not accepted.jobs:
         requests.settle(session, request, suppression_key=secrets.suppression)
     return accepted
 

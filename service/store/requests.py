@@ -82,6 +82,13 @@ def outcomes(session: Session, request: DeletionRequest) -> dict[str, int]:
     return {**counts, "already_erased": request.already_erased, "not_found": request.not_found}
 
 
+def outcomes_at_start(request: DeletionRequest) -> dict[str, int]:
+    """Return what `outcomes` would for a request whose work has not begun, without reading."""
+    pending = request.num_samples - request.already_erased
+    counts = {PENDING: pending, ERASED: 0, NOT_TRAINED_ON: 0}
+    return {**counts, "already_erased": request.already_erased, "not_found": request.not_found}
+
+
 def mark_trained_on(session: Session, request: DeletionRequest, keys: Sequence[int]) -> None:
     """Note that some model was trained on these samples of the request."""
     session.execute(
