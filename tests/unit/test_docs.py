@@ -1,0 +1,56 @@
+"""The README names everything there is: every method, metric, setting and route, in its tables."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from service.app import create_app
+from service.catalogue.methods import METHODS
+from service.catalogue.metrics import METRICS
+from service.settings import Settings
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+# What stands in backticks at the start of a table's row.
+LISTED = set(re.findall(r"^\| `([^`]+)`", README, re.MULTILINE))
+
+
+def _routes(data_dir: Path) -> set[str]:
+    paths = create_app(Settings(data_dir=data_dir)).openapi()["paths"]
+    return {f"{verb.upper()} {path}" for path, operations in paths.items() for verb in operations}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_readme_lists_the_method(method: str) -> None:
+    assert method in LISTED
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_readme_lists_the_metric(metric: str) -> None:
+    assert metric in LISTED
+
+
+def test_the_readme_states_what_no_method_and_no_metric_proves() -> None:
+    limits = [spec.does_not_prove for spec in METHODS.values()] + [spec.does_not_prove for spec in METRICS.values()]
+    assert [limit for limit in limits if limit not in README] == []
+
+
+def test_the_readme_gives_each_method_its_guarantee() -> None:
+    rows = {row[0]: row[1] for row in re.findall(r"^\| `(\w+)` [^|]*\| (exact|approximate) \|", README, re.MULTILINE)}
+    assert rows == {name: spec.guarantee for name, spec in METHODS.items()}
+
+
+def test_the_readme_lists_every_setting_and_no_other() -> None:
+    listed = {name for name in LISTED if name.startswith("UNLEARN_")}
+    assert listed == {f"UNLEARN_{name.upper()}" for name in Settings.model_fields}
+
+
+def test_the_readme_states_the_defaults() -> None:
+    rows = dict(re.findall(r"^\| `UNLEARN_(\w+)` \| `([^`]*)` \|", README, re.MULTILINE))
+    stated = {name: field.default for name, field in Settings.model_fields.items() if field.default not in ("", None)}
+    assert rows == {name.upper(): str(default) for name, default in stated.items()}
+
+
+def test_the_readme_lists_every_route_and_no_other(tmp_path: Path) -> None:
+    listed = {name for name in LISTED if re.match(r"(GET|HEAD|POST|PUT|PATCH|DELETE) /", name)}
+    assert listed == _routes(tmp_path)
