@@ -66,9 +66,7 @@ def test_a_dropped_database_is_gone_even_while_someone_is_connected(postgres_url
         (servers.BROKER_URL_VARIABLE, servers.valkey_server),
     ],
 )
-def test_a_named_server_is_used_as_it_is(
-    variable: str, server: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_named_server_is_used_as_it_is(variable: str, server: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "scheme://somewhere/else")
     assert callable(server)
     with server() as url:
