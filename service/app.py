@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from service import problems
 from service.artifacts import ArtifactStore
-from service.body_limit import BodyLimit
+from service.body_limit import BodyLimit, NoNulInUrl
 from service.deps import Parts
 from service.dispatch import Bell
 from service.evidence.commitments import suppression_key
@@ -59,6 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.parts = parts
     problems.install(app)
+    app.add_middleware(NoNulInUrl)
     app.add_middleware(BodyLimit, json_bytes=settings.max_body_bytes, weights_bytes=settings.max_weights_bytes)
     for route in _ROUTES:
         app.include_router(route.router)

@@ -1,11 +1,16 @@
-"""Refuses bodies over the limit before anything parses them, whether or not they announce their length."""
+"""Refuses bodies over the limit, whether or not they announce their length, and URLs no store can look up."""
 
 import json
+import re
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.problems import MEDIA_TYPE, problem
+
+# Only this route streams to disk; all others hold their body in memory, whatever media type it claims to be.
+_UPLOAD = re.compile(r"/v1/models/[^/]+/versions/?")
 
 
 class BodyLimit:
@@ -20,12 +25,27 @@ class BodyLimit:
             return
         headers = dict(scope["headers"])
         media = headers.get(b"content-type", b"").split(b";")[0].strip()
-        limit = self._weights if media == b"application/vnd.safetensors" else self._json
+        is_weights = media.lower() == b"application/vnd.safetensors" and _UPLOAD.fullmatch(scope["path"])
+        limit = self._weights if is_weights else self._json
         declared = headers.get(b"content-length", b"")
         if declared.isdigit() and int(declared) > limit:
-            await _refuse(send, limit)
+            await _refuse(send, problem(413, "body_too_large", "The body is too large", _detail(limit)))
             return
         await self._app(scope, _counting(receive, limit), send)
+
+
+class NoNulInUrl:
+    """ASGI middleware that refuses a NUL in path or query: PostgreSQL has no such text, so nothing is named so."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and ("\x00" in scope["path"] or b"%00" in scope["query_string"]):
+            detail = "The URL holds a NUL character, and nothing has a name with one."
+            await _refuse(send, problem(400, "bad_request", "Bad request", detail))
+            return
+        await self._app(scope, receive, send)
 
 
 def _counting(receive: Receive, limit: int) -> Receive:
@@ -46,8 +66,10 @@ def _detail(limit: int) -> str:
     return f"The body is larger than {limit} bytes; send less at a time or raise the operator's limit."
 
 
-async def _refuse(send: Send, limit: int) -> None:
-    body = json.dumps(problem(413, "body_too_large", "The body is too large", _detail(limit))).encode()
+async def _refuse(send: Send, document: dict[str, Any]) -> None:
+    body = json.dumps(document).encode()
     headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 413, "headers": [*headers, (b"connection", b"close")]})
+    await send(
+        {"type": "http.response.start", "status": document["status"], "headers": [*headers, (b"connection", b"close")]}
+    )
     await send({"type": "http.response.body", "body": body})

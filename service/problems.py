@@ -1,15 +1,16 @@
 """Errors as RFC 9457 problem documents; the one place that knows which HTTP status an error has."""
 
+import json
 from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from service import errors
-from service.errors import MAX_FAULTS, Fault, ServiceError
+from service.errors import Fault, ServiceError
 
 log = structlog.get_logger()
 MEDIA_TYPE = "application/problem+json"
@@ -33,12 +34,21 @@ _HTTP_CODES = {
 }
 
 
-def response(error: ServiceError) -> JSONResponse:
+class ProblemResponse(Response):
+    """A problem document in ASCII: what a client sent may hold half a surrogate pair, which UTF-8 cannot carry."""
+
+    media_type = MEDIA_TYPE
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def response(error: ServiceError) -> ProblemResponse:
     """Return the problem document of an error."""
     status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
     body = problem(status, error.code, error.title, error.detail, error.faults, **error.extra)
-    return JSONResponse(body, status, headers, MEDIA_TYPE)
+    return ProblemResponse(body, status, headers)
 
 
 def problem(
@@ -74,8 +84,7 @@ def pointer(location: tuple[Any, ...]) -> str:
 def validation_faults(found: Any) -> list[Fault]:
     """Return pydantic's errors as faults; long input is cut, so that no body is echoed whole."""
     return [
-        Fault(pointer(tuple(error["loc"])), error["type"], _brief(error.get("input")), error["msg"])
-        for error in found[: MAX_FAULTS + 1]
+        Fault(pointer(tuple(error["loc"])), error["type"], _brief(error.get("input")), error["msg"]) for error in found
     ]
 
 
@@ -89,11 +98,11 @@ def install(app: FastAPI) -> None:
     """Make every error of the app a problem document."""
 
     @app.exception_handler(ServiceError)
-    def _service_error(_: Request, error: ServiceError) -> JSONResponse:
+    def _service_error(_: Request, error: ServiceError) -> ProblemResponse:
         return response(error)
 
     @app.exception_handler(RequestValidationError)
-    def _validation_error(_: Request, error: RequestValidationError) -> JSONResponse:
+    def _validation_error(_: Request, error: RequestValidationError) -> ProblemResponse:
         kinds = {found["type"] for found in error.errors()}
         code = "malformed_json" if "json_invalid" in kinds else "invalid_request"
         invalid = errors.InvalidRequest(
@@ -104,14 +113,14 @@ def install(app: FastAPI) -> None:
         return response(invalid)
 
     @app.exception_handler(HTTPException)
-    def _http_error(_: Request, error: HTTPException) -> JSONResponse:
+    def _http_error(_: Request, error: HTTPException) -> ProblemResponse:
         code = _HTTP_CODES.get(error.status_code, "http_error")
         body = problem(error.status_code, code, str(error.detail), str(error.detail))
-        return JSONResponse(body, error.status_code, dict(error.headers or {}), MEDIA_TYPE)
+        return ProblemResponse(body, error.status_code, dict(error.headers or {}))
 
     @app.exception_handler(Exception)
-    def _unforeseen(request: Request, error: Exception) -> JSONResponse:
+    def _unforeseen(request: Request, error: Exception) -> ProblemResponse:
         # The type alone: messages of database errors quote their parameters, which may be sample IDs.
         log.error("request.failed", path=request.url.path, error=type(error).__name__)
         body = problem(500, "internal_error", "Internal error", "The service failed; the operator's log says where.")
-        return JSONResponse(body, 500, media_type=MEDIA_TYPE)
+        return ProblemResponse(body, 500)

@@ -5,7 +5,7 @@ import secrets
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -16,7 +16,7 @@ KEY_BYTES = 32
 class Settings(BaseSettings):
     """Everything an operator can set. Defaults run the embedded service in ``./var``."""
 
-    model_config = SettingsConfigDict(env_prefix="UNLEARN_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="UNLEARN_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     environment: Literal["development", "production"] = Field(
         "development", description="`production` refuses SQLite, the file broker and a generated master key."
@@ -44,7 +44,10 @@ class Settings(BaseSettings):
     @field_validator("time_zone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
-        ZoneInfo(value)
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, OSError):
+            raise ValueError("no such time zone in the IANA database") from None
         return value
 
     @field_validator("master_key")

@@ -8,6 +8,7 @@ from typing import Any
 from service.errors import Fault, InvalidRequest
 
 MAX_HEADER_BYTES = 100 * 2**20
+MAX_DIMENSIONS = 32
 _SIZES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
     "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
@@ -44,14 +45,14 @@ def _check_tensors(header: dict[str, Any], *, data_bytes: int) -> dict[str, tupl
     spans = []
     for name, entry in header.items():
         try:
-            dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
-            start, end = (int(n) for n in entry["data_offsets"])
+            dtype, shape = str(entry["dtype"]), _naturals(entry["shape"])
+            start, end = _naturals(entry["data_offsets"])
             count = _SIZES[dtype]
         except (KeyError, TypeError, ValueError):
             raise _refuse("not_safetensors", f"The header's entry {name[:80]!r} is not a tensor's.") from None
         for extent in shape:
             count *= extent
-        if min((*shape, start), default=0) < 0 or end - start != count:
+        if end - start != count:
             raise _refuse("not_safetensors", f"Tensor {name[:80]!r} does not fill the bytes it claims.")
         spans.append((start, end))
         found[name] = (dtype, shape)
@@ -65,6 +66,15 @@ def _check_tensors(header: dict[str, Any], *, data_bytes: int) -> dict[str, tupl
     if at != data_bytes:
         raise _refuse("truncated", f"The header tells of {at} bytes of tensors; {data_bytes} came.")
     return found
+
+
+def _naturals(given: Any) -> tuple[int, ...]:
+    """Return a JSON list of natural numbers below 2^63 as a tuple. Raises ValueError."""
+    if not isinstance(given, list) or len(given) > MAX_DIMENSIONS:
+        raise ValueError
+    if not all(type(n) is int and 0 <= n < 2**63 for n in given):
+        raise ValueError
+    return tuple(given)
 
 
 def _refuse(code: str, detail: str) -> InvalidRequest:

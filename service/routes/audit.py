@@ -4,10 +4,10 @@ import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime, BaseModel
+from pydantic import BaseModel
 
 from service.deps import PartsDep, needs
-from service.schemas.common import Limit, Page, decode_number, encode_cursor
+from service.schemas.common import Limit, Moment, Page, decode_number, encode_cursor
 from service.store import audit
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"])
@@ -35,8 +35,8 @@ def entries(
     dataset: str | None = None,
     action: Annotated[list[str] | None, Query()] = None,
     actor: str | None = None,
-    since: AwareDatetime | None = None,
-    until: AwareDatetime | None = None,
+    since: Moment | None = None,
+    until: Moment | None = None,
     after: Annotated[int | None, Query(ge=-1, le=2**62, description="Entries with a larger seq.")] = None,
     limit: Limit = 100,
     cursor: str | None = None,

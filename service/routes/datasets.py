@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from service import allowed_roots
 from service.deps import PartsDep, needs, writing_as
 from service.lifecycle import JobKind
-from service.schemas.common import Limit, Page, decode_cursor, decode_number, encode_cursor
+from service.schemas.common import Limit, Number, Page, decode_cursor, decode_number, encode_cursor
 from service.schemas.datasets import DatasetIn, DatasetOut, SampleOut
 from service.settings import Settings
 from service.store import datasets, jobs, samples
@@ -82,7 +82,7 @@ def list_samples(
     name: str,
     parts: PartsDep,
     split: Annotated[str | None, Query(pattern="^(train|validation|test)$")] = None,
-    label: Annotated[int | None, Query(ge=0)] = None,
+    label: Number | None = None,
     limit: Limit = 100,
     cursor: str | None = None,
 ) -> Page[SampleOut]:

@@ -1,16 +1,18 @@
 """/v1/deletion-requests: take requests in, show where they stand, cancel before work starts."""
 
+import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import ValidationError
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service.auth import Principal
 from service.catalogue.methods import METHODS
 from service.deps import Parts, PartsDep, needs, writing_as
-from service.errors import Fault, InvalidRequest
+from service.errors import Fault
 from service.evidence.commitments import fingerprint
 from service.lifecycle import RequestStatus
 from service.problems import validation_faults
@@ -84,8 +86,8 @@ def _version_numbers(session: Session, ids: set[str | None]) -> dict[str, int]:
     return dict(session.execute(select(Version.id, Version.number).where(Version.id.in_(wanted))).tuples().all())
 
 
-def _order(body: DeletionRequestIn, parts: Parts, who: Principal) -> intake.Order:
-    """Return the order. Raises InvalidRequest with every fault that the body alone shows."""
+def _order(body: DeletionRequestIn, parts: Parts, who: Principal) -> tuple[intake.Order, list[Fault]]:
+    """Return the order and every fault that the body alone shows; the store knows the others."""
     faults = _id_faults(body.sample_ids, parts.settings.max_sample_ids)
     method = AUTO[body.purpose] if body.method == "auto" else body.method
     options: dict[str, Any] = {}
@@ -101,9 +103,7 @@ def _order(body: DeletionRequestIn, parts: Parts, who: Principal) -> intake.Orde
                 Fault(f"/method_options{f.pointer}", f.code, f.value, f.detail)
                 for f in validation_faults(error.errors())
             ]
-    if faults:
-        raise InvalidRequest("The request cannot be accepted as it is; every fault is listed.", faults=faults)
-    return intake.Order(
+    order = intake.Order(
         dataset=body.dataset,
         sample_ids=body.sample_ids,
         purpose=body.purpose,
@@ -115,6 +115,7 @@ def _order(body: DeletionRequestIn, parts: Parts, who: Principal) -> intake.Orde
         principal_id=who.id,
         may_read_datasets=who.may("datasets:read"),
     )
+    return order, faults
 
 
 def _id_faults(sample_ids: list[str], most: int) -> list[Fault]:
@@ -134,26 +135,39 @@ def create(
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> DeletionRequestOut:
     """Ask that the named samples be erased from every model trained on them."""
-    order = _order(body, parts, who)
-    mark = fingerprint(parts.settings.master_key_bytes, body.model_dump_json().encode())
-    job_ids: list[str] = []
-    with writing_as(parts, who) as session:
-        earlier = idempotency.find(session, who.id, idempotency_key, mark)
-        if earlier is not None:
-            answer = DeletionRequestOut.model_validate(earlier)
-            answer.unresolved_sample_ids = intake.unresolved_again(session, order, parts.secrets)
-            response.headers["Idempotent-Replayed"] = "true"
-        else:
-            accepted = intake.accept(session, order, parts.secrets)
-            job_ids = [job.id for job, _ in accepted.jobs]
-            session.flush()
-            answer = _answer(session, accepted)
-            idempotency.keep(session, who.id, idempotency_key, mark, answer.id, answer.model_dump(mode="json"))
-            if order.report_unresolved:
-                answer.unresolved_sample_ids = accepted.unresolved[:MAX_UNRESOLVED_LISTED]
-    parts.bell.ring(job_ids)
+    try:
+        answer, job_ids = _take_in(body, parts, who, idempotency_key)
+    except IntegrityError:
+        # The same key came twice in one instant and the other was first: now there is an answer to repeat.
+        answer, job_ids = _take_in(body, parts, who, idempotency_key)
+    if job_ids is None:
+        response.headers["Idempotent-Replayed"] = "true"
+    parts.bell.ring(job_ids or [])
     response.headers["Location"] = f"/v1/deletion-requests/{answer.id}"
     return answer
+
+
+def _take_in(
+    body: DeletionRequestIn, parts: Parts, who: Principal, key: str | None
+) -> tuple[DeletionRequestOut, list[str] | None]:
+    """Return the answer and the jobs to ring for: None if this call repeats an earlier one."""
+    order, faults = _order(body, parts, who)
+    text = json.dumps(body.model_dump(), sort_keys=True, default=str)
+    mark = fingerprint(parts.settings.master_key_bytes, text.encode())
+    with writing_as(parts, who) as session:
+        earlier = idempotency.find(session, who.id, key, mark)
+        if earlier is not None:
+            answer, job_ids = DeletionRequestOut.model_validate(earlier), None
+            unresolved = intake.unresolved_again(session, order, parts.secrets)
+        else:
+            accepted = intake.accept(session, order, parts.secrets, faults)
+            unresolved, job_ids = accepted.unresolved, [job.id for job, _ in accepted.jobs]
+            session.flush()
+            answer = _answer(session, accepted)
+            idempotency.keep(session, who.id, key, mark, answer.id, answer.model_dump(mode="json"))
+        if order.report_unresolved:
+            answer.unresolved_sample_ids = unresolved[:MAX_UNRESOLVED_LISTED]
+    return answer, job_ids
 
 
 @router.get("", operation_id="list_deletion_requests", dependencies=[needs("requests:read")])

@@ -82,7 +82,7 @@ def follow(
     request_id: str,
     request: Request,
     parts: PartsDep,
-    last_event_id: Annotated[str | None, Header(max_length=20)] = None,
+    last_event_id: Annotated[str | None, Header(max_length=18)] = None,
 ) -> StreamingResponse:
     """Stream `state`, `progress`, `attempt`, `evaluation` and `published` events; resumes by Last-Event-ID."""
     with parts.database.reading() as session:

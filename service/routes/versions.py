@@ -20,14 +20,14 @@ from service.digest_headers import stated_sha256
 from service.errors import Conflict, InvalidRequest, PreconditionFailed
 from service.lifecycle import JobKind, VersionState
 from service.problems import validation_faults
-from service.schemas.common import Limit, Page, decode_number, encode_cursor
+from service.schemas.common import Limit, Number, Page, decode_number, encode_cursor
 from service.schemas.models import TrainIn, VersionOut
 from service.store import datasets, intake, jobs, models, versions
 from service.store.tables import Model, Version
 
 router = APIRouter(prefix="/v1/models/{name}/versions", tags=["versions"])
 WEIGHTS = "application/vnd.safetensors"
-Number = int | Literal["latest"]
+VersionNumber = Number | Literal["latest"]
 
 
 def view(session: Session, model: Model, version: Version) -> VersionOut:
@@ -54,7 +54,7 @@ async def create(
     name: str, request: Request, parts: PartsDep, who: Annotated[Principal, needs("models:write")]
 ) -> Response:
     """Upload original weights (safetensors, 201), or have a worker train them (`{"train": true}`, 202)."""
-    media = request.headers.get("content-type", "").split(";")[0].strip()
+    media = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if media == WEIGHTS:
         return await _upload(name, request, parts, who)
     if media == "application/json":
@@ -68,7 +68,7 @@ def _train(name: str, raw: bytes, parts: Parts, who: Principal) -> Response:
         TrainIn.model_validate(json.loads(raw))
     except ValidationError as error:
         raise InvalidRequest('Send {"train": true}.', faults=validation_faults(error.errors())) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InvalidRequest("The body is not JSON.", code="malformed_json") from None
     with writing_as(parts, who) as session:
         model = models.by_name(session, name)
@@ -145,7 +145,7 @@ def list_all(name: str, parts: PartsDep, limit: Limit = 100, cursor: str | None 
 
 
 @router.get("/{number}", operation_id="get_version", dependencies=[needs("models:read")])
-def get(name: str, number: Number, parts: PartsDep) -> VersionOut:
+def get(name: str, number: VersionNumber, parts: PartsDep) -> VersionOut:
     """Return a version by number, or the newest active one: `latest`."""
     with parts.database.reading() as session:
         model = models.by_name(session, name)

@@ -14,7 +14,7 @@ from service.deps import Parts, PartsDep, needs, writing_as
 from service.digest_headers import etag, repr_digest
 from service.errors import Conflict, Gone, Quarantined, ServiceError
 from service.lifecycle import VersionState
-from service.routes.versions import WEIGHTS, Number
+from service.routes.versions import WEIGHTS, VersionNumber
 from service.store import audit, models, versions
 from service.store.tables import Version
 
@@ -44,7 +44,7 @@ def _refusal(name: str, version: Version) -> ServiceError | None:
 @router.api_route("/{number}/weights", methods=["GET"], operation_id="download_weights", response_class=Response)
 def download(
     name: str,
-    number: Number,
+    number: VersionNumber,
     request: Request,
     parts: PartsDep,
     who: Annotated[Principal, needs("weights:read")],
@@ -61,18 +61,26 @@ def download(
         "Repr-Digest": repr_digest(version.sha256),
         "Cache-Control": "no-store",
     }
-    if headers["ETag"] in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]:
+    if _has(request.headers.get("if-none-match", ""), headers["ETag"]):
         return Response(status_code=304, headers=headers)
+    if request.method == "HEAD":
+        length = {"Content-Length": str(version.size_bytes), "Accept-Ranges": "bytes"}
+        return Response(headers=headers | length, media_type=WEIGHTS)
     path, cleanup = _file(parts, version.sha256)
-    if request.method != "HEAD":
-        _record(parts, who, name, version, request.headers.get("range"))
+    _record(parts, who, name, version, request.headers.get("range"))
     return FileResponse(path, headers=headers, media_type=WEIGHTS, background=cleanup)
+
+
+def _has(if_none_match: str, tag: str) -> bool:
+    """Say whether the header names the tag; RFC 9110 §13.1.2 compares weakly here."""
+    named = [part.strip().removeprefix("W/") for part in if_none_match.split(",")]
+    return tag in named or named == ["*"]
 
 
 @router.head("/{number}/weights", operation_id="head_weights", response_class=Response)
 def head(
     name: str,
-    number: Number,
+    number: VersionNumber,
     request: Request,
     parts: PartsDep,
     who: Annotated[Principal, needs("weights:read")],

@@ -4,20 +4,22 @@ from collections import Counter
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
-from service.schemas.common import Body, Name
+from service.schemas.common import Body, Moment, Name
 
 MAX_ID_LENGTH = 512
 
 
-def _not_in_future(moment: datetime) -> datetime:
+def _plausible(moment: datetime) -> datetime:
+    if moment.year < 1970:
+        raise ValueError("received_at lies before 1970")
     if moment > datetime.now(moment.tzinfo):
         raise ValueError("received_at is the day the person asked; it cannot lie in the future")
     return moment
 
 
-SampleId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)]
+SampleId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH, pattern=r"^[^\x00]*$")]
 
 
 class DeletionRequestIn(Body):
@@ -28,7 +30,7 @@ class DeletionRequestIn(Body):
     method_options: dict[str, Any] = Field(default_factory=dict)
     models: list[Name] | None = Field(None, min_length=1, max_length=1000)
     unresolved: Literal["reject", "report"] = "reject"
-    received_at: Annotated[AwareDatetime, AfterValidator(_not_in_future)] | None = None
+    received_at: Annotated[Moment, AfterValidator(_plausible)] | None = None
 
 
 class RequestJobOut(BaseModel):

@@ -2,16 +2,16 @@
 
 from datetime import datetime
 
-from pydantic import AwareDatetime, BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from service.auth import SCOPES
-from service.schemas.common import Body, Name
+from service.schemas.common import Body, Moment, Name
 
 
 class KeyIn(Body):
     name: Name
     scopes: list[str] = Field(min_length=1)
-    expires_at: AwareDatetime | None = None
+    expires_at: Moment | None = None
 
     @field_validator("scopes")
     @classmethod

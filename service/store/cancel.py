@@ -43,8 +43,8 @@ def cancel(session: Session, request_id: str) -> DeletionRequest:
 
 def _serve_again(session: Session, request: DeletionRequest) -> None:
     """Lift quarantines that only this request had asked for."""
-    waiting = requests.open_sample_keys(session, request.dataset_id)
     for model in session.scalars(select(Model).where(Model.dataset_id == request.dataset_id)).all():
+        waiting = requests.withheld_keys(session, model)
         for version in versions.live(session, model.id):
             if version.state == VersionState.QUARANTINED and not versions.trained_on(session, version, waiting):
                 versions.move(session, version, VersionState.ACTIVE, reason="request_cancelled", request=request.id)

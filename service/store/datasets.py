@@ -3,6 +3,7 @@
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service.errors import AlreadyExists, Conflict, NotFound
@@ -19,7 +20,10 @@ def register(session: Session, *, name: str, source: dict[str, Any]) -> Dataset:
         raise AlreadyExists(f"There is a dataset named {name!r} already; choose another name.")
     dataset = Dataset(id=new_id("ds"), name=name, source=source, state=INDEXING)
     session.add(dataset)
-    session.flush()
+    try:
+        session.flush()
+    except IntegrityError:  # somebody else took the name in the same instant
+        raise AlreadyExists(f"There is a dataset named {name!r} already; choose another name.") from None
     audit.record(
         session,
         "dataset.registered",

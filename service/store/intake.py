@@ -69,9 +69,12 @@ def policy_digest(policy: dict[str, Any]) -> str:
     return hashlib.sha256(canonical(policy)).hexdigest()
 
 
-def accept(session: Session, order: Order, secrets: Secrets) -> Accepted:
-    """Store the request and queue its jobs. Raises InvalidRequest or UnresolvedSamples with nothing stored."""
-    faults: list[Fault] = []
+def accept(session: Session, order: Order, secrets: Secrets, known: Sequence[Fault] = ()) -> Accepted:
+    """Store the request and queue its jobs. ``known``: what is wrong with the order already.
+
+    Raises InvalidRequest or UnresolvedSamples, naming every fault, with nothing to be stored.
+    """
+    faults = list(known)
     dataset = _dataset(session, order.dataset, faults)
     targets = _targets(session, dataset, order.models, faults) if dataset else []
     if dataset is None:
@@ -83,13 +86,24 @@ def accept(session: Session, order: Order, secrets: Secrets) -> Accepted:
         raise kind("The request cannot be accepted as it is; every fault is listed.", faults=faults)
     request = _insert(session, dataset, order, secrets, found, targets, erased=len(erased), not_found=len(unresolved))
     accepted = Accepted(request=request, dataset=dataset, unresolved=unresolved)
-    for model in targets:
-        job = fan_out(session, request, model, [row.id for row in found])
-        if job is not None:
-            accepted.jobs.append((job, model.name))
+    _fan_out_to_all(session, accepted, targets, [row.id for row in found])
     if not accepted.jobs:
         requests.settle(session, request, suppression_key=secrets.suppression)
     return accepted
+
+
+def _fan_out_to_all(session: Session, accepted: Accepted, targets: list[Model], keys: list[int]) -> None:
+    faults: list[Fault] = []
+    for model in targets:
+        try:
+            job = fan_out(session, accepted.request, model, keys)
+        except InvalidRequest as error:
+            faults += error.faults
+            continue
+        if job is not None:
+            accepted.jobs.append((job, model.name))
+    if faults:
+        raise InvalidRequest("The request cannot be worked on every model concerned.", faults=faults)
 
 
 def _dataset(session: Session, name: str, faults: list[Fault]) -> Dataset | None:
@@ -122,7 +136,7 @@ def _targets(session: Session, dataset: Dataset, names: Sequence[str] | None, fa
 def _resolve(
     session: Session, dataset: Dataset, order: Order, secrets: Secrets, faults: list[Fault]
 ) -> tuple[list[SampleRow], list[str], list[str]]:
-    rows = samples.resolve(session, dataset.id, order.sample_ids)
+    rows = samples.resolve(session, dataset.id, order.sample_ids) if order.sample_ids else {}
     missing = [sample_id for sample_id in order.sample_ids if sample_id not in rows]
     erased = samples.suppressed(session, secrets.suppression, dataset.id, missing) if missing else set()
     # To a key that may not read the dataset, an erased id must look like one that never was.
@@ -321,9 +335,9 @@ def _has_open_job(session: Session, request: DeletionRequest, model: Model) -> b
     return session.scalar(query.limit(1)) is not None
 
 
-def unresolved_again(session: Session, order: Order, secrets: Secrets) -> list[str] | None:
+def unresolved_again(session: Session, order: Order, secrets: Secrets) -> list[str]:
     """Return the unresolved ids of a repeated call; they were not stored, so they are looked up anew."""
     if not order.report_unresolved:
-        return None
+        return []
     dataset = datasets.by_name(session, order.dataset)
     return _resolve(session, dataset, order, secrets, [])[2]

@@ -13,8 +13,8 @@ from sqlalchemy import CursorResult, and_, case, exists, insert, literal, or_, s
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
-from service.errors import NotFound
-from service.lifecycle import JOB_BUSY, JobKind, JobStatus, check_job_move
+from service.errors import Conflict, NotFound
+from service.lifecycle import JOB_BUSY, JOB_STUCK, JobKind, JobStatus, check_job_move
 from service.store import audit, events, requests
 from service.store.session import Database
 from service.store.tables import Attempt, Dataset, DeletionRequest, Job, JobRequest, Model
@@ -276,5 +276,11 @@ def gathering(
 
 def retry(session: Session, job: Job) -> None:
     """Queue a stuck job again with a clean count. Raises Conflict unless it is held, poisoned or failed."""
+    session.refresh(job, with_for_update=True)
+    if job.status not in JOB_STUCK:
+        # The table of moves lets a busy job go back to the queue, but that is for its worker to say.
+        raise Conflict(
+            f"The job is {job.status}; only one that is stuck can be tried again.", code=f"job_is_{job.status}"
+        )
     move(session, job, JobStatus.QUEUED, "job.retried", attempts=job.attempts)
     job.attempts, job.error, job.finished_at, job.rung_at = 0, None, None, now()

@@ -3,6 +3,7 @@
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service.errors import AlreadyExists, NotFound
@@ -36,7 +37,10 @@ def register(
         policy=policy,
     )
     session.add(model)
-    session.flush()
+    try:
+        session.flush()
+    except IntegrityError:  # somebody else took the name in the same instant
+        raise AlreadyExists(f"There is a model named {name!r} already; choose another name.") from None
     audit.record(
         session,
         "model.registered",

@@ -199,13 +199,14 @@ def release(session: Session, request: DeletionRequest) -> None:
     )
 
 
-def open_sample_keys(session: Session, dataset_id: str) -> list[int]:
-    """Return the keys of all samples that an open request of the dataset names."""
-    return list(
-        session.scalars(
-            select(RequestSample.sample_id)
-            .join(DeletionRequest, DeletionRequest.id == RequestSample.request_id)
-            .where(DeletionRequest.dataset_id == dataset_id, DeletionRequest.status.in_(OPEN))
-            .distinct()
+def withheld_keys(session: Session, model: Model) -> list[int]:
+    """Return the keys of all samples for whose sake an open request may withhold the model's versions."""
+    waiting = session.scalars(
+        select(DeletionRequest).where(
+            DeletionRequest.dataset_id == model.dataset_id,
+            DeletionRequest.status.in_(OPEN),
+            DeletionRequest.purpose == "privacy",
         )
     )
+    concerned = [request.id for request in waiting if request.models is None or model.name in request.models]
+    return sorted({key for keys in sample_keys(session, concerned).values() for key in keys})

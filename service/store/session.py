@@ -54,11 +54,12 @@ class Database:
 def make_engine(url: str) -> Engine:
     """Return an engine for SQLite or PostgreSQL with the settings this store relies on."""
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_size=10, max_overflow=30, pool_pre_ping=True)
+        return create_engine(url, pool_size=10, max_overflow=30, pool_pre_ping=True, hide_parameters=True)
     engine = create_engine(
         url,
         pool_size=10,
         max_overflow=30,
+        hide_parameters=True,  # an error's text may end in a log, and parameters are sample IDs
         connect_args={"timeout": SQLITE_BUSY_SECONDS, "check_same_thread": False},
     )
     event.listen(engine, "connect", _configure_sqlite)
