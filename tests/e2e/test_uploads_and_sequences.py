@@ -1,0 +1,108 @@
+"""Uploaded weights judged by a real worker, every method over HTTP, and requests that follow one another."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from tests.stack import Stack, running
+
+HEADERS = {"Content-Type": "application/vnd.safetensors"}
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with running(tmp_path_factory.mktemp("uploads"), worker=True) as found:
+        found.register()
+        found.train(epochs=10)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def tensors(stack: Stack) -> dict[str, torch.Tensor]:
+    return load(stack.client.get("/v1/models/m/versions/latest/weights").content)
+
+
+def _upload(stack: Stack, content: bytes, model: str = "up") -> Any:
+    if stack.client.get(f"/v1/models/{model}").status_code == 404:
+        body = {"name": model, "dataset": "digits", "architecture": "small_cnn", "architecture_options": {"width": 8}}
+        stack.client.post("/v1/models", json=body).raise_for_status()
+    answer = stack.client.post(f"/v1/models/{model}/versions", content=content, headers=HEADERS).raise_for_status()
+    assert answer.json()["state"] == "validating"
+    return stack.wait(answer.headers["location"], lambda version: version["state"] != "validating")
+
+
+def test_fitting_weights_become_active(stack: Stack, tensors: dict[str, torch.Tensor]) -> None:
+    moved = {name: tensor + 1e-3 if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    version = _upload(stack, save(moved))
+    assert (version["state"], version["role"]) == ("active", "original")
+
+
+def test_weights_that_do_not_fit_are_rejected_with_every_reason(stack: Stack, tensors: dict[str, torch.Tensor]) -> None:
+    names = [name for name, tensor in tensors.items() if tensor.is_floating_point()]
+    broken = {name: tensor.clone() for name, tensor in tensors.items()}
+    broken[names[0]].view(-1)[0] = float("nan")
+    broken[names[1]] = broken[names[1]][..., :1].clone()
+    del broken[names[2]]
+    broken["stranger"] = torch.zeros(2)
+    version = _upload(stack, save(broken))
+    assert version["state"] in ("rejected", "purged")
+    reasons = " ".join(version["error"]["errors"])
+    assert all(name in reasons for name in (names[0], names[1], names[2], "stranger"))
+    assert stack.client.get(f"/v1/models/up/versions/{version['number']}/weights").status_code in (409, 410)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "role", "skip"),
+    [("scrub", {"preset": "small", "epochs": 2, "msteps": 1}, "unlearned", 50), ("retrain", {}, "retrained", 70)],
+)
+def test_requests_in_sequence_only_grow_what_the_model_was_not_trained_on(
+    stack: Stack, method: str, options: dict[str, Any], role: str, skip: int
+) -> None:
+    before = stack.client.get("/v1/models/m/versions/latest").json()
+    request = stack.erase(stack.ids(12, skip=skip), method=method, method_options=options, models=["m"])
+    done = stack.completed(request["id"])
+    assert done["status"] == "completed", done
+    after = stack.client.get("/v1/models/m/versions/latest").json()
+    assert after["role"] == role
+    assert after["parent"] == before["number"]
+    assert after["training_samples"] == before["training_samples"] - 12
+    assert stack.client.get(f"/v1/models/m/versions/{before['number']}/weights").status_code == 410
+
+
+def test_requests_that_wait_share_a_job_and_are_reported_apart(stack: Stack) -> None:
+    blocker = stack.erase(stack.ids(5, skip=100), method="finetune", method_options={"epochs": 12}, models=["m"])
+    stack.wait(f"/v1/jobs/{blocker['jobs'][0]['id']}", lambda job: job["status"] != "queued")
+    waiting = [
+        stack.erase(stack.ids(20, skip=200 + 20 * i), method="finetune", method_options={"epochs": 1}) for i in range(2)
+    ]
+    job_ids = [{job["id"] for job in request["jobs"] if job["model"] == "m"} for request in waiting]
+    assert job_ids[0] == job_ids[1]
+    ends = [stack.completed(request["id"]) for request in waiting]
+    assert [end["status"] for end in ends] == ["completed", "completed"]
+    assert all(end["outcomes"]["erased"] == 20 for end in ends)
+    job = next(job for job in ends[0]["jobs"] if job["model"] == "m")
+    report = stack.client.get(f"/v1/evaluations/{job['evaluation_id']}").json()
+    assert {row["request"] for row in report["per_request"]} == {request["id"] for request in waiting}
+
+
+def test_a_training_started_later_reads_no_erased_sample(stack: Stack) -> None:
+    dataset = stack.client.get("/v1/datasets/digits").json()
+    stack.train("late", epochs=1)
+    version = stack.client.get("/v1/models/late/versions/1").json()
+    assert version["training_samples"] == dataset["splits"]["train"]
+    assert dataset["splits"]["train"] < 1797 * 0.72, "the erased ones no longer count"
+
+
+def test_weights_that_never_keep_utility_are_held_for_a_person(stack: Stack) -> None:
+    stack.train("strict", epochs=6, policy={"max_accuracy_drop": 0.01})
+    options = {"lr": 1.0, "epochs": 1, "momentum": 0.99}
+    request = stack.erase(stack.ids(10, skip=400), method="finetune", method_options=options, models=["strict"])
+    done = stack.completed(request["id"])
+    assert done["status"] == "on_hold"
+    job = stack.client.get(f"/v1/jobs/{done['jobs'][0]['id']}").json()
+    assert (job["status"], job["error"]["code"]) == ("held", "utility_guard")
+    assert stack.client.get("/v1/models/strict/versions/1").json()["state"] == "active"
+    assert stack.client.post(f"/v1/jobs/{job['id']}/retry").status_code == 202
