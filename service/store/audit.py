@@ -13,12 +13,13 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
 from service.evidence.leaf import canonical, leaf_hash
-from service.store.tables import AuditEntry, AuditHead, AuditLink
+from service.store.tables import AuditEntry, AuditHead, AuditLink, table_of
 from service.store.types import now
 
 _PENDING = "audit_pending"
 _ACTOR = "audit_actor"
 SYSTEM = "system"
+_ENTRIES, _LINKS = insert(table_of(AuditEntry)), insert(table_of(AuditLink))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +78,9 @@ def append_recorded(session: Session) -> None:
     for seq, entry in enumerate(pending, start=size - len(pending)):
         rows.append(_row(seq, entry))
         links += [{"kind": kind, "ref": ref, "seq": seq} for kind, ref in dict.fromkeys(entry.links)]
-    session.execute(insert(AuditEntry), rows)
+    session.execute(_ENTRIES, rows)
     if links:
-        session.execute(insert(AuditLink), links)
+        session.execute(_LINKS, links)
 
 
 def _row(seq: int, entry: Recorded) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from typing import Any
 from sqlalchemy import insert, or_, select
 from sqlalchemy.orm import Session
 
-from service.store.tables import Event, JobRequest
+from service.store.tables import Event, JobRequest, table_of
 from service.store.types import now
 
 _PENDING = "events_pending"
+_EVENTS = insert(table_of(Event))
 
 
 def emit(
@@ -31,7 +32,7 @@ def append_emitted(session: Session) -> None:
     """Insert what was emitted, in order; the transaction's boundary calls this."""
     pending: list[dict[str, Any]] = session.info.pop(_PENDING, [])
     if pending:
-        session.execute(insert(Event), pending)
+        session.execute(_EVENTS, pending)
 
 
 def of_request(session: Session, request_id: str, *, after: int, limit: int = 200) -> list[Event]:

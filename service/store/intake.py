@@ -4,9 +4,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import String, exists, func, insert, literal, select
+from sqlalchemy import BigInteger, Insert, String, bindparam, exists, func, insert, literal, select
 from sqlalchemy.orm import Session
 
 from service import deadlines
@@ -28,6 +29,7 @@ from service.store.tables import (
     Sample,
     Version,
     VersionExclusion,
+    table_of,
 )
 from service.store.types import new_id, now
 
@@ -203,11 +205,19 @@ def _announce(session: Session, request: DeletionRequest, targets: list[Model]) 
 
 
 def _name_samples(session: Session, request: DeletionRequest, keys: list[int]) -> None:
+    statement = _naming(samples.dialect_of(session))
+    session.execute(statement, {"of_request": request.id, "listed": samples.packed(session, keys)})
+    samples.set_state(session, keys, SampleState.PENDING)
+
+
+@cache
+def _naming(dialect: str) -> Insert:
     # One statement over the keys: a row of parameters per sample costs more than the rows themselves.
     outcome = literal(requests.PENDING_NOT_TRAINED_ON, String)
-    named = select(literal(request.id), Sample.id, outcome).where(samples.one_of(session, Sample.id, keys))
-    session.execute(insert(RequestSample).from_select(["request_id", "sample_id", "outcome"], named))
-    samples.set_state(session, keys, SampleState.PENDING)
+    columns = (bindparam("of_request", type_=String), Sample.id, outcome)
+    named = select(*columns).where(samples.among(dialect, Sample.id, BigInteger))
+    table = table_of(RequestSample)
+    return insert(table).from_select(["request_id", "sample_id", "outcome"], named)
 
 
 def fan_out(session: Session, request: DeletionRequest, model: Model, keys: Sequence[int]) -> Job | None:
@@ -274,20 +284,21 @@ def _check_needs(
         raise InvalidRequest(f"The request cannot be worked on model {model.name!r}.", faults=faults)
 
 
+_LEFT = (
+    select(Sample.id)
+    .where(
+        Sample.dataset_id == bindparam("dataset"),
+        Sample.pool == "train",
+        Sample.state == SampleState.LIVE,
+        ~exists().where(VersionExclusion.version_id == bindparam("version"), VersionExclusion.sample_id == Sample.id),
+    )
+    .limit(1)
+)
+
+
 def _anything_left(session: Session, dataset_id: str, version: Version) -> bool:
     """Say whether the version was trained on any sample that no request names; stops at the first."""
-    excluded = exists().where(VersionExclusion.version_id == version.id, VersionExclusion.sample_id == Sample.id)
-    kept = (
-        select(Sample.id)
-        .where(
-            Sample.dataset_id == dataset_id,
-            Sample.pool == "train",
-            Sample.state == SampleState.LIVE,
-            ~excluded,
-        )
-        .limit(1)
-    )
-    return session.scalar(kept) is not None
+    return session.scalar(_LEFT, {"dataset": dataset_id, "version": version.id}) is not None
 
 
 def _emptied_classes(session: Session, version: Version, keys: Sequence[int], dataset_id: str) -> list[int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import CursorResult, and_, case, exists, insert, literal, or_, select, update
+from sqlalchemy import CursorResult, String, and_, bindparam, case, exists, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
@@ -17,7 +17,7 @@ from service.errors import Conflict, NotFound
 from service.lifecycle import JOB_BUSY, JOB_STUCK, JobKind, JobStatus, check_job_move
 from service.store import audit, events, requests
 from service.store.session import Database
-from service.store.tables import Attempt, Dataset, DeletionRequest, Job, JobRequest, Model
+from service.store.tables import Attempt, Dataset, DeletionRequest, Job, JobRequest, Model, table_of
 from service.store.types import new_id, now
 
 
@@ -105,11 +105,16 @@ def move(session: Session, job: Job, status: JobStatus, action: str, **payload: 
     note(session, job, action, payload)
 
 
+_JOB, _REQUEST = bindparam("job", type_=String), bindparam("request", type_=String)
+_LINK = insert(table_of(JobRequest)).from_select(
+    ["job_id", "request_id"],
+    select(_JOB, _REQUEST).where(~exists().where(JobRequest.job_id == _JOB, JobRequest.request_id == _REQUEST)),
+)
+
+
 def link(session: Session, job: Job, request: DeletionRequest) -> None:
     """Make the job work for the request too; the earliest due date of its requests is the job's."""
-    linked = exists().where(JobRequest.job_id == job.id, JobRequest.request_id == request.id)
-    row = select(literal(job.id), literal(request.id)).where(~linked)
-    session.execute(insert(JobRequest).from_select(["job_id", "request_id"], row))
+    session.execute(_LINK, {"job": job.id, "request": request.id})
     if request.due_at is not None and (job.due_at is None or request.due_at < job.due_at):
         job.due_at = request.due_at
 

@@ -1,15 +1,16 @@
 """Deletion requests: their moves, and the end of each, when nothing in circulation knows the samples any more."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import BigInteger, Update, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from service.errors import NotFound
 from service.lifecycle import JOB_OVER, JOB_STUCK, JobStatus, RequestStatus, SampleState, check_request_move
 from service.store import audit, events, samples
-from service.store.tables import Dataset, DeletionRequest, Job, JobRequest, Model, RequestSample, Sample
+from service.store.tables import Dataset, DeletionRequest, Job, JobRequest, Model, RequestSample, Sample, table_of
 from service.store.types import now
 
 # Until the request is completed nothing is claimed: both kinds of pending show as ``pending``.
@@ -91,12 +92,15 @@ def outcomes_at_start(request: DeletionRequest) -> dict[str, int]:
 
 def mark_trained_on(session: Session, request: DeletionRequest, keys: Sequence[int]) -> None:
     """Note that some model was trained on these samples of the request."""
-    session.execute(
-        update(RequestSample)
-        .where(RequestSample.request_id == request.id, samples.one_of(session, RequestSample.sample_id, keys))
-        .values(outcome=PENDING)
-        .execution_options(synchronize_session=False)
-    )
+    statement = _marking(samples.dialect_of(session))
+    session.execute(statement, {"of_request": request.id, "listed": samples.packed(session, keys)})
+
+
+@cache
+def _marking(dialect: str) -> Update:
+    table = table_of(RequestSample)
+    named = samples.among(dialect, table.c.sample_id, BigInteger)
+    return update(table).where(table.c.request_id == bindparam("of_request"), named).values(outcome=PENDING)
 
 
 def jobs(session: Session, request_ids: Sequence[str]) -> dict[str, list[tuple[Job, str]]]:

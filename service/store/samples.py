@@ -3,16 +3,17 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, cast
 
-from sqlalchemy import ColumnElement, any_, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, Update, any_, bindparam, func, insert, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import InstrumentedAttribute, Session
 from sqlalchemy.types import BigInteger, String
 
 from service.evidence.commitments import suppression_token
 from service.lifecycle import SampleState
-from service.store.tables import Sample, Suppression
+from service.store.tables import Sample, Suppression, table_of
 
 INSERT_CHUNK = 5_000
 
@@ -37,6 +38,39 @@ def one_of(session: Session, column: InstrumentedAttribute[Any], values: Sequenc
     return column == any_(bindparam(None, list(values), type_=ARRAY(kind)))
 
 
+def among(dialect: str, column: Any, kind: type[String | BigInteger]) -> ColumnElement[bool]:
+    """Return ``column IN :listed`` for a statement that is built once; run it with ``listed=packed(...)``.
+
+    Building a statement costs several times what running it does, which intake would pay at every call.
+    """
+    if dialect == "sqlite":
+        listed = func.json_each(bindparam("listed", type_=String)).table_valued("value")
+        return cast("ColumnElement[bool]", column.in_(select(listed.c.value)))
+    return cast("ColumnElement[bool]", column == any_(bindparam("listed", type_=ARRAY(kind))))
+
+
+def dialect_of(session: Session) -> str:
+    return session.get_bind().dialect.name
+
+
+def packed(session: Session, values: Sequence[Any]) -> Any:
+    """Return the values as the one parameter that `among` takes."""
+    return json.dumps(list(values)) if dialect_of(session) == "sqlite" else list(values)
+
+
+@cache
+def _resolving(dialect: str) -> Select[int, str | None, str, int, str]:
+    return select(Sample.id, Sample.sample_id, Sample.pool, Sample.label, Sample.state).where(
+        Sample.dataset_id == bindparam("dataset"), among(dialect, Sample.sample_id, String)
+    )
+
+
+@cache
+def _setting_state(dialect: str) -> Update:
+    table = table_of(Sample)
+    return update(table).where(among(dialect, table.c.id, BigInteger)).values(state=bindparam("new_state"))
+
+
 def insert_many(session: Session, rows: Iterable[dict[str, Any]]) -> None:
     """Insert sample rows; the caller keeps chunks near INSERT_CHUNK so that no write lock lasts long."""
     session.execute(insert(Sample), list(rows))
@@ -45,9 +79,7 @@ def insert_many(session: Session, rows: Iterable[dict[str, Any]]) -> None:
 def resolve(session: Session, dataset_id: str, sample_ids: Sequence[str]) -> dict[str, SampleRow]:
     """Return the rows of the ids that are in the dataset and not erased."""
     rows = session.execute(
-        select(Sample.id, Sample.sample_id, Sample.pool, Sample.label, Sample.state).where(
-            Sample.dataset_id == dataset_id, one_of(session, Sample.sample_id, sample_ids)
-        )
+        _resolving(dialect_of(session)), {"dataset": dataset_id, "listed": packed(session, sample_ids)}
     )
     return {
         row.sample_id: SampleRow(id=row.id, sample_id=row.sample_id, pool=row.pool, label=row.label, state=row.state)
@@ -116,12 +148,7 @@ def erased_positions(session: Session, dataset_id: str) -> list[int]:
 
 
 def set_state(session: Session, ids: Sequence[int], state: SampleState) -> None:
-    session.execute(
-        update(Sample)
-        .where(one_of(session, Sample.id, ids))
-        .values(state=state)
-        .execution_options(synchronize_session=False)
-    )
+    session.execute(_setting_state(dialect_of(session)), {"new_state": state, "listed": packed(session, ids)})
 
 
 def forget_ids(session: Session, key: bytes, dataset_id: str, ids: Sequence[int]) -> None:

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, MetaData, String, Text, UniqueConstraint, text
+from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, MetaData, String, Table, Text, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from service.store.types import BigId, UtcDateTime, now
@@ -21,6 +21,11 @@ class Base(DeclarativeBase):
         }
     )
     type_annotation_map = {datetime: UtcDateTime, Json: JSON, list[str]: JSON, list[int]: JSON}  # noqa: RUF012
+
+
+def table_of(entity: type[Base]) -> Table:
+    """Return the table itself: statements on it skip what the mapper would add."""
+    return Base.metadata.tables[entity.__tablename__]
 
 
 class Dataset(Base):

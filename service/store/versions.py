@@ -1,14 +1,15 @@
 """Model versions: their states, what they were trained on, and which of them know a sample."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import func, insert, literal, select
+from sqlalchemy import BigInteger, Select, bindparam, exists, func, insert, literal, select
 from sqlalchemy.orm import Session
 
 from service.errors import Conflict, NotFound
 from service.lifecycle import SampleState, VersionState, check_version_move
-from service.store import audit
+from service.store import audit, samples
 from service.store.samples import one_of
 from service.store.tables import Dataset, Model, Sample, Version, VersionExclusion
 from service.store.types import new_id, now
@@ -158,24 +159,34 @@ def page(session: Session, model: Model, *, after: int, limit: int) -> list[Vers
     )
 
 
+_LIVE = (
+    select(Version)
+    .where(Version.model_id == bindparam("model"), Version.state.in_(LIVE_STATES))
+    .order_by(Version.number)
+)
+
+
 def live(session: Session, model_id: str) -> list[Version]:
     """Return the versions still in circulation, or about to be, oldest first."""
-    return list(
-        session.scalars(
-            select(Version).where(Version.model_id == model_id, Version.state.in_(LIVE_STATES)).order_by(Version.number)
-        )
-    )
+    return list(session.scalars(_LIVE, {"model": model_id}))
 
 
 def trained_on(session: Session, version: Version, sample_ids: Sequence[int]) -> list[tuple[int, int]]:
     """Return (key, position) of those samples that the version was trained on, in position order."""
-    excluded = select(VersionExclusion.sample_id).where(VersionExclusion.version_id == version.id)
     rows = session.execute(
-        select(Sample.id, Sample.position)
-        .where(one_of(session, Sample.id, sample_ids), Sample.pool == "train", Sample.id.not_in(excluded))
-        .order_by(Sample.position)
+        _known(samples.dialect_of(session)),
+        {"version": version.id, "listed": samples.packed(session, sample_ids)},
     )
     return [(row.id, row.position) for row in rows]
+
+
+@cache
+def _known(dialect: str) -> Select[int, int]:
+    excluded = exists().where(
+        VersionExclusion.version_id == bindparam("version"), VersionExclusion.sample_id == Sample.id
+    )
+    named = samples.among(dialect, Sample.id, BigInteger)
+    return select(Sample.id, Sample.position).where(named, Sample.pool == "train", ~excluded).order_by(Sample.position)
 
 
 def refuse_retired_digest(session: Session, sha256: str) -> None:
