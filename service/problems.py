@@ -31,6 +31,7 @@ _HTTP_CODES = {
     400: "bad_request",
     413: "body_too_large",
     415: "unsupported_media_type",
+    416: "range_not_satisfiable",
 }
 
 

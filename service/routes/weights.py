@@ -1,6 +1,7 @@
 """…/versions/{n}/weights: the download, with ranges and digests, and a clear no once a version is out."""
 
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, Response
 from starlette.background import BackgroundTask
+from starlette.exceptions import HTTPException
 
 from service.auth import Principal
 from service.deps import Parts, PartsDep, needs, writing_as
@@ -17,6 +19,9 @@ from service.lifecycle import VersionState
 from service.routes.versions import WEIGHTS, VersionNumber
 from service.store import audit, models, versions
 from service.store.tables import Version
+
+_RANGES = re.compile(r"bytes=\d{0,18}-\d{0,18}( *, *\d{0,18}-\d{0,18})*", re.ASCII)
+_RANGE = re.compile(r"(\d*)-(\d*)", re.ASCII)
 
 router = APIRouter(prefix="/v1/models/{name}/versions", tags=["versions"])
 
@@ -66,6 +71,7 @@ def download(
     if request.method == "HEAD":
         length = {"Content-Length": str(version.size_bytes), "Accept-Ranges": "bytes"}
         return Response(headers=headers | length, media_type=WEIGHTS)
+    _check_range(request, headers["ETag"], version.size_bytes)
     path, cleanup = _file(parts, version.sha256)
     _record(parts, who, name, version, request.headers.get("range"))
     return FileResponse(path, headers=headers, media_type=WEIGHTS, background=cleanup)
@@ -75,6 +81,24 @@ def _has(if_none_match: str, tag: str) -> bool:
     """Say whether the header names the tag; RFC 9110 §13.1.2 compares weakly here."""
     named = [part.strip().removeprefix("W/") for part in if_none_match.split(",")]
     return tag in named or named == ["*"]
+
+
+def _check_range(request: Request, tag: str, size: int) -> None:
+    """Drop a Range that is not one, as RFC 9110 §14.2 asks. Raises a problem if no part of it lies in the file."""
+    given = request.headers.get("range")
+    if given is None:
+        return
+    if not _RANGES.fullmatch(given) or _backwards(given):
+        request.scope["headers"] = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
+        return
+    applies = request.headers.get("if-range", tag) == tag
+    if applies and any(int(first or 0) >= size or (first, last) == ("", "0") for first, last in _RANGE.findall(given)):
+        raise HTTPException(416, f"The weights have {size} bytes.", {"Content-Range": f"bytes */{size}"})
+
+
+def _backwards(ranges: str) -> bool:
+    found = _RANGE.findall(ranges)
+    return any((first and last and int(first) > int(last)) or not (first or last) for first, last in found)
 
 
 @router.head("/{number}/weights", operation_id="head_weights", response_class=Response)
