@@ -4,17 +4,29 @@ import json
 import secrets
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from service.lifecycle import SampleState, VersionState
+from service.settings import Settings
 from service.store import datasets, models, samples, versions
+from service.store.session import Database
 from service.store.tables import Dataset, Model, Version
-from tests.stack import Stack
+
+
+class HasStore(Protocol):
+    """A running stack, or a worker's bench without one."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def database(self) -> Database: ...
+
 
 POOLS = {"train": "train", "selection": "validation", "audit": "test", "population": "test"}
 
 
-def dataset(stack: Stack, name: str = "d", *, train: int = 40, held_out: int = 5, classes: int = 4) -> Dataset:
+def dataset(stack: HasStore, name: str = "d", *, train: int = 40, held_out: int = 5, classes: int = 4) -> Dataset:
     """Add a ready dataset whose train ids are ``<name>-train-0`` and so on."""
     with stack.database.writing() as session:
         row = datasets.register(session, name=name, source={"source": "npz", "path": "/nowhere"})
@@ -39,7 +51,7 @@ def dataset(stack: Stack, name: str = "d", *, train: int = 40, held_out: int = 5
         return row
 
 
-def model(stack: Stack, name: str = "m", *, of: str = "d", **fields: Any) -> Model:
+def model(stack: HasStore, name: str = "m", *, of: str = "d", **fields: Any) -> Model:
     """Add a model with a recipe."""
     settings: dict[str, Any] = {
         "recipe": {"epochs": 1},
@@ -57,7 +69,7 @@ def model(stack: Stack, name: str = "m", *, of: str = "d", **fields: Any) -> Mod
         )
 
 
-def version(stack: Stack, name: str = "m", *, state: VersionState = VersionState.ACTIVE) -> Version:
+def version(stack: HasStore, name: str = "m", *, state: VersionState = VersionState.ACTIVE) -> Version:
     """Add a version of random bytes that claims to be trained on everything."""
     path = stack.settings.data_dir / "factory"
     path.write_bytes(secrets.token_bytes(4096))
@@ -71,7 +83,7 @@ def version(stack: Stack, name: str = "m", *, state: VersionState = VersionState
         return row
 
 
-def stack_artifacts(stack: Stack, path: Path) -> str:
+def stack_artifacts(stack: HasStore, path: Path) -> str:
     from service.artifacts import ArtifactStore
 
     return ArtifactStore(stack.settings.resolved_artifacts_url).put(path)

@@ -83,7 +83,8 @@ def _version_numbers(session: Session, ids: set[str | None]) -> dict[str, int]:
     wanted = ids - {None}
     if not wanted:
         return {}
-    return dict(session.execute(select(Version.id, Version.number).where(Version.id.in_(wanted))).tuples().all())
+    rows = session.execute(select(Version.id, Version.number).where(Version.id.in_(wanted)))
+    return {row.id: row.number for row in rows}
 
 
 def _order(body: DeletionRequestIn, parts: Parts, who: Principal) -> tuple[intake.Order, list[Fault]]:

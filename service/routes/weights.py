@@ -30,6 +30,8 @@ def _refusal(name: str, version: Version) -> ServiceError | None:
     match VersionState(version.state):
         case VersionState.ACTIVE:
             return None
+        case VersionState.PURGED if version.retired_at is None:
+            return _rejected()
         case VersionState.RETIRED | VersionState.PURGED:
             gone = Gone(
                 f"Version {version.number} of {name!r} held data that was erased since; "
@@ -43,7 +45,11 @@ def _refusal(name: str, version: Version) -> ServiceError | None:
         case VersionState.VALIDATING:
             return Conflict("A worker has not checked these weights yet; ask again soon.", code="version_validating")
         case VersionState.REJECTED:
-            return Conflict("These weights were rejected; the version's `error` says why.", code="version_rejected")
+            return _rejected()
+
+
+def _rejected() -> Conflict:
+    return Conflict("These weights were rejected; the version's `error` says why.", code="version_rejected")
 
 
 @router.api_route("/{number}/weights", methods=["GET"], operation_id="download_weights", response_class=Response)

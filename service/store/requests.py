@@ -78,7 +78,7 @@ def outcomes(session: Session, request: DeletionRequest) -> dict[str, int]:
         .group_by(RequestSample.outcome)
     )
     counts = {PENDING: 0, PENDING_NOT_TRAINED_ON: 0, ERASED: 0, NOT_TRAINED_ON: 0}
-    counts |= dict(rows.tuples().all())
+    counts |= {row[0]: row[1] for row in rows}
     counts[PENDING] += counts.pop(PENDING_NOT_TRAINED_ON)
     return {**counts, "already_erased": request.already_erased, "not_found": request.not_found}
 

@@ -120,7 +120,7 @@ def count_by_split(session: Session, dataset_id: str) -> dict[str, int]:
         .where(Sample.dataset_id == dataset_id, Sample.state != SampleState.ERASED)
         .group_by(Sample.split)
     )
-    return dict(rows.tuples().all())
+    return {row[0]: row[1] for row in rows}
 
 
 def positions(session: Session, dataset_id: str) -> dict[str, list[int]]:

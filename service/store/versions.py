@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Select, bindparam, exists, func, insert, literal, select
+from sqlalchemy import BigInteger, Select, bindparam, exists, func, insert, literal, or_, select
 from sqlalchemy.orm import Session
 
 from service.errors import Conflict, NotFound
@@ -191,8 +191,9 @@ def _known(dialect: str) -> Select[int, int]:
 
 def refuse_retired_digest(session: Session, sha256: str) -> None:
     """Raise Conflict if these very bytes were taken out of circulation before."""
-    out = (VersionState.RETIRED, VersionState.PURGED, VersionState.QUARANTINED)
-    if session.scalar(select(Version.id).where(Version.sha256 == sha256, Version.state.in_(out)).limit(1)):
+    # A rejected upload ends as purged too, but nothing was wrong with its data: the bytes may fit another model.
+    out = or_(Version.state == VersionState.QUARANTINED, Version.retired_at.is_not(None))
+    if session.scalar(select(Version.id).where(Version.sha256 == sha256, out).limit(1)):
         raise Conflict(
             "These weights were retired because they hold erased data; upload weights trained without it.",
             code="digest_retired",
