@@ -8,6 +8,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, Response
+from sqlalchemy import select
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 
@@ -132,6 +133,11 @@ def _file(parts: Parts, sha256: str) -> tuple[Path, BackgroundTask | None]:
 
 def _record(parts: Parts, who: Principal, name: str, version: Version, byte_range: str | None) -> None:
     with writing_as(parts, who) as session:
+        # Looked at again, and held: an entry of a download after that of the retirement would be a contradiction.
+        row = session.scalar(select(Version).where(Version.id == version.id).with_for_update(read=True))
+        refusal = _refusal(name, row) if row is not None else None
+        if refusal is not None:
+            raise refusal
         audit.record(
             session,
             "version.downloaded",

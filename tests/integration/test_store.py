@@ -15,7 +15,7 @@ from service.catalogue.methods import METHODS
 from service.errors import Conflict, InvalidRequest
 from service.lifecycle import JobStatus, RequestStatus, SampleState
 from service.settings import Settings
-from service.store import audit, datasets, intake, jobs, requests, samples
+from service.store import audit, datasets, intake, jobs, requests, samples, versions
 from service.store.intake import Order, Secrets
 from service.store.session import Database
 from service.store.tables import Dataset, Job, RequestSample, Sample, Worker
@@ -173,6 +173,21 @@ def test_an_erased_id_leaves_a_token_and_no_text(bench: Bench) -> None:
         found = samples.suppressed(session, SECRETS.suppression, dataset.id, ["held-audit-0", "held-audit-1"])
         assert found == {"held-audit-0"}
         assert samples.suppressed(session, b"other" * 8, dataset.id, ["held-audit-0"]) == set()
+
+
+def test_a_version_that_was_not_trained_on_a_sample_needs_no_work_for_it(bench: Bench) -> None:
+    factories.dataset(bench, "spared")
+    factories.model(bench, "spared", of="spared")
+    row = factories.version(bench, "spared")
+    with bench.database.writing() as session:
+        dataset = datasets.ready(session, "spared")
+        found = samples.resolve(session, dataset.id, ["spared-train-0"])
+        versions.exclude(session, row, [found["spared-train-0"].id])
+        alone = intake.accept(session, _order("spared", "train-0"), SECRETS)
+        assert alone.jobs == []
+        assert requests.outcomes(session, alone.request)["erased_not_trained_on"] == 1
+        both = intake.accept(session, _order("spared", "train-1"), SECRETS)
+        assert len(both.jobs) == 1
 
 
 @pytest.mark.parametrize("purpose", ["bias", "confusion"])

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -159,6 +160,23 @@ def test_what_is_out_of_circulation_is_refused_by_get_and_head(
         assert problem["retired_at"]
     assert stack.client.head(url).status_code == status
     assert stack.client.get("/v1/models/m/versions/latest").json()["number"] < row.number
+
+
+def test_no_download_is_recorded_after_the_retirement(stack: Stack) -> None:
+    for _ in range(4):
+        row = factories.version(stack)
+        url = f"/v1/models/m/versions/{row.number}/weights"
+        with ThreadPoolExecutor(4) as pool:
+            downloads = [pool.submit(stack.client.get, url) for _ in range(24)]
+            downloads[4].result()
+            with stack.database.writing() as session:
+                versions.move(session, session.get_one(Version, row.id), VersionState.RETIRED)
+            statuses = [download.result().status_code for download in downloads]
+        assert set(statuses) <= {200, 410}
+        entries = stack.client.get("/v1/audit/entries", params={"version": f"m/{row.number}", "limit": 1000}).json()
+        actions = [entry["action"] for entry in entries["items"]]
+        assert actions[-1] == "version.retired"
+        assert actions.count("version.downloaded") == statuses.count(200)
 
 
 def test_bytes_missing_from_the_store_are_a_problem_not_a_crash(stack: Stack) -> None:
