@@ -1,15 +1,24 @@
 """/v1/methods and /v1/metrics: what can be asked for, what it needs, and what it does not prove."""
 
 from dataclasses import fields
+from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from service.catalogue.methods import METHODS
 from service.catalogue.metrics import METRICS
 from service.deps import needs
 from service.schemas.catalogue import MethodOut, MetricOut
 
+description = APIRouter(tags=["catalogue"])
 router = APIRouter(prefix="/v1", tags=["catalogue"], dependencies=[needs("requests:read")])
+
+
+@description.get("/openapi.json", include_in_schema=False, dependencies=[needs("requests:read")])
+def openapi(request: Request) -> dict[str, Any]:
+    """Return the OpenAPI description of every route."""
+    found: dict[str, Any] = request.app.openapi()
+    return found
 
 
 @router.get("/methods", operation_id="list_methods")
