@@ -85,9 +85,7 @@ def build(
     Raises UnknownArchitectureError, pydantic.ValidationError for the options, ValueError for the shape.
     """
     if architecture not in ARCHITECTURES:
-        raise UnknownArchitectureError(
-            f"unknown architecture {architecture!r}; known: {sorted(ARCHITECTURES)}"
-        )
+        raise UnknownArchitectureError(f"unknown architecture {architecture!r}; known: {sorted(ARCHITECTURES)}")
     chosen = catalogue.ARCHITECTURES[architecture].options.model_validate(dict(options))
     smallest = smallest_image(architecture, chosen)
     if image_shape[0] < 1 or min(image_shape[1:]) < smallest:

@@ -112,7 +112,7 @@ def erase(
     method: str,
     config: MethodConfig | None = None,
     seed: int,
-    max_accuracy_drop: float = 0.01,
+    max_accuracy_drop: float = 0.02,
     groups: Mapping[str, Tensor] | None = None,
     training_seconds: float | None = None,
     progress: Progress = no_progress,

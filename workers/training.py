@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import get_total_norm
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from service.catalogue.recipe import Recipe
@@ -16,6 +16,9 @@ from workers.samples import LabelledSet, shuffled_batches
 
 Progress = Callable[[str, int, int], None]
 """Called with a phase word, what is done and the total; may be called often and must return quickly."""
+
+
+MAX_AMPLIFICATION = 30.0
 
 
 class TrainingError(RuntimeError):
@@ -113,12 +116,19 @@ def train(
     return TrainingHistory(epoch_losses=tuple(losses))
 
 
-def take_step(optimizer: Optimizer, objective: Tensor, *, max_grad_norm: float | None = None) -> None:
-    """Descend one step on a scalar objective; the gradient's norm over all parameters can be bounded."""
+def take_step(optimizer: Optimizer, objective: Tensor, *, grad_norm: float | None = None) -> None:
+    """Descend one step on a scalar objective.
+
+    With `grad_norm` the gradient over all parameters is scaled to that norm, though never by more than
+    MAX_AMPLIFICATION, so that a gradient of 0 stays 0.
+    """
     optimizer.zero_grad(set_to_none=True)
     objective.backward()  # type: ignore[no-untyped-call]
-    if max_grad_norm is not None:
-        clip_grad_norm_([w for group in optimizer.param_groups for w in group["params"]], max_grad_norm)
+    if grad_norm is not None:
+        gradients = [w.grad for group in optimizer.param_groups for w in group["params"] if w.grad is not None]
+        scale = (grad_norm / get_total_norm(gradients)).clamp(max=MAX_AMPLIFICATION)
+        for gradient in gradients:
+            gradient.mul_(scale)
     optimizer.step()
 
 

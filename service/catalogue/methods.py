@@ -41,7 +41,7 @@ _PAPER: dict[str, Any] = {
     "lr": 5e-4,
     "weight_decay": 5e-4,
     "lr_decay_rate": 0.1,
-    "max_grad_norm": None,
+    "push_norm": None,
 }
 SCRUB_PAPER_PRESETS: dict[str, dict[str, Any]] = {
     "large": {
@@ -80,26 +80,36 @@ class ScrubConfig(MethodConfig):
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = SCRUB_PAPER_PRESETS
 
     preset: ScrubPreset = Field("service", description="Starting values; options given override them.")
-    optimizer: Literal["sgd", "adam"] = Field("sgd", description="Update rule; one state serves both epochs.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum; Adam takes it as its first beta.")
-    lr: float = Field(0.01, gt=0, le=1, description="Learning rate before any decay.")
+    optimizer: Literal["sgd", "adam", "adamw"] | None = Field(
+        None, description="Update rule; one state serves both kinds of epoch. Null: the recipe's."
+    )
+    momentum: float | None = Field(
+        None, ge=0, lt=1, description="SGD momentum; Adam takes it as its first beta. Null: the recipe's."
+    )
+    lr: float | None = Field(
+        None, gt=0, le=1, description="Learning rate before any decay. Null: half of the recipe's."
+    )
     weight_decay: float = Field(5e-4, ge=0, lt=1, description="L2 penalty.")
     gamma: float = Field(1.0, ge=0, le=100, description="Weight of the cross-entropy in min epochs.")
-    alpha: float = Field(0.5, ge=0, le=100, description="Weight of the distance in min epochs.")
+    alpha: float = Field(0.05, ge=0, le=100, description="Weight of the distance in min epochs.")
     temperature: float = Field(2.0, gt=0, le=100, description="T of the distillation distance.")
-    msteps: int = Field(20, ge=0, le=1000, description="How many of the first epochs start with a max epoch.")
-    epochs: int = Field(20, ge=1, le=1000, description="E: epochs in all; each holds one min epoch.")
+    msteps: int = Field(12, ge=0, le=1000, description="How many of the first epochs start with a max epoch.")
+    epochs: int = Field(14, ge=1, le=1000, description="E: epochs in all; each holds one min epoch.")
     lr_decay_epochs: tuple[int, ...] = Field(
-        (), description="Epochs after which the rate is multiplied by lr_decay_rate; repeats count."
+        (5,), description="Epochs after which the rate is multiplied by lr_decay_rate; repeats count."
     )
     lr_decay_rate: float = Field(0.1, gt=0, le=1, description="Factor per decay epoch.")
-    retain_batch_size: int = Field(64, ge=1, le=8192, description="Samples per min step.")
-    forget_batch_size: int = Field(64, ge=1, le=8192, description="Samples per max step.")
-    max_grad_norm: float | None = Field(
-        1.0,
+    retain_batch_size: int | None = Field(
+        None, ge=1, le=8192, description="Samples per min step. Null: the recipe's, smaller for small retain sets."
+    )
+    forget_batch_size: int | None = Field(
+        None, ge=1, le=8192, description="Samples per max step. Null: 64, smaller for small forget sets."
+    )
+    push_norm: float | None = Field(
+        0.5,
         gt=0,
         le=1e6,
-        description="Bound on the gradient's norm in max steps; null: none, as the paper.",
+        description="Norm that the gradient of max steps is scaled to. Null: left as it is, as in the paper.",
     )
     anchor_p: float = Field(
         0.0, ge=0, le=100, description="Weight of the sum of Frobenius distances to the original weights."
@@ -110,13 +120,16 @@ class ScrubRConfig(ScrubConfig):
     """Options of SCRUB+R: SCRUB's, then the rewind chooses among the epochs."""
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        name: {**values, "rewind": "paper"} for name, values in SCRUB_PAPER_PRESETS.items()
+        name: {**values, "rewind": "paper", "adapt_push": False} for name, values in SCRUB_PAPER_PRESETS.items()
     }
 
     rewind: Literal["service", "paper"] = Field(
         "service",
-        description="paper: nearest forget error, then nearest loss. service: errors within one standard "
-        "error are tied, and the loss must be clear of the original's.",
+        description="paper: nearest forget error, then nearest loss. service: errors that a 95 % test cannot tell "
+        "apart are tied, and the loss should be clear of the original's.",
+    )
+    adapt_push: bool = Field(
+        default=True, description="Move push_norm from epoch to epoch towards the loss that the rewind aims at."
     )
 
 

@@ -169,9 +169,7 @@ def test_every_setting_named_is_a_setting(text: str) -> None:
 def test_the_composed_settings_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"UNLEARN_MASTER_KEY": "ab" * 32, "POSTGRES_PASSWORD": "p1", "REDIS_PASSWORD": "p2"}
     for name, value in SERVICES["worker"]["environment"].items():
-        filled = re.sub(
-            r"\$\{([A-Z_]+):(?:\?[^}]*|-([^}]*))\}", lambda match: values.get(match[1], match[2]), value
-        )
+        filled = re.sub(r"\$\{([A-Z_]+):(?:\?[^}]*|-([^}]*))\}", lambda match: values.get(match[1], match[2]), value)
         monkeypatch.setenv(name, filled)
     settings = Settings()
     assert settings.environment == "production"
@@ -247,9 +245,7 @@ def test_what_runs_in_production_is_what_was_tested(smaller: str, larger: str) -
         assert tested.get(name) == version, name
 
 
-@pytest.mark.parametrize(
-    ("lock", "extras"), [("service", []), ("worker", ["worker"]), ("dev", ["worker", "dev"])]
-)
+@pytest.mark.parametrize(("lock", "extras"), [("service", []), ("worker", ["worker"]), ("dev", ["worker", "dev"])])
 def test_every_direct_dependency_is_locked_within_its_range(lock: str, extras: list[str]) -> None:
     optional = PROJECT["optional-dependencies"]
     declared = PROJECT["dependencies"] + [line for extra in extras for line in optional[extra]]

@@ -13,7 +13,8 @@ from service.catalogue.methods import FinetuneConfig
 from workers.samples import shuffled_batches
 from workers.training import finite_mean, make_optimizer, take_step
 from workers.unlearning.interface import Surroundings, UnlearningResult, UnlearningSplits
-from workers.unlearning.selection import Trajectory, follow, last_within
+from workers.unlearning.selection import last_within
+from workers.unlearning.trajectory import Trajectory, follow
 
 
 def finetune(

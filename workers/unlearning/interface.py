@@ -96,7 +96,7 @@ class Surroundings:
     recipe: Recipe
     build_model: Callable[[int], nn.Module]
     generator: torch.Generator
-    max_accuracy_drop: float = 0.01
+    max_accuracy_drop: float = 0.02
     progress: Progress = no_progress
 
 

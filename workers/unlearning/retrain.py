@@ -41,8 +41,7 @@ def retrain(
     return UnlearningResult(
         model=fresh,
         history=tuple(
-            {"epoch": epoch, "objectives": {"loss": loss}}
-            for epoch, loss in enumerate(trained.epoch_losses, start=1)
+            {"epoch": epoch, "objectives": {"loss": loss}} for epoch, loss in enumerate(trained.epoch_losses, start=1)
         ),
         selection={"epoch": around.recipe.epochs, "rule": "last epoch", "boundary": False},
         seconds=time.perf_counter() - started,

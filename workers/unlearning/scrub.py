@@ -13,8 +13,11 @@ Where this differs from the paper, or the paper leaves it open:
 - The teacher sees unaugmented data, so its logits are computed once.
 - Norm layers are in eval mode in max epochs, so that no statistic of the forget set enters their buffers,
   and in train mode in min epochs, which fill the buffers from retained samples alone.
-- d has no upper bound and its ascent grows exponentially. `max_grad_norm` clips the gradient of max
-  steps; the paper's presets leave it off.
+- d starts at 0 with a gradient of 0 and has no upper bound: its ascent stands still, then explodes. With
+  `push_norm` the gradient of max steps is scaled to one norm; in SCRUB+R `adapt_push` moves that norm from
+  epoch to epoch, towards the loss the rewind aims at. The paper's presets use neither.
+- Left null, optimiser and rate follow the recipe: half its rate moves the weights far enough to lose what
+  only the forget set taught, which the paper's small rates do not; the rate's fall then restores accuracy.
 - anchor_p adds p * sum over tensors of ||w - w_original||_F to both objectives (0 by default).
 SCRUB returns its last epoch within the allowed drop of accuracy, SCRUB+R the epoch the rewind chooses.
 """
@@ -22,26 +25,34 @@ SCRUB returns its last epoch within the allowed drop of accuracy, SCRUB+R the ep
 import copy
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from service.catalogue.methods import ScrubConfig, ScrubRConfig
+from service.catalogue.recipe import Recipe
 from workers.samples import LabelledSet, shuffled_batches
 from workers.training import finite_mean, make_optimizer, take_step
 from workers.unlearning.interface import Surroundings, UnlearningResult, UnlearningSplits
-from workers.unlearning.selection import Trajectory, follow, last_within, rewind
+from workers.unlearning.push import Push, constant_push, governed_push
+from workers.unlearning.selection import last_within, rewind_by_error, rewind_clear_of_known
+from workers.unlearning.trajectory import Trajectory, follow
+
+RECIPE_RATE_SHARE = 0.5
+MIN_STEPS, MIN_PUSHES = 40, 4
+"""Steps that min and max epochs should have where the sets allow; a small set gets smaller batches."""
 
 
-def scrub(
-    model: nn.Module, splits: UnlearningSplits, config: ScrubConfig, *, around: Surroundings
-) -> UnlearningResult:
+def scrub(model: nn.Module, splits: UnlearningSplits, config: ScrubConfig, *, around: Surroundings) -> UnlearningResult:
     """Run SCRUB and return its last epoch within the allowed drop of accuracy."""
     started = time.perf_counter()
     student = copy.deepcopy(model)
     trajectory = Trajectory(student, splits, around)
-    verdict = follow(student, student_epochs(student, splits, config, around), trajectory, config.msteps)
+    epochs = student_epochs(student, splits, config, around, push=constant_push(config.push_norm))
+    verdict = follow(student, epochs, trajectory, config.msteps)
     return trajectory.result(student, last_within, verdict, started)
 
 
@@ -52,8 +63,41 @@ def scrub_r(
     started = time.perf_counter()
     student = copy.deepcopy(model)
     trajectory = Trajectory(student, splits, around)
-    verdict = follow(student, student_epochs(student, splits, config, around), trajectory, config.msteps)
-    return trajectory.result(student, rewind(config.rewind), verdict, started)
+    settled_after = max((e for e in config.lr_decay_epochs if e < config.epochs), default=0)
+    push = constant_push(config.push_norm)
+    if config.adapt_push:
+        push = governed_push(config.push_norm, trajectory, unsettled=settled_after)
+    epochs = student_epochs(student, splits, config, around, push=push)
+    verdict = follow(student, epochs, trajectory, config.msteps)
+    if config.rewind == "paper":
+        return trajectory.result(student, rewind_by_error, verdict, started)
+    choose = partial(rewind_clear_of_known, settled_after=settled_after)
+    return trajectory.result(student, choose, verdict, started)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """How steps are taken, once the options left null are filled in."""
+
+    optimizer: str
+    lr: float
+    momentum: float
+    weight_decay: float
+    retain_batch_size: int
+    forget_batch_size: int
+
+
+def steps_for(config: ScrubConfig, recipe: Recipe, *, retain_count: int, forget_count: int) -> Steps:
+    """Fill optimiser, momentum and rate left null from the recipe, the batch size from the retain set."""
+    small_enough = min(recipe.batch_size, max(16, retain_count // MIN_STEPS))
+    return Steps(
+        optimizer=config.optimizer or recipe.optimizer,
+        lr=RECIPE_RATE_SHARE * recipe.lr if config.lr is None else config.lr,
+        momentum=recipe.momentum if config.momentum is None else config.momentum,
+        weight_decay=config.weight_decay,
+        retain_batch_size=config.retain_batch_size or small_enough,
+        forget_batch_size=config.forget_batch_size or min(64, max(8, forget_count // MIN_PUSHES)),
+    )
 
 
 def distance(t: Tensor, s: Tensor, T: float) -> Tensor:
@@ -62,19 +106,22 @@ def distance(t: Tensor, s: Tensor, T: float) -> Tensor:
     return T * T * (log_p.exp() * (log_p - log_q)).sum(1)
 
 
-def rate_at(config: ScrubConfig, e: int) -> float:
-    """Return the learning rate of epoch e = 1..E."""
-    return config.lr * config.lr_decay_rate ** sum(decay < e for decay in config.lr_decay_epochs)
+def rate_share(config: ScrubConfig, e: int) -> float:
+    """Return the learning rate of epoch e = 1..E as a share of the first."""
+    return config.lr_decay_rate ** sum(decay < e for decay in config.lr_decay_epochs)
 
 
 def student_epochs(
-    student: nn.Module, splits: UnlearningSplits, config: ScrubConfig, around: Surroundings
+    student: nn.Module, splits: UnlearningSplits, config: ScrubConfig, around: Surroundings, *, push: Push
 ) -> Iterator[dict[str, float]]:
-    """Move `student` (a copy of the original) by one epoch per item; yield the epoch's mean objectives."""
+    """Move `student` (a copy of the original) by one epoch per item; yield the epoch's mean objectives.
+
+    `push` is asked before every max epoch.
+    """
     lesson = Lesson(student, splits, config, around)
     for e in range(1, config.epochs + 1):
-        lesson.set_rate(rate_at(config, e))
-        moved = {"max_distance": lesson.max_epoch(e)} if e <= config.msteps else {}
+        lesson.set_rate(lesson.steps.lr * rate_share(config, e))
+        moved = {"max_distance": lesson.max_epoch(e, push())} if e <= config.msteps else {}
         moved["min_loss"] = lesson.min_epoch(e)
         student.eval()
         around.progress("unlearn", e, config.epochs)
@@ -84,11 +131,10 @@ def student_epochs(
 class Lesson:
     """Hold the student, its one optimiser, and the teacher's logits on both sets."""
 
-    def __init__(
-        self, student: nn.Module, splits: UnlearningSplits, config: ScrubConfig, around: Surroundings
-    ) -> None:
+    def __init__(self, student: nn.Module, splits: UnlearningSplits, config: ScrubConfig, around: Surroundings) -> None:
         self.student, self.splits, self.config, self.around = student, splits, config, around
-        self.optimizer = make_optimizer(student.parameters(), config)
+        self.steps = steps_for(config, around.recipe, retain_count=len(splits.retain), forget_count=len(splits.forget))
+        self.optimizer = make_optimizer(student.parameters(), self.steps)
         self._original = [p.detach().clone() for p in student.parameters()]
         self._teach_forget = around.task.predict(student, splits.forget)
         self._teach_retain = around.task.predict(student, splits.retain)
@@ -98,13 +144,16 @@ class Lesson:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
-    def max_epoch(self, epoch: int) -> float:
-        """Ascend d over the forget set once; return the mean d met. Raises NonFiniteLossError."""
+    def max_epoch(self, epoch: int, norm: float | None) -> float:
+        """Ascend d over the forget set once; return the mean d met. Raises NonFiniteLossError.
+
+        `norm` is what every gradient is scaled to; None leaves it as it is.
+        """
         self.student.eval()
         sums = []
-        for s, t, _ in self._batches(self.splits.forget, self._teach_forget, self.config.forget_batch_size):
+        for s, t, _ in self._batches(self.splits.forget, self._teach_forget, self.steps.forget_batch_size):
             d = distance(t, s, self.config.temperature)
-            take_step(self.optimizer, self._anchored(-d.mean()), max_grad_norm=self.config.max_grad_norm)
+            take_step(self.optimizer, self._anchored(-d.mean()), grad_norm=norm)
             sums.append(d.detach().sum())
         return finite_mean(sums, len(self.splits.forget), f"max epoch {epoch}")
 
@@ -112,7 +161,7 @@ class Lesson:
         """Descend gamma CE + alpha d over the retain set once; return its mean. Raises NonFiniteLossError."""
         self.student.train()
         sums = []
-        for s, t, y in self._batches(self.splits.retain, self._teach_retain, self.config.retain_batch_size):
+        for s, t, y in self._batches(self.splits.retain, self._teach_retain, self.steps.retain_batch_size):
             ce, d = self.around.task.loss_of_logits(s, y), distance(t, s, self.config.temperature)
             loss = self.config.gamma * ce + self.config.alpha * d
             take_step(self.optimizer, self._anchored(loss.mean()))
@@ -126,9 +175,7 @@ class Lesson:
         norms = torch.stack([torch.linalg.vector_norm(w - w_0) for w, w_0 in pairs])
         return objective + self.config.anchor_p * norms.sum()
 
-    def _batches(
-        self, samples: LabelledSet, teach: Tensor, size: int
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _batches(self, samples: LabelledSet, teach: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for index in shuffled_batches(len(samples), size, generator=self.around.generator):
             batch = samples.take(index)
             yield (

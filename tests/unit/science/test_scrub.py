@@ -19,7 +19,19 @@ from workers.reproducibility import generator_for
 from workers.samples import LabelledSet, normalise
 from workers.training import train
 from workers.unlearning.interface import Surroundings, UnlearningSplits
-from workers.unlearning.scrub import Lesson, distance, rate_at, scrub, scrub_r, student_epochs
+from workers.unlearning.push import STRONGEST_SETTLED, WEAKEST, next_norm
+from workers.unlearning.scrub import (
+    RECIPE_RATE_SHARE,
+    Lesson,
+    Steps,
+    distance,
+    rate_share,
+    scrub,
+    scrub_r,
+    steps_for,
+    student_epochs,
+)
+from workers.unlearning.selection import EpochRecord, Terms
 
 Floats = NDArray[np.float64]
 Layers = list[Floats]
@@ -78,8 +90,17 @@ def _around(seed: int = 0, *, task: DoubleTask | None = None, drop: float = 1.0)
 
 
 def _config(**changes: Any) -> ScrubConfig:
-    plain = {"momentum": 0.0, "weight_decay": 0.0, "max_grad_norm": None, "msteps": 2, "epochs": 3}
-    return ScrubConfig(**{**plain, "forget_batch_size": 64, "retain_batch_size": 64, "lr_decay_epochs": (), **changes})
+    plain = {"momentum": 0.0, "weight_decay": 0.0, "push_norm": None, "msteps": 2, "epochs": 3}
+    return ScrubConfig(
+        **{
+            **plain,
+            "forget_batch_size": 64,
+            "retain_batch_size": 64,
+            "lr_decay_epochs": (),
+            "lr_decay_rate": 0.1,
+            **changes,
+        }
+    )
 
 
 def _lesson(config: ScrubConfig, *, seed: int = 0, splits: UnlearningSplits | None = None) -> Lesson:
@@ -132,7 +153,7 @@ def _same(net: nn.Module, expected: Layers) -> None:
 def _step(lesson: Lesson, phase: Phase) -> LabelledSet:
     """Take one epoch, which is one step where the batch holds the whole set; return what it was taken on."""
     if phase == "max":
-        lesson.max_epoch(1)
+        lesson.max_epoch(1, lesson.config.push_norm)
         return lesson.splits.forget
     lesson.min_epoch(1)
     return lesson.splits.retain
@@ -171,7 +192,7 @@ def test_anchor_adds_the_slope_of_the_frobenius_distances(phase: Phase) -> None:
 
 
 def test_clipping_bounds_max_steps_and_leaves_min_steps_alone() -> None:
-    config = _config(lr=0.3, max_grad_norm=1e-3)
+    config = _config(lr=0.3, push_norm=1e-3)
     lesson = _lesson(config)
     before = _layers(lesson.student)
     _step(lesson, "max")
@@ -204,7 +225,7 @@ def test_rate_falls_once_per_decay_epoch_that_has_passed(decays: list[int], e: i
     expected = 0.5
     for decay in decays:
         expected *= 0.1 if e > decay else 1.0
-    assert rate_at(_config(lr=0.5, lr_decay_epochs=tuple(decays)), e) == pytest.approx(expected)
+    assert 0.5 * rate_share(_config(lr_decay_epochs=tuple(decays)), e) == pytest.approx(expected)
 
 
 def test_the_rate_reaches_the_optimiser() -> None:
@@ -223,7 +244,7 @@ def test_the_rate_reaches_the_optimiser() -> None:
         return float(lesson.optimizer.param_groups[0]["lr"])
 
     for e in (1, 2, 3):
-        lesson.set_rate(rate_at(config, e))
+        lesson.set_rate(lesson.steps.lr * rate_share(config, e))
         lesson.min_epoch(e)
     assert rates == pytest.approx([0.2, 0.002, 0.0002])
 
@@ -244,7 +265,7 @@ def test_the_first_msteps_epochs_and_no_more_start_with_a_max_epoch(
     monkeypatch.setattr(Lesson, "max_epoch", noting("max"))
     monkeypatch.setattr(Lesson, "min_epoch", noting("min"))
     config = _config(msteps=msteps, epochs=epochs)
-    seen = list(student_epochs(_net(), _splits(), config, _around()))
+    seen = list(student_epochs(_net(), _splits(), config, _around(), push=lambda: None))
     expected = []
     for e in range(1, epochs + 1):
         expected += [f"max{e}"] * (e <= msteps) + [f"min{e}"]
@@ -287,7 +308,8 @@ def test_max_epochs_keep_norm_buffers_and_min_epochs_fill_them_from_retained_sam
 
 def test_teacher_logits_are_computed_once() -> None:
     task = DoubleTask()
-    epochs = student_epochs(_net(), _splits(), _config(epochs=5, msteps=5), _around(task=task))
+    config = _config(epochs=5, msteps=5)
+    epochs = student_epochs(_net(), _splits(), config, _around(task=task), push=lambda: None)
     assert len(list(epochs)) == 5
     assert sorted(task.__dict__["predicted"]) == [12, 48]
 
@@ -317,3 +339,49 @@ def test_a_preset_fills_in_and_named_options_win() -> None:
     assert (small.optimizer, small.weight_decay, small.epochs) == ("adam", 0.1, 4)
     assert ScrubRConfig(preset="privacy").rewind == "paper"
     assert ScrubConfig().preset == "service"
+
+
+def _steps(config: ScrubConfig, *, retain: int = 1200, forget: int = 90) -> Steps:
+    recipe = Recipe(optimizer="adam", lr=0.02, momentum=0.7, batch_size=128)
+    return steps_for(config, recipe, retain_count=retain, forget_count=forget)
+
+
+def test_options_left_null_follow_the_recipe_and_those_named_win() -> None:
+    filled = _steps(ScrubConfig())
+    assert (filled.optimizer, filled.lr, filled.momentum) == ("adam", 0.02 * RECIPE_RATE_SHARE, 0.7)
+    given = {"optimizer": "sgd", "lr": 0.5, "momentum": 0.0, "retain_batch_size": 7, "forget_batch_size": 5}
+    named = _steps(ScrubConfig.model_validate(given))
+    assert {name: getattr(named, name) for name in given} == given
+
+
+def test_small_sets_get_smaller_batches() -> None:
+    assert _steps(ScrubConfig(), retain=60_000).retain_batch_size == 128
+    assert _steps(ScrubConfig(), retain=40 * 32).retain_batch_size == 32
+    assert _steps(ScrubConfig(), retain=10).retain_batch_size == 16
+    sizes = [_steps(ScrubConfig(), forget=forget).forget_batch_size for forget in (1, 30, 300, 3000)]
+    assert sizes == sorted(sizes)
+
+
+def _record(epoch: int, loss: float, accuracy: float = 1.0) -> EpochRecord:
+    return EpochRecord(
+        epoch=epoch,
+        forget_error=0.0,
+        forget_loss=loss,
+        reference_error=0.0,
+        reference_loss=0.01,
+        selection_accuracy=accuracy,
+    )
+
+
+def test_the_push_grows_below_the_aim_shrinks_above_it_and_stays_in_its_range() -> None:
+    terms = Terms(floor=0.8, comfortable=0.9, forget_count=90, reference_count=100)
+    parent = _record(0, 0.0)
+
+    def pushed(loss: float, norm: float = 2.0, accuracy: float = 1.0) -> float:
+        return next_norm(norm, 2.0, [parent, _record(1, loss, accuracy)], terms)
+
+    assert pushed(0.001) > 2.0
+    assert pushed(50.0) < 2.0
+    assert pushed(0.001, accuracy=0.5) <= 1.0, "a push that cost accuracy is at least halved"
+    assert pushed(0.001, norm=1e9) == 2.0 * STRONGEST_SETTLED
+    assert pushed(50.0, norm=1e-9) == 2.0 * WEAKEST

@@ -23,16 +23,17 @@ from workers.unlearning.interface import (
     UtilityLostError,
 )
 from workers.unlearning.selection import (
-    PATIENCE,
     Choice,
     EpochRecord,
-    Trajectory,
-    class_mix_weights,
-    follow,
+    Terms,
+    error_tolerance,
     last_within,
+    loss_aim,
     rewind_by_error,
+    rewind_clear_of_known,
     within_floor,
 )
+from workers.unlearning.trajectory import PATIENCE, Trajectory, class_mix_weights, follow
 
 
 def _record(epoch: int, error: float, **changes: Any) -> EpochRecord:
@@ -40,8 +41,12 @@ def _record(epoch: int, error: float, **changes: Any) -> EpochRecord:
     return EpochRecord(epoch=epoch, forget_error=error, **{**measured, **changes})
 
 
+def _terms(floor: float = 0.5, comfortable: float = 0.5) -> Terms:
+    return Terms(floor=floor, comfortable=comfortable, forget_count=20, reference_count=30)
+
+
 def _rewind(records: Sequence[EpochRecord], floor: float = 0.5) -> Choice:
-    return rewind_by_error(records, floor, 20)
+    return rewind_by_error(records, _terms(floor))
 
 
 def test_the_epoch_nearest_the_final_reference_error_is_taken() -> None:
@@ -85,6 +90,49 @@ def test_no_epoch_is_nearer_than_the_one_taken(errors: list[float], reference: f
     assert taken.epoch >= 1
     assert gaps[taken.epoch] <= min(gaps[1:]) + 1e-8
     assert taken.boundary <= (gaps[0] <= gaps[taken.epoch] + 1e-8)
+
+
+def _service(records: Sequence[EpochRecord], settled_after: int = 0, **terms: float) -> Choice:
+    return rewind_clear_of_known(records, _terms(**terms), settled_after=settled_after)
+
+
+def test_the_services_rewind_aims_at_the_reference_loss_but_clear_of_the_parents_own() -> None:
+    parent = _record(0, 0.0, forget_loss=0.1)
+    assert loss_aim(parent, _record(1, 0.0, reference_loss=3.0)) == pytest.approx(3.6)
+    assert loss_aim(parent, _record(1, 0.0, reference_loss=0.0)) > 1.05 * 0.1 + 0.05
+
+
+def test_errors_that_cannot_be_told_apart_are_tied_and_the_loss_decides() -> None:
+    records = [
+        _record(0, 0.0, forget_loss=0.0),
+        _record(1, 0.30, forget_loss=0.2),
+        _record(2, 0.35, forget_loss=0.9),
+        _record(3, 1.00, forget_loss=1.0),
+    ]
+    assert _service(records) == Choice(epoch=2, rule="service", boundary=False)
+
+
+def test_epochs_before_the_rate_falls_or_without_reserve_are_taken_only_in_need() -> None:
+    parent, best = _record(0, 0.9, forget_loss=0.0), _record(1, 0.3)
+    later = _record(2, 0.3, forget_loss=5.0)
+    assert _service([parent, best, later]).epoch == 1
+    assert _service([parent, best, later], settled_after=1).epoch == 2
+    assert _service([parent, best], settled_after=1).epoch == 1
+    short = _record(1, 0.3, selection_accuracy=0.85)
+    assert _service([parent, short, later], floor=0.8, comfortable=0.88).epoch == 2
+    assert _service([parent, short], floor=0.8, comfortable=0.88).epoch == 1
+
+
+def test_a_parent_that_matches_better_is_flagged_by_the_services_rewind_too() -> None:
+    records = [_record(0, 0.3, reference_error=0.3), _record(1, 1.0, reference_error=0.3)]
+    assert _service(records) == Choice(epoch=1, rule="service", boundary=True)
+
+
+@given(error=st.floats(0, 1), count=st.integers(1, 500))
+def test_more_samples_tell_finer_differences(error: float, count: int) -> None:
+    few = Terms(floor=0, comfortable=0, forget_count=count, reference_count=count)
+    more = Terms(floor=0, comfortable=0, forget_count=4 * count, reference_count=4 * count)
+    assert 0 < error_tolerance(error, more) < error_tolerance(error, few) + 1e-3
 
 
 @given(
@@ -141,8 +189,8 @@ def _epochs(model: Counter, *, upto: int = 8, breaks_at: int | None = None) -> I
         yield {"loss": float(e)}
 
 
-def _taking(epoch: int) -> Callable[[Sequence[EpochRecord], float, int], Choice]:
-    return lambda _records, _floor, _count: Choice(epoch=epoch, rule="fixed")
+def _taking(epoch: int) -> Callable[[Sequence[EpochRecord], Terms], Choice]:
+    return lambda _records, _terms: Choice(epoch=epoch, rule="fixed")
 
 
 @pytest.mark.parametrize("epoch", [1, 4, 8])
@@ -180,8 +228,8 @@ def test_lost_accuracy_ends_a_run_and_the_last_epoch_that_kept_it_is_returned() 
 def test_accuracy_may_fall_while_the_method_still_pushes() -> None:
     model = Counter(right_until=0)
     trajectory = Trajectory(model, _splits(), _around())
-    follow(model, _epochs(model), trajectory, 6)
-    assert len(trajectory.records) == 1 + 7
+    follow(model, _epochs(model, upto=20), trajectory, 6)
+    assert len(trajectory.records) == 1 + 6 + PATIENCE
 
 
 def test_without_any_epoch_that_kept_accuracy_utility_is_lost_and_the_history_told() -> None:
@@ -216,7 +264,7 @@ def test_the_floor_counts_labels_that_stay_in_the_retain_set_alone() -> None:
     trajectory = Trajectory(Counter(99), splits, _around(0.1))
     assert trajectory.records[0].selection_accuracy == 1
     assert trajectory.records[0].reference_error == 1
-    assert trajectory.floor == pytest.approx(0.9)
+    assert trajectory.terms.floor == pytest.approx(0.9)
 
 
 def test_an_epoch_exactly_at_the_floor_is_within_it() -> None:

@@ -182,7 +182,7 @@ def test_a_loss_that_is_not_finite_ends_training_and_names_the_epoch() -> None:
 
 def test_a_bounded_step_is_as_long_as_the_bound_and_keeps_its_direction() -> None:
     w = nn.Parameter(torch.tensor([3.0, 4.0]))
-    take_step(SGD([w], 1.0), w @ torch.tensor([30.0, 40.0]), max_grad_norm=1.0)
+    take_step(SGD([w], 1.0), w @ torch.tensor([30.0, 40.0]), grad_norm=1.0)
     torch.testing.assert_close(w.detach(), torch.tensor([2.4, 3.2]))
 
 
