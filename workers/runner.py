@@ -122,8 +122,12 @@ class Runner:
 
 
 def _listen(pipe: IO[str] | None, answers: "queue.Queue[dict[str, Any] | None]") -> None:
-    if pipe is not None:
-        with pipe:
-            for line in pipe:
-                answers.put(json.loads(line))
-    answers.put(None)
+    try:
+        if pipe is not None:
+            with pipe:
+                for line in pipe:
+                    answers.put(json.loads(line))
+    except ValueError:
+        pass  # a child killed in mid-sentence: what it was saying is lost with it
+    finally:
+        answers.put(None)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import structlog
 from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
 
 from service.lifecycle import JobStatus, VersionState
 from service.store import jobs, versions, workers
@@ -35,7 +34,7 @@ class Sweeper:
                 sweep(self._bench, self._ring)
                 if turn % ORPHAN_TURNS == 0:
                     leftovers.remove_orphans(self._bench)
-            except (SQLAlchemyError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - a thread's boundary: a sweeper that ends is work lost
                 log.warning("sweep.failed", error=type(error).__name__)
             if self._bench.stopping.wait(self._bench.settings.sweep_seconds):
                 return

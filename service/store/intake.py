@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Insert, String, bindparam, exists, func, insert, literal, select
+from sqlalchemy import BigInteger, Insert, String, bindparam, exists, func, insert, literal, or_, select
 from sqlalchemy.orm import Session
 
 from service import deadlines
@@ -15,7 +15,7 @@ from service.catalogue.methods import METHODS
 from service.errors import Conflict, Fault, InvalidRequest, UnresolvedSamples
 from service.evidence import commitments
 from service.evidence.leaf import canonical
-from service.lifecycle import JobKind, RequestStatus, SampleState, VersionState
+from service.lifecycle import JOB_STUCK, JobKind, RequestStatus, SampleState, VersionState
 from service.store import datasets, jobs, models, requests, samples, versions
 from service.store.samples import SampleRow
 from service.store.tables import (
@@ -341,7 +341,12 @@ def _has_open_job(session: Session, request: DeletionRequest, model: Model) -> b
     query = (
         select(Job.id)
         .join(JobRequest, JobRequest.job_id == Job.id)
-        .where(JobRequest.request_id == request.id, Job.model_id == model.id, Job.finished_at.is_(None))
+        # A job that is stuck waits for a person; queueing another beside it would go over their head.
+        .where(
+            JobRequest.request_id == request.id,
+            Job.model_id == model.id,
+            or_(Job.finished_at.is_(None), Job.status.in_(JOB_STUCK)),
+        )
     )
     return session.scalar(query.limit(1)) is not None
 

@@ -227,7 +227,7 @@ def give_back(session: Session, job: Job, *, max_attempts: int, reason: str) -> 
     session.execute(
         update(Attempt)
         .where(Attempt.job_id == job.id, Attempt.outcome.is_(None))
-        .values(outcome=reason, finished_at=now())
+        .values(outcome="lost", error={"code": "attempt_lost", "detail": reason}, finished_at=now())
     )
     if job.attempts >= max_attempts:
         job.error = {

@@ -44,8 +44,9 @@ class Database:
         with Session(self._write, expire_on_commit=False) as session, session.begin():
             yield session
             session.flush()
-            events.append_emitted(session)
+            # Under the audit head's lock events get their ids in the order of commits, so no follower skips one.
             audit.append_recorded(session)
+            events.append_emitted(session)
 
     def dispose(self) -> None:
         self.engine.dispose()
