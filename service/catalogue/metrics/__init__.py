@@ -1,0 +1,13 @@
+"""What is measured, against what, and what each figure does not prove.
+
+The functions stand in workers.evaluation; metrics that come from one computation share a family there.
+"""
+
+from service.catalogue.metrics.membership import MEMBERSHIP
+from service.catalogue.metrics.relearning import RELEARNING
+from service.catalogue.metrics.spec import Basis, Direction, MetricSpec
+from service.catalogue.metrics.utility import UTILITY
+
+METRICS: dict[str, MetricSpec] = {spec.id: spec for spec in [*UTILITY, *MEMBERSHIP, *RELEARNING]}
+
+__all__ = ["METRICS", "Basis", "Direction", "MetricSpec"]

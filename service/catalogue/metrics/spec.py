@@ -1,0 +1,31 @@
+"""The shape in which a metric is described."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Basis = Literal["none", "original", "unseen controls", "retrained", "reference models"]
+Direction = Literal["higher", "lower", "target"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSpec:
+    """Describe one metric. `direction` "target": the nearer to `ideal`, from either side, the better."""
+
+    id: str
+    title: str
+    formula: str
+    source: str
+    basis: Basis
+    direction: Direction
+    ideal: float | None
+    kind: Literal["evidence", "smoke_test"]
+    does_not_prove: str
+
+    @property
+    def family(self) -> str:
+        """Name the computation that yields this metric: the id up to its first dot."""
+        return self.id.split(".", 1)[0]
+
+
+OURS = "defined here"
+RELEARNING_SOURCE = "after Tran & Woo 2026, arXiv:2604.09391; the definition is ours"
