@@ -120,7 +120,8 @@ class ScrubRConfig(ScrubConfig):
     """Options of SCRUB+R: SCRUB's, then the rewind chooses among the epochs."""
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        name: {**values, "rewind": "paper", "adapt_push": False} for name, values in SCRUB_PAPER_PRESETS.items()
+        name: {**values, "rewind": "paper", "adapt_push": False, "more_epochs": 0}
+        for name, values in SCRUB_PAPER_PRESETS.items()
     }
 
     rewind: Literal["service", "paper"] = Field(
@@ -130,6 +131,12 @@ class ScrubRConfig(ScrubConfig):
     )
     adapt_push: bool = Field(
         default=True, description="Move push_norm from epoch to epoch towards the loss that the rewind aims at."
+    )
+    more_epochs: int = Field(
+        10,
+        ge=0,
+        le=1000,
+        description="Most epochs added while none so far forgets clearly and keeps accuracy.",
     )
 
 

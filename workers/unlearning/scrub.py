@@ -19,14 +19,16 @@ Where this differs from the paper, or the paper leaves it open:
 - Left null, optimiser and rate follow the recipe: half its rate moves the weights far enough to lose what
   only the forget set taught, which the paper's small rates do not; the rate's fall then restores accuracy.
 - anchor_p adds p * sum over tensors of ||w - w_original||_F to both objectives (0 by default).
+- SCRUB+R goes on for up to `more_epochs` epochs of both halves while none it has seen is fit to be returned.
 SCRUB returns its last epoch within the allowed drop of accuracy, SCRUB+R the epoch the rewind chooses.
 """
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +40,7 @@ from workers.samples import LabelledSet, shuffled_batches
 from workers.training import finite_mean, make_optimizer, take_step
 from workers.unlearning.interface import Surroundings, UnlearningResult, UnlearningSplits
 from workers.unlearning.push import Push, constant_push, governed_push
-from workers.unlearning.selection import last_within, rewind_by_error, rewind_clear_of_known
+from workers.unlearning.selection import any_clear_of_known, last_within, rewind_by_error, rewind_clear_of_known
 from workers.unlearning.trajectory import Trajectory, follow
 
 RECIPE_RATE_SHARE = 0.5
@@ -67,12 +69,18 @@ def scrub_r(
     push = constant_push(config.push_norm)
     if config.adapt_push:
         push = governed_push(config.push_norm, trajectory, unsettled=settled_after)
-    epochs = student_epochs(student, splits, config, around, push=push)
+    goes_on = partial(_unfinished, trajectory, config.more_epochs, settled_after)
+    epochs = student_epochs(student, splits, config, around, push=push, goes_on=goes_on)
     verdict = follow(student, epochs, trajectory, config.msteps)
     if config.rewind == "paper":
         return trajectory.result(student, rewind_by_error, verdict, started)
     choose = partial(rewind_clear_of_known, settled_after=settled_after)
     return trajectory.result(student, choose, verdict, started)
+
+
+def _unfinished(trajectory: Trajectory, more: int, settled_after: int, done: int) -> bool:
+    """Say whether one of the `more` epochs should follow the `done` beyond the planned ones."""
+    return done < more and not any_clear_of_known(trajectory.records, trajectory.terms, settled_after=settled_after)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,20 +119,35 @@ def rate_share(config: ScrubConfig, e: int) -> float:
     return config.lr_decay_rate ** sum(decay < e for decay in config.lr_decay_epochs)
 
 
+def never(_: int) -> bool:
+    """Ask for no epoch beyond the planned ones."""
+    return False
+
+
 def student_epochs(
-    student: nn.Module, splits: UnlearningSplits, config: ScrubConfig, around: Surroundings, *, push: Push
+    student: nn.Module,
+    splits: UnlearningSplits,
+    config: ScrubConfig,
+    around: Surroundings,
+    *,
+    push: Push,
+    goes_on: Callable[[int], bool] = never,
 ) -> Iterator[dict[str, float]]:
     """Move `student` (a copy of the original) by one epoch per item; yield the epoch's mean objectives.
 
-    `push` is asked before every max epoch.
+    `push` is asked before every max epoch. After the planned epochs others of both halves follow while
+    `goes_on`, given their number so far, says so.
     """
     lesson = Lesson(student, splits, config, around)
-    for e in range(1, config.epochs + 1):
+    for e in count(1):
+        if e > config.epochs and not goes_on(e - config.epochs - 1):
+            return
         lesson.set_rate(lesson.steps.lr * rate_share(config, e))
-        moved = {"max_distance": lesson.max_epoch(e, push())} if e <= config.msteps else {}
+        pushed = e <= config.msteps or e > config.epochs
+        moved = {"max_distance": lesson.max_epoch(e, push())} if pushed else {}
         moved["min_loss"] = lesson.min_epoch(e)
         student.eval()
-        around.progress("unlearn", e, config.epochs)
+        around.progress("unlearn", e, max(e, config.epochs))
         yield moved
 
 

@@ -92,7 +92,7 @@ def rewind_clear_of_known(records: Sequence[EpochRecord], terms: Terms, *, settl
     """
     parent, final = records[0], records[-1]
     aim, tolerance = loss_aim(parent, final), error_tolerance(final.reference_error, terms)
-    clear = still_known_loss(parent) + CLEAR_NATS / 2
+    clear = clear_loss(parent)
 
     def gap(record: EpochRecord) -> tuple[float, float, bool, float, int]:
         error = abs(record.forget_error - final.reference_error)
@@ -109,12 +109,24 @@ def rewind_clear_of_known(records: Sequence[EpochRecord], terms: Terms, *, settl
     return Choice(epoch=best.epoch, rule="service", boundary=gap(parent) < gap(best))
 
 
+def any_clear_of_known(records: Sequence[EpochRecord], terms: Terms, *, settled_after: int = 0) -> bool:
+    """Say whether an epoch after `settled_after` is clear of what counts as known and comfortably accurate."""
+    clear = clear_loss(records[0])
+    kept = within_floor(records, terms.comfortable)
+    return any(record.epoch > settled_after and record.forget_loss >= clear for record in kept)
+
+
 def loss_aim(parent: EpochRecord, reference: EpochRecord, *, stretch: float = 1.0) -> float:
     """Return the forget loss to aim at, nats: a little above the reference's, and clear of still known.
 
     A set whose loss only equals that of unseen samples is relearned sooner than they are.
     """
     return max(stretch * ABOVE_REFERENCE * reference.reference_loss, still_known_loss(parent) + CLEAR_NATS)
+
+
+def clear_loss(parent: EpochRecord) -> float:
+    """Return the forget loss in nats from which on an epoch is clear of what counts as known."""
+    return still_known_loss(parent) + CLEAR_NATS / 2
 
 
 def still_known_loss(parent: EpochRecord) -> float:
