@@ -52,9 +52,7 @@ def main() -> int:
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
     try:
-        return run_tethered(
-            options.command, scratch=options.scratch, user=options.user, group=options.group
-        )
+        return run_tethered(options.command, scratch=options.scratch, user=options.user, group=options.group)
     finally:
         shutil.rmtree(options.scratch, ignore_errors=True)
 

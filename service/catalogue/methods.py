@@ -127,16 +127,13 @@ class ScrubRConfig(ScrubConfig):
     rewind: Literal["service", "paper"] = Field(
         "service",
         description="paper: nearest forget error, then nearest loss. service: errors that a 95 % test cannot tell "
-        "apart are tied, and the loss should be clear of the original's.",
+        "apart are tied, the loss should be clear of the original's, and the selection pool's loss decides.",
     )
     adapt_push: bool = Field(
         default=True, description="Move push_norm from epoch to epoch towards the loss that the rewind aims at."
     )
     more_epochs: int = Field(
-        10,
-        ge=0,
-        le=1000,
-        description="Most epochs added while none so far forgets clearly and keeps accuracy.",
+        8, ge=0, le=1000, description="Most epochs added while few so far forget clearly and keep accuracy."
     )
 
 

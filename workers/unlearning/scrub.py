@@ -19,7 +19,8 @@ Where this differs from the paper, or the paper leaves it open:
 - Left null, optimiser and rate follow the recipe: half its rate moves the weights far enough to lose what
   only the forget set taught, which the paper's small rates do not; the rate's fall then restores accuracy.
 - anchor_p adds p * sum over tensors of ||w - w_original||_F to both objectives (0 by default).
-- SCRUB+R goes on for up to `more_epochs` epochs of both halves while none it has seen is fit to be returned.
+- SCRUB+R goes on for up to `more_epochs` epochs of both halves while few it has seen are fit to be returned:
+  the best of several loses less accuracy than the first.
 SCRUB returns its last epoch within the allowed drop of accuracy, SCRUB+R the epoch the rewind chooses.
 """
 
@@ -40,10 +41,12 @@ from workers.samples import LabelledSet, shuffled_batches
 from workers.training import finite_mean, make_optimizer, take_step
 from workers.unlearning.interface import Surroundings, UnlearningResult, UnlearningSplits
 from workers.unlearning.push import Push, constant_push, governed_push
-from workers.unlearning.selection import any_clear_of_known, last_within, rewind_by_error, rewind_clear_of_known
+from workers.unlearning.selection import clear_epochs, last_within, rewind_by_error, rewind_clear_of_known
 from workers.unlearning.trajectory import Trajectory, follow
 
 RECIPE_RATE_SHARE = 0.5
+ENOUGH_TO_CHOOSE = 5
+"""Epochs fit to be returned after which SCRUB+R ends."""
 MIN_STEPS, MIN_PUSHES = 40, 4
 """Steps that min and max epochs should have where the sets allow; a small set gets smaller batches."""
 
@@ -80,7 +83,8 @@ def scrub_r(
 
 def _unfinished(trajectory: Trajectory, more: int, settled_after: int, done: int) -> bool:
     """Say whether one of the `more` epochs should follow the `done` beyond the planned ones."""
-    return done < more and not any_clear_of_known(trajectory.records, trajectory.terms, settled_after=settled_after)
+    fit = clear_epochs(trajectory.records, trajectory.terms, settled_after=settled_after)
+    return done < more and fit < ENOUGH_TO_CHOOSE
 
 
 @dataclass(frozen=True, kw_only=True)

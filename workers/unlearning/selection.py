@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 STILL_KNOWN_FACTOR, STILL_KNOWN_NATS = 1.05, 0.05
 """A loss of at most factor * L* + nats, L* the parent's on the forget set, counts as not forgotten."""
 ABOVE_REFERENCE, CLEAR_NATS = 1.2, 0.07
-"""The service's rewind aims at this many times the reference loss, and no nearer to still known than this."""
+"""The push aims at this many times the reference loss, and no nearer to still known than this."""
+TOO_FAR = 2.0
+"""The service's rewind takes a forget loss above this many times the aim only in need: it shows membership too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,7 @@ class EpochRecord:
     reference_error: float
     reference_loss: float
     selection_accuracy: float
+    selection_loss: float
     objectives: dict[str, float] = field(default_factory=dict)
 
 
@@ -85,22 +88,23 @@ def rewind_by_error(records: Sequence[EpochRecord], terms: Terms) -> Choice:
 def rewind_clear_of_known(records: Sequence[EpochRecord], terms: Terms, *, settled_after: int = 0) -> Choice:
     """Choose by the paper's rule with our tie-break, made for sets whose errors are near 0 on both sides.
 
-    Errors that a 95 % test of two rates cannot tell from the reference count as tied. Among the tied come
-    first those clear of what counts as still known, or nearest to it, then those above the comfortable floor,
-    then the nearest to `loss_aim`. Epochs up to `settled_after`, whose rate is yet to fall, are taken only
-    when no later one keeps accuracy.
+    Errors that a 95 % test of two rates cannot tell from the reference count as tied. First come epochs clear of
+    what counts as still known, or nearest to it; then ties; then those not pushed too far; then those above the
+    comfortable floor; then the lowest loss on the selection pool, which tells more than its few errors. Epochs up
+    to `settled_after`, whose rate is yet to fall, are taken only when no later one keeps accuracy.
     """
     parent, final = records[0], records[-1]
-    aim, tolerance = loss_aim(parent, final), error_tolerance(final.reference_error, terms)
+    far, tolerance = TOO_FAR * loss_aim(parent, final), error_tolerance(final.reference_error, terms)
     clear = clear_loss(parent)
 
-    def gap(record: EpochRecord) -> tuple[float, float, bool, float, int]:
+    def gap(record: EpochRecord) -> tuple[float, float, bool, bool, float, int]:
         error = abs(record.forget_error - final.reference_error)
         return (
-            round(max(0.0, min(clear, aim) - record.forget_loss), 9),
+            round(max(0.0, clear - record.forget_loss), 9),
             0.0 if error <= tolerance else round(error, 9),
+            record.forget_loss > far,
             record.selection_accuracy < terms.comfortable,
-            abs(record.forget_loss - aim),
+            record.selection_loss,
             record.epoch,
         )
 
@@ -109,11 +113,12 @@ def rewind_clear_of_known(records: Sequence[EpochRecord], terms: Terms, *, settl
     return Choice(epoch=best.epoch, rule="service", boundary=gap(parent) < gap(best))
 
 
-def any_clear_of_known(records: Sequence[EpochRecord], terms: Terms, *, settled_after: int = 0) -> bool:
-    """Say whether an epoch after `settled_after` is clear of what counts as known and comfortably accurate."""
-    clear = clear_loss(records[0])
+def clear_epochs(records: Sequence[EpochRecord], terms: Terms, *, settled_after: int = 0) -> int:
+    """Count the epochs after `settled_after` that are clear of what counts as known, accurate, and not too far."""
+    parent, final = records[0], records[-1]
+    clear, far = clear_loss(parent), TOO_FAR * loss_aim(parent, final)
     kept = within_floor(records, terms.comfortable)
-    return any(record.epoch > settled_after and record.forget_loss >= clear for record in kept)
+    return sum(record.epoch > settled_after and clear <= record.forget_loss <= far for record in kept)
 
 
 def loss_aim(parent: EpochRecord, reference: EpochRecord, *, stretch: float = 1.0) -> float:

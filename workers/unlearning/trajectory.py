@@ -95,6 +95,7 @@ class Trajectory:
             reference_loss=float(losses @ self._reference.weights),
             # a pool without any label that stays has no floor to keep
             selection_accuracy=1 - float(wrong[stays].mean()) if bool(stays.any()) else 1.0,
+            selection_loss=float(losses[stays].mean()) if bool(stays.any()) else 0.0,
             objectives=objectives,
         )
         if not (math.isfinite(record.forget_loss) and math.isfinite(record.reference_loss)):

@@ -273,6 +273,14 @@ def test_the_first_msteps_epochs_and_no_more_start_with_a_max_epoch(
     assert ["max_distance" in epoch for epoch in seen] == [e <= msteps for e in range(1, epochs + 1)]
 
 
+@pytest.mark.parametrize(("wanted", "msteps"), [(0, 1), (2, 1), (2, 0)])
+def test_epochs_beyond_the_planned_ones_hold_both_halves_and_follow_while_asked_for(wanted: int, msteps: int) -> None:
+    config = _config(msteps=msteps, epochs=3)
+    epochs = student_epochs(_net(), _splits(), config, _around(), push=lambda: None, goes_on=lambda done: done < wanted)
+    pushed = ["max_distance" in epoch for epoch in epochs]
+    assert pushed == [e < msteps for e in range(3)] + [True] * wanted
+
+
 def test_the_optimiser_holds_the_student_and_nothing_else() -> None:
     student = _net()
     lesson = Lesson(student, _splits(), _config(), _around())
@@ -285,7 +293,7 @@ def test_the_optimiser_holds_the_student_and_nothing_else() -> None:
 def test_the_parent_stays_and_the_student_moves(method: Any, *, norm: bool) -> None:
     parent = _net(norm=norm)
     before = copy.deepcopy(parent.state_dict())
-    config = ScrubRConfig(**_config(lr=0.05).model_dump(exclude={"preset"}))
+    config = ScrubRConfig(**_config(lr=0.05).model_dump(exclude={"preset"}), more_epochs=0)
     result = method(parent, _splits(), config, around=_around())
     assert all(torch.equal(parent.state_dict()[name], value) for name, value in before.items())
     assert all(w.grad is None for w in parent.parameters())
@@ -370,6 +378,7 @@ def _record(epoch: int, loss: float, accuracy: float = 1.0) -> EpochRecord:
         reference_error=0.0,
         reference_loss=0.01,
         selection_accuracy=accuracy,
+        selection_loss=0.0,
     )
 
 

@@ -26,6 +26,7 @@ from workers.unlearning.selection import (
     Choice,
     EpochRecord,
     Terms,
+    clear_epochs,
     error_tolerance,
     last_within,
     loss_aim,
@@ -38,6 +39,7 @@ from workers.unlearning.trajectory import PATIENCE, Trajectory, class_mix_weight
 
 def _record(epoch: int, error: float, **changes: Any) -> EpochRecord:
     measured = {"forget_loss": 1.0, "reference_error": 0.3, "reference_loss": 1.0, "selection_accuracy": 0.9}
+    measured["selection_loss"] = 1.0
     return EpochRecord(epoch=epoch, forget_error=error, **{**measured, **changes})
 
 
@@ -96,25 +98,44 @@ def _service(records: Sequence[EpochRecord], settled_after: int = 0, **terms: fl
     return rewind_clear_of_known(records, _terms(**terms), settled_after=settled_after)
 
 
-def test_the_services_rewind_aims_at_the_reference_loss_but_clear_of_the_parents_own() -> None:
+def test_the_push_aims_at_the_reference_loss_but_clear_of_the_parents_own() -> None:
     parent = _record(0, 0.0, forget_loss=0.1)
     assert loss_aim(parent, _record(1, 0.0, reference_loss=3.0)) == pytest.approx(3.6)
     assert loss_aim(parent, _record(1, 0.0, reference_loss=0.0)) > 1.05 * 0.1 + 0.05
 
 
-def test_errors_that_cannot_be_told_apart_are_tied_and_the_loss_decides() -> None:
+def test_errors_that_cannot_be_told_apart_are_tied_and_the_selection_loss_decides() -> None:
     records = [
-        _record(0, 0.0, forget_loss=0.0),
-        _record(1, 0.30, forget_loss=0.2),
-        _record(2, 0.35, forget_loss=0.9),
-        _record(3, 1.00, forget_loss=1.0),
+        _record(0, 0.0, forget_loss=0.0, selection_loss=0.1),
+        _record(1, 0.30, selection_loss=0.4),
+        _record(2, 0.35, selection_loss=0.3),
+        _record(3, 1.00, selection_loss=0.2),
     ]
     assert _service(records) == Choice(epoch=2, rule="service", boundary=False)
 
 
+def test_an_epoch_clear_of_the_known_beats_one_that_is_not_and_one_pushed_too_far() -> None:
+    parent = _record(0, 0.0, forget_loss=0.0)
+    known, clear, far = (
+        _record(i, 0.3, forget_loss=x, selection_loss=y) for i, x, y in ((1, 0.06, 0.1), (2, 0.2, 0.3), (3, 5.0, 0.2))
+    )
+    assert _service([parent, known, clear, far]).epoch == 2
+    assert _service([parent, known]).epoch == 1
+    assert _service([parent, known, far]).epoch == 3
+
+
+def test_epochs_fit_to_be_returned_are_counted_once_the_rate_has_fallen() -> None:
+    parent = _record(0, 0.0, forget_loss=0.0)
+    fit, known, far = _record(1, 0.3), _record(2, 0.3, forget_loss=0.06), _record(3, 0.3, forget_loss=5.0)
+    costly = _record(4, 0.3, selection_accuracy=0.85)
+    terms = _terms(floor=0.8, comfortable=0.88)
+    assert clear_epochs([parent, fit, known, far, costly, _record(5, 0.3)], terms) == 2
+    assert clear_epochs([parent, fit, known, far, costly, _record(5, 0.3)], terms, settled_after=1) == 1
+
+
 def test_epochs_before_the_rate_falls_or_without_reserve_are_taken_only_in_need() -> None:
     parent, best = _record(0, 0.9, forget_loss=0.0), _record(1, 0.3)
-    later = _record(2, 0.3, forget_loss=5.0)
+    later = _record(2, 0.3, forget_loss=2.0)
     assert _service([parent, best, later]).epoch == 1
     assert _service([parent, best, later], settled_after=1).epoch == 2
     assert _service([parent, best], settled_after=1).epoch == 1
