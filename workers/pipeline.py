@@ -1,7 +1,7 @@
 """Train, unlearn and evaluate on tensors. Knows no database, queue, settings or paths."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from service.catalogue.methods import METHODS, MethodConfig
 from service.catalogue.recipe import Recipe
 from workers.architectures import ImageShape, build
 from workers.classification import Classification, device_of
+from workers.evaluation.gate import Bar, judge
 from workers.evaluation.report import EvaluationSplits, evaluate
 from workers.reproducibility import deterministic, environment, generator_for
 from workers.samples import LabelledSet
@@ -112,6 +113,7 @@ def erase(
     method: str,
     config: MethodConfig | None = None,
     seed: int,
+    bar: Bar | None = None,
     max_accuracy_drop: float = 0.02,
     groups: Mapping[str, Tensor] | None = None,
     training_seconds: float | None = None,
@@ -120,7 +122,8 @@ def erase(
     """Unlearn the forget set and measure the result; return the new model and the report.
 
     The parent is put in eval mode and not changed otherwise; all sets must lie on its device. `config` None
-    means the method's defaults. `groups` maps a request's name to positions in the forget set.
+    means the method's defaults; `bar` None means that nothing is judged. `groups` maps a request's name to
+    positions in the forget set.
     Raises UnknownMethodError, TypeError for another method's config, UnlearningError when a guard leaves no
     model to return or when no weight moved.
     """
@@ -154,7 +157,7 @@ def erase(
     return result.model, {
         **_method_part(method, config, seed, result),
         **measured,
-        "gate": _gate(measured["metrics"], max_accuracy_drop),
+        "gate": _gate(bar, method, measured, evaluation_splits, chance=1 / spec.num_classes),
         "environment": where,
         "seconds": _seconds(result.seconds, time.perf_counter() - started, training_seconds),
     }
@@ -166,17 +169,24 @@ def _refuse_unmoved(parent: nn.Module, result: UnlearningResult) -> None:
         raise UnlearningError("every weight equals the parent's bit for bit", history=result.history)
 
 
-def _gate(metrics: Sequence[Mapping[str, Any]], allowed: float) -> dict[str, str]:
-    """Say whether test accuracy was lost beyond doubt; whether the forget set is gone is not judged here."""
-    drop = next((metric for metric in metrics if metric["name"] == "utility_drop"), {})
-    if "ci95" in drop and drop["ci95"][0] > allowed:
-        low, high = drop["ci95"]
-        found = f"Test accuracy fell by {drop['value']:.4f} (95 %: {low:.4f} to {high:.4f}), {allowed:.4f} allowed."
-        return {"verdict": "utility_lost", "sentence": found}
-    return {
-        "verdict": "not_evaluated",
-        "sentence": "No policy was applied: the metrics are reported and nothing is judged.",
-    }
+def _gate(
+    bar: Bar | None, method: str, measured: Mapping[str, Any], splits: EvaluationSplits, *, chance: float
+) -> dict[str, Any]:
+    if bar is None:
+        return {
+            "verdict": "not_evaluated",
+            "sentence": "No policy was applied: the metrics are reported and nothing is judged.",
+        }
+    gone = sorted(set(splits.forget.labels.tolist()) - set(splits.retain.labels.tolist()))
+    return judge(
+        bar,
+        measured["metrics"],
+        measured["parent_metrics"],
+        exact=METHODS[method].guarantee == "exact",
+        planted_leak=measured["planted_leak"],
+        classes_gone=gone,
+        chance=chance,
+    )
 
 
 def _seconds(unlearning: float, total: float, training: float | None) -> dict[str, float | None]:

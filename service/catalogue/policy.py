@@ -1,8 +1,14 @@
 """What a model's owner decides beforehand about its unlearning; frozen with each accepted request."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from service.catalogue.bounds import DEFAULT_BOUNDS, Bound
+from service.catalogue.methods import METHODS, Purpose
+
+SmallSets = Literal["exact", "gather", "disclose"]
 
 
 class Policy(BaseModel):
@@ -14,10 +20,78 @@ class Policy(BaseModel):
         2.0,
         gt=0,
         le=100,
-        description="Utility guard, percentage points: an attempt whose accuracy on the selection pool (labels still "
-        "in the retain set) falls by more ends, and its job is held for a person.",
+        description="Utility guard, percentage points: an attempt whose accuracy (labels left in the retain set) falls "
+        "by more, on the selection pool or beyond doubt on the test set, ends, and its job is held for a person.",
     )
     stop_serving: Literal["on_success", "immediately"] = Field(
         "on_success",
         description="`immediately` quarantines every version trained on the ids as soon as a request is accepted.",
     )
+    gate: dict[Purpose, tuple[Bound, ...]] = Field(
+        default_factory=dict,
+        description="Bounds by purpose that an unlearned model must keep to be published. A purpose not named has the "
+        "default bounds; one with an empty list has none.",
+    )
+    ladder: tuple[str, ...] = Field(
+        ("scrub_r", "finetune", "retrain"),
+        min_length=1,
+        description="Methods to fall back to in this order when one does not pass the gate.",
+    )
+    small_sets: SmallSets | None = Field(
+        None,
+        description="What to do when a bound cannot be tested at the request's size. exact: go on to the next method, "
+        "in the end to retraining. gather: wait for more requests, then disclose. disclose: publish on the others "
+        "and say so. Null: exact for `auto` where retraining fits the budget, else disclose.",
+    )
+    retraining_budget_seconds: float = Field(
+        600, ge=0, description="How long an automatic retraining for a small set may take by forecast."
+    )
+    gather_share: float = Field(
+        0.1, gt=0, le=0.5, description="Share of the time to the due date that `gather` waits for more requests."
+    )
+    surest_within_hours: float = Field(
+        24, ge=0, description="This near its due date a job goes straight to the surest method of the ladder."
+    )
+    audit_retention_days: int = Field(
+        0, ge=0, le=3650, description="How long a forget set's samples may still be read to audit later versions."
+    )
+    prepare_audit: bool = Field(
+        default=False, description="Train the reference models for attacks as soon as a version is active."
+    )
+    reference_models: int = Field(8, ge=2, le=256, multiple_of=2, description="How many reference models to train.")
+
+    @field_validator("gate")
+    @classmethod
+    def no_bound_twice(cls, gate: Mapping[Purpose, tuple[Bound, ...]]) -> Mapping[Purpose, tuple[Bound, ...]]:
+        """Refuse two bounds that could contradict each other."""
+        for purpose, bounds in gate.items():
+            seen = [(bound.metric, bound.split, bound.on, bound.of) for bound in bounds]
+            for key in {key for key in seen if seen.count(key) > 1}:
+                raise ValueError(f"{purpose} bounds {key[0]!r} twice on the same split, edge and reference")
+        return gate
+
+    @field_validator("ladder")
+    @classmethod
+    def known_methods_once(cls, ladder: tuple[str, ...]) -> tuple[str, ...]:
+        """Refuse methods that do not exist or come twice."""
+        unknown = [name for name in ladder if name not in METHODS]
+        if unknown:
+            raise ValueError(f"unknown methods {unknown}; GET /v1/methods lists {sorted(METHODS)}")
+        if len(set(ladder)) < len(ladder):
+            raise ValueError("a method stands in the ladder twice")
+        return ladder
+
+
+def bounds_of(policy: Policy, purpose: Purpose) -> tuple[Bound, ...]:
+    """Return the bounds that hold for a purpose: the policy's own, or the default ones."""
+    return policy.gate.get(purpose, DEFAULT_BOUNDS[purpose])
+
+
+def frozen(policy: Mapping[str, Any], purpose: Purpose) -> dict[str, Any]:
+    """Return a stored policy written out in full, with the bounds that hold: what an acceptance freezes.
+
+    JSON-safe. A later change of a default then changes nothing that was accepted before.
+    """
+    read = Policy.model_validate(policy)
+    bounds = [bound.model_dump(mode="json", exclude_none=True) for bound in bounds_of(read, purpose)]
+    return {**read.model_dump(mode="json", exclude={"gate"}), "purpose": purpose, "bounds": bounds}

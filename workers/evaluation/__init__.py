@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from workers.evaluation.confusion import confusion
 from workers.evaluation.mia_threshold import mia_threshold
 from workers.evaluation.relearning import relearning
 from workers.evaluation.result import MetricResult
@@ -14,6 +15,8 @@ METRICS: dict[str, Callable[..., MetricResult | list[MetricResult]]] = {
     "class_accuracy_drop": utility,
     "disagreement": utility,
     "weight_distance": weight_distance,
+    "ic_err": confusion,
+    "fgt_err": confusion,
     "mia_threshold": mia_threshold,
     "relearning_delay": relearning,
     "relearning_accuracy_delay": relearning,

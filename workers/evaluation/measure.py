@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.classification import Classification
+from workers.evaluation.confusion import confusion
 from workers.evaluation.mia_threshold import auc_result, mia_threshold, score_arrays
 from workers.evaluation.relearning import (
     DEFAULT_PROFILE,
@@ -59,6 +60,7 @@ def measure_logits(logits: BySplit, parent: BySplit, labels: BySplit, draws: Dra
         results += timed(accuracy_and_loss, split, logits[split], labels[split])
     results += timed(accuracy_and_loss, "unseen", unseen, unseen_labels)
     results += timed(utility, parent["test"], logits["test"], labels["test"], labels["retain"])
+    results += timed(confusion, logits["test"], labels["test"], labels["forget"])
     results += timed(mia_threshold, forget, forget_labels, unseen, unseen_labels)
     name = "mia_threshold.phi.retain_auc"
     results += timed(lambda: [phi_auc(name, logits, labels, members="retain", pairs=draws.retain)])

@@ -5,6 +5,7 @@ forget set known from the start (T_forget = 0) against T_unseen = 100 reads 1/20
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,7 @@ def ratio_result(
     if bound is not None:
         extra["bound"] = bound
     interval = bootstrap_ratio(forget, unseen, parent_losses=parent_losses, seed=seed)
+    extra["null"] = null_ratio(unseen, target=target, parent_losses=parent_losses, seed=seed)
     return MetricResult(
         name=NAME,
         value=float(np.exp(np.mean(known))),
@@ -55,6 +57,22 @@ def ratio_result(
         censored=True if bound is not None else None,
         extra=extra,
     )
+
+
+def null_ratio(
+    unseen: Sequence[Curve], *, target: Target, parent_losses: Floats, seed: int
+) -> dict[str, object] | None:
+    """Return value and interval of the ratio of each seed's controls to the next seed's; None when one hit the cap.
+
+    What sets that nobody saw read against each other: an interval no wider than this can be hoped for.
+    """
+    delays = [curve.delay(target) for curve in unseen]
+    if len(unseen) < 2 or None in delays:
+        return None
+    turned = [*unseen[1:], unseen[0]]
+    logs = [np.log((a + 0.5) / (b + 0.5)) for a, b in pairwise([*delays, delays[0]]) if a is not None and b is not None]
+    interval = bootstrap_ratio(unseen, turned, parent_losses=parent_losses, seed=seed)
+    return {"value": float(np.exp(np.mean(logs))), "ci95": interval}
 
 
 def bootstrap_ratio(

@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from service.catalogue.bounds import DEFAULT_BOUNDS
 from service.catalogue.methods import FinetuneConfig, RetrainConfig, ScrubConfig
 from service.catalogue.recipe import Recipe
 from workers import pipeline
+from workers.evaluation.gate import Bar
 from workers.evaluation.relearning_curve import RelearningProfile
 from workers.evaluation.report import EvaluationSplits
 from workers.pipeline import ModelSpec, build_model, erase, train_original, validate_parameters
@@ -185,9 +187,25 @@ def test_accuracy_lost_beyond_doubt_is_told_by_the_gate(monkeypatch: pytest.Monk
         return UnlearningResult(model=broken, history=(), seconds=0.0)
 
     monkeypatch.setattr(pipeline, "method_named", lambda _name: wrecked)
-    gate = _erase(max_accuracy_drop=0.01)[1]["gate"]
-    assert gate["verdict"] == "utility_lost"
+    bar = Bar(bounds=DEFAULT_BOUNDS["privacy"], max_accuracy_drop=0.01)
+    gate = _erase(bar=bar)[1]["gate"]
+    assert (gate["verdict"], gate["breaker"]) == ("fail", True)
     assert "0.0100 allowed" in gate["sentence"]
+
+
+def test_a_whole_class_is_held_against_chance_and_retraining_passes_on_its_guarantee() -> None:
+    whole = UnlearningSplits(
+        train=_samples(120, 0),
+        forget_index=(_samples(120, 0).labels == 1).nonzero().squeeze(1),
+        selection=_samples(60, 1),
+    )
+    sets = EvaluationSplits(retain=whole.retain, forget=whole.forget, audit=_samples(60, 2), test=_samples(90, 3))
+    bar = Bar(bounds=DEFAULT_BOUNDS["privacy"], max_accuracy_drop=0.02)
+    _, report = erase(SPEC, _parent()[0], whole, sets, method="retrain", seed=1, bar=bar)
+    ratio = next(bound for bound in report["gate"]["bounds"] if bound["metric"] == "relearning_ratio")
+    assert "its accuracy stands in" in ratio["sentence"]
+    assert ratio["limit"] == pytest.approx(1 / 3)
+    assert report["gate"]["verdict"] == "pass" or report["gate"]["breaker"]
 
 
 def test_an_unknown_method_or_another_methods_options_are_refused() -> None:

@@ -1,0 +1,113 @@
+"""Bounds on metrics: what a policy may demand of an unlearned model before it is published. Pure."""
+
+import math
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from service.catalogue.methods import Purpose
+from service.catalogue.metrics import METRICS
+from service.catalogue.metrics.ranges import has_interval, range_of
+
+PHI_AUC, RATIO, DROP = "mia_threshold.phi.auc", "relearning_ratio", "utility_drop"
+WIDEST_BAND = 0.10
+"""A membership bound wider than this shows nothing: it is untestable at that size."""
+
+
+class Bound(BaseModel):
+    """One demand on one metric. Limits are in the metric's own unit: shares for accuracies and AUCs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metric: str = Field(description="Id of a metric; GET /v1/metrics lists them.")
+    split: Literal["retain", "forget", "unseen", "test"] | None = Field(None, description="For metrics that have one.")
+    at_least: float | None = Field(None, allow_inf_nan=False, description="The lower limit.")
+    at_most: float | None = Field(None, allow_inf_nan=False, description="The upper limit.")
+    within: float | Literal["by_size"] | None = Field(
+        None,
+        description="Half-width of a band around the metric's ideal, in which the whole interval must lie. by_size: "
+        "max(0.05, 4 sqrt((n + m + 1) / (12 n m))) for n and m samples, untestable above 0.10.",
+    )
+    of: Literal["parent", "unseen"] | None = Field(
+        None,
+        description="Limits are multiples of this figure: the original's, or the same metric's on unseen controls.",
+    )
+    on: Literal["edge", "value"] = Field(
+        "edge", description="edge: the interval's nearer edge must keep the limit. value: the figure itself."
+    )
+    required: bool = Field(default=True, description="False: reported only, decides nothing.")
+
+    @model_validator(mode="after")
+    def can_be_kept_and_missed(self) -> "Bound":
+        """Refuse an unknown metric, and limits that every figure or none would keep."""
+        if self.metric not in METRICS:
+            raise ValueError(f"unknown metric {self.metric!r}; GET /v1/metrics lists them")
+        faults = [*self._shape_faults(), *(self._limit_faults() if self.of is None else [])]
+        if faults:
+            raise ValueError(f"the bound on {self.metric}: {'; '.join(faults)}")
+        return self
+
+    def _shape_faults(self) -> list[str]:
+        faults = []
+        limits = (self.at_least, self.at_most)
+        if self.within is None and limits == (None, None):
+            faults.append("name at_least, at_most or within")
+        if self.within is not None and limits != (None, None):
+            faults.append("within stands alone, without at_least and at_most")
+        if self.within is not None and METRICS[self.metric].ideal is None:
+            faults.append("this metric has no ideal to lie around")
+        if self.within == "by_size" and self.metric != PHI_AUC:
+            faults.append(f"by_size is for {PHI_AUC} alone")
+        if self.within is not None and self.of is not None:
+            faults.append("within cannot be a multiple")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            faults.append("at_least is above at_most")
+        if self.on == "edge" and not has_interval(self.metric):
+            faults.append('this metric has no interval; say "on": "value"')
+        return faults
+
+    def _limit_faults(self) -> list[str]:
+        low, high = range_of(self.metric)
+        faults = []
+        if self.at_least is not None and not low < self.at_least <= high:
+            faults.append(f"at_least {self.at_least:g} would always or never hold; values lie in [{low:g}, {high:g}]")
+        if self.at_most is not None and not low <= self.at_most < high:
+            faults.append(f"at_most {self.at_most:g} would always or never hold; values lie in [{low:g}, {high:g}]")
+        ideal = METRICS[self.metric].ideal
+        if isinstance(self.within, float) and ideal is not None:
+            widest = min(ideal - low, high - ideal) or max(ideal - low, high - ideal)
+            if not 0 < self.within < widest:
+                faults.append(f"within {self.within:g} would always or never hold; name one in (0, {widest:g})")
+        return faults
+
+
+_UTILITY = (
+    Bound(metric=DROP, split="test", at_most=0.01, on="value"),
+    Bound(metric=DROP, split="test", at_most=0.02),
+)
+DEFAULT_BOUNDS: dict[Purpose, tuple[Bound, ...]] = {
+    "privacy": (
+        *_UTILITY,
+        Bound(metric=PHI_AUC, within="by_size"),
+        Bound(metric=RATIO, at_least=0.8),
+        Bound(metric="mia_threshold.phi.retain_auc", at_most=1.05, of="parent", on="value", required=False),
+    ),
+    # A learned bias is undone when the samples that carried it are got wrong as often as ones never seen.
+    "bias": (*_UTILITY, Bound(metric="accuracy", split="forget", at_most=1.0, of="unseen", on="value")),
+    "confusion": (
+        *_UTILITY,
+        Bound(metric="ic_err", at_most=0.5, of="parent", on="value"),
+        Bound(metric="fgt_err", at_most=0.5, of="parent", on="value"),
+    ),
+}
+"""What holds where the model's policy names no bounds for the purpose."""
+
+
+def band_by_size(n: int, m: int) -> float:
+    """Return the half-width b of the band for an AUC of n against m samples; infinite when a side is empty.
+
+    SE0 is the standard error of an AUC of one half (Mann & Whitney 1947).
+    """
+    if not n or not m:
+        return math.inf
+    return max(0.05, 4 * math.sqrt((n + m + 1) / (12 * n * m)))

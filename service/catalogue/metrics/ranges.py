@@ -1,0 +1,46 @@
+"""What values each metric can take, and whether it comes with an interval: bounds are checked against both."""
+
+import math
+
+SHARE, DIFFERENCE, POSITIVE = (0.0, 1.0), (-1.0, 1.0), (0.0, math.inf)
+
+RANGES: dict[str, tuple[float, float]] = {
+    "accuracy": SHARE,
+    "loss": POSITIVE,
+    "utility_drop": DIFFERENCE,
+    "class_accuracy_drop": DIFFERENCE,
+    "disagreement": SHARE,
+    "weight_distance": POSITIVE,
+    "ic_err": SHARE,
+    "fgt_err": POSITIVE,
+    "mia_threshold": SHARE,
+    "relearning_delay": POSITIVE,
+    "relearning_accuracy_delay": POSITIVE,
+    "relearning_area": POSITIVE,
+    "relearning_path_length": POSITIVE,
+    "relearning_ratio": POSITIVE,
+}
+"""By family: the part of an id up to its first dot."""
+
+WITHOUT_INTERVAL = frozenset(
+    {
+        "class_accuracy_drop",
+        "fgt_err",
+        "weight_distance",
+        "relearning_delay",
+        "relearning_accuracy_delay",
+        "relearning_area",
+        "relearning_path_length",
+    }
+)
+"""Families whose figures have no interval, so that a bound on them is a bound on the value."""
+
+
+def range_of(metric: str) -> tuple[float, float]:
+    """Return the lowest and highest value the metric can take."""
+    return RANGES[metric.split(".", 1)[0]]
+
+
+def has_interval(metric: str) -> bool:
+    """Say whether the metric's figures come with a 95 % interval."""
+    return metric.split(".", 1)[0] not in WITHOUT_INTERVAL

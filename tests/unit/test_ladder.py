@@ -1,0 +1,81 @@
+"""The ladder: the method asked for, then surer ones; the surest near the due date; none twice."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.catalogue.methods import METHODS
+from workers.ladder import Situation, next_rung, order, small_set_rule, surest
+
+LADDER = ("scrub_r", "finetune", "retrain")
+
+
+def _next(requested: str, *tried: str, **changes: Any) -> str | None:
+    facts: dict[str, Any] = {"ladder": LADDER, "forget_count": 600}
+    return next_rung(Situation(requested=requested, tried=tried, **{**facts, **changes})).method
+
+
+def test_the_method_asked_for_comes_first_and_then_those_above_it() -> None:
+    assert _next("finetune") == "finetune"
+    assert _next("finetune", "finetune") == "retrain"
+    assert _next("finetune", "finetune", "retrain") is None
+
+
+def test_a_method_outside_the_ladder_is_followed_by_all_of_it() -> None:
+    assert order(Situation(requested="scrub", ladder=LADDER)) == ("scrub", *LADDER)
+
+
+def test_auto_climbs_the_ladder() -> None:
+    assert [_next("auto", *LADDER[:i]) for i in range(4)] == [*LADDER, None]
+
+
+def test_nothing_follows_exact_retraining() -> None:
+    assert _next("retrain", "retrain") is None
+    assert order(Situation(requested="retrain", ladder=("retrain", "finetune"))) == ("retrain",)
+
+
+def test_near_the_due_date_the_surest_method_comes_at_once() -> None:
+    assert _next("scrub_r", seconds_left=3600, surest_within_seconds=86_400) == "retrain"
+    assert _next("scrub_r", seconds_left=1e7, surest_within_seconds=86_400) == "scrub_r"
+    assert surest(["scrub_r", "finetune"]) == "finetune"
+
+
+def test_auto_retrains_for_a_small_set_when_the_forecast_fits_the_budget() -> None:
+    assert _next("auto", forget_count=20, retraining_seconds=60.0) == "retrain"
+    assert _next("auto", forget_count=20, retraining_seconds=6000.0) == "scrub_r"
+    assert _next("auto", forget_count=20) == "scrub_r", "an unknown cost fits no budget"
+    assert _next("auto", forget_count=600, retraining_seconds=60.0) == "scrub_r"
+    assert _next("scrub_r", forget_count=20, retraining_seconds=60.0) == "scrub_r", "a method asked for is kept"
+
+
+def test_the_policys_word_on_small_sets_wins() -> None:
+    assert small_set_rule(Situation(requested="auto", ladder=LADDER, small_sets="disclose")) == "disclose"
+    assert small_set_rule(Situation(requested="scrub", ladder=LADDER, small_sets="exact")) == "exact"
+    assert small_set_rule(Situation(requested="scrub", ladder=LADDER)) == "disclose"
+
+
+def test_a_method_the_model_cannot_have_is_passed_over_with_the_reason() -> None:
+    rung = next_rung(Situation(requested="finetune", ladder=LADDER, tried=("finetune",), has_recipe=False))
+    assert rung.method is None
+    assert rung.passed_over == {"retrain": "the model has no training recipe"}
+
+
+@given(
+    requested=st.sampled_from(["auto", *METHODS]),
+    ladder=st.permutations(sorted(METHODS)).flatmap(lambda m: st.integers(1, len(m)).map(lambda n: tuple(m[:n]))),
+    left=st.none() | st.floats(0, 1e6),
+    recipe=st.booleans(),
+)
+def test_every_climb_ends_and_no_method_is_tried_twice(
+    requested: str, ladder: tuple[str, ...], left: float | None, *, recipe: bool
+) -> None:
+    tried: tuple[str, ...] = ()
+    while (
+        method := next_rung(
+            Situation(requested=requested, ladder=ladder, tried=tried, seconds_left=left, has_recipe=recipe)
+        ).method
+    ) is not None:
+        assert method not in tried
+        tried += (method,)
+    assert len(tried) <= len(METHODS)

@@ -1,0 +1,88 @@
+"""What a policy may say: bounds that can be kept and missed, known methods, and what an acceptance freezes."""
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from service.catalogue.bounds import DEFAULT_BOUNDS, Bound, band_by_size
+from service.catalogue.metrics import METRICS
+from service.catalogue.metrics.ranges import RANGES, WITHOUT_INTERVAL, range_of
+from service.catalogue.policy import Policy, bounds_of, frozen
+
+
+def test_every_metric_has_a_range_that_holds_its_ideal() -> None:
+    assert {spec.family for spec in METRICS.values()} == set(RANGES)
+    assert set(RANGES) >= WITHOUT_INTERVAL
+    for spec in METRICS.values():
+        low, high = range_of(spec.id)
+        assert spec.ideal is None or low <= spec.ideal <= high
+
+
+@pytest.mark.parametrize(
+    ("bound", "told"),
+    [
+        ({"metric": "auc", "at_most": 1}, "unknown metric"),
+        ({"metric": "accuracy"}, "name at_least, at_most or within"),
+        ({"metric": "accuracy", "at_least": 1.2}, "always or never"),
+        ({"metric": "accuracy", "at_least": 0}, "always or never"),
+        ({"metric": "accuracy", "at_most": 1}, "always or never"),
+        ({"metric": "accuracy", "at_least": 0.9, "at_most": 0.5}, "at_least is above at_most"),
+        ({"metric": "relearning_delay", "at_least": 5}, "no interval"),
+        ({"metric": "mia_threshold.phi.auc", "within": 0.5}, "always or never"),
+        ({"metric": "mia_threshold.phi.auc", "within": -0.1}, "always or never"),
+        ({"metric": "mia_threshold.phi.auc", "within": 0.1, "at_most": 0.6}, "stands alone"),
+        ({"metric": "relearning_ratio", "within": "by_size"}, "by_size is for"),
+        ({"metric": "disagreement", "within": 0.1}, "no ideal"),
+        ({"metric": "accuracy", "at_most": float("nan")}, "finite"),
+        ({"metric": "accuracy", "most": 0.5}, "Extra inputs"),
+    ],
+)
+def test_a_bound_that_means_nothing_is_refused(bound: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        Policy.model_validate({"gate": {"privacy": [bound]}})
+
+
+@pytest.mark.parametrize(
+    ("policy", "told"),
+    [
+        ({"gate": {"profit": []}}, "privacy"),
+        ({"gate": {"bias": [{"metric": "accuracy", "split": "test", "at_least": x} for x in (0.5, 0.6)]}}, "twice"),
+        ({"ladder": []}, "at least 1 item"),
+        ({"ladder": ["retrain", "prayer"]}, "unknown methods"),
+        ({"ladder": ["retrain", "retrain"]}, "twice"),
+        ({"reference_models": 7}, "multiple of 2"),
+        ({"small_sets": "ignore"}, "exact"),
+        ({"audit_retention_days": -1}, "greater than or equal"),
+    ],
+)
+def test_an_impossible_policy_is_refused(policy: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        Policy.model_validate(policy)
+
+
+def test_a_purpose_not_named_has_the_default_bounds_and_an_empty_list_none() -> None:
+    policy = Policy.model_validate({"gate": {"bias": []}})
+    assert bounds_of(policy, "privacy") == DEFAULT_BOUNDS["privacy"]
+    assert bounds_of(policy, "bias") == ()
+
+
+def test_what_is_frozen_names_every_bound_and_reads_back_as_the_same_bounds() -> None:
+    written = frozen({"max_accuracy_drop": 3.0}, "privacy")
+    assert written["max_accuracy_drop"] == 3.0
+    assert tuple(Bound.model_validate(bound) for bound in written["bounds"]) == DEFAULT_BOUNDS["privacy"]
+
+
+@pytest.mark.parametrize(("n", "expected"), [(600, 0.0667), (300, 0.0944), (20, 0.3697), (100_000, 0.05)])
+def test_the_band_follows_the_size(n: int, expected: float) -> None:
+    # by hand, n = m = 600: SE0 = sqrt(1201 / 4_320_000) = 0.016673, four of them 0.06669
+    assert band_by_size(n, n) == pytest.approx(expected, abs=1e-4)
+
+
+@given(n=st.integers(1, 10_000), m=st.integers(1, 10_000))
+def test_the_band_is_never_narrower_for_fewer_samples(n: int, m: int) -> None:
+    assert band_by_size(n, m) >= band_by_size(n + 1, m + 1) >= 0.05
+    assert band_by_size(0, m) == math.inf

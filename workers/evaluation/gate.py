@@ -1,0 +1,117 @@
+"""The gate: does a report keep the bounds frozen before the work? Pure functions on JSON-safe figures.
+
+`pass` the bound is kept; `fail` it is missed beyond doubt; `inconclusive` the figure cannot say; `untestable` no
+figure could at this size; `not_applicable` the bound has no meaning here. Only what is required decides.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from service.catalogue.bounds import DROP, PHI_AUC, RATIO, Bound
+from workers.evaluation.bound_rules import Figures, Ruling, rule
+
+Verdict = Literal["pass", "fail", "inconclusive"]
+MEMBERSHIP_METRICS = (PHI_AUC, RATIO)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """What an unlearned model is held against: the policy as frozen at acceptance.
+
+    `max_accuracy_drop` is a share. `disclose_small` lets bounds that are untestable pass, with a note.
+    """
+
+    bounds: tuple[Bound, ...]
+    max_accuracy_drop: float
+    disclose_small: bool = True
+
+
+def judge(
+    bar: Bar,
+    metrics: Sequence[Mapping[str, Any]],
+    parent_metrics: Sequence[Mapping[str, Any]],
+    *,
+    exact: bool = False,
+    planted_leak: Mapping[str, Any] | None = None,
+    classes_gone: Sequence[int] = (),
+    chance: float | None = None,
+) -> dict[str, Any]:
+    """Return verdict, sentence and the ruling on every bound, JSON-safe.
+
+    `exact`: the method carries a retraining guarantee, on which it passes whatever was measured; a lost utility
+    stops it all the same. `classes_gone` and `chance` (1 / classes) are for forgotten whole classes.
+    """
+    figures = Figures(
+        own=_by_name(metrics),
+        parent=_by_name(parent_metrics),
+        relearning_noticed=_noticed(planted_leak),
+        classes_gone=tuple(classes_gone),
+        chance=chance,
+    )
+    rulings = [rule(bound, figures) for bound in bar.bounds]
+    broken = _breaker(figures, bar.max_accuracy_drop)
+    verdict, sentence = _verdict(rulings, bar, exact=exact)
+    if broken:
+        verdict, sentence = "fail", broken
+    untested = [r for r in rulings if r.bound.required and r.verdict == "untestable"]
+    return {
+        "verdict": verdict,
+        "sentence": sentence,
+        "bounds": [ruling.to_dict() for ruling in rulings],
+        "breaker": bool(broken),
+        "disclosed": verdict == "pass" and bool(untested) and not exact,
+        "guarantee": "exact" if exact else "approximate",
+    }
+
+
+def _verdict(rulings: Sequence[Ruling], bar: Bar, *, exact: bool) -> tuple[Verdict, str]:
+    required = [ruling for ruling in rulings if ruling.bound.required]
+    if exact:
+        return "pass", "Passed on the method's guarantee: the model was trained without the samples. " + _missed(
+            required
+        )
+    failed = [ruling for ruling in required if ruling.verdict == "fail"]
+    if failed:
+        return "fail", "Missed: " + " ".join(ruling.sentence for ruling in failed)
+    unsure = [ruling for ruling in required if ruling.verdict == "inconclusive"]
+    if unsure:
+        return "inconclusive", "Undecided: " + " ".join(ruling.sentence for ruling in unsure)
+    untested = [ruling for ruling in required if ruling.verdict == "untestable"]
+    if untested and not bar.disclose_small:
+        return "inconclusive", "Not testable at this size: " + " ".join(ruling.sentence for ruling in untested)
+    return "pass", _passed(required, untested)
+
+
+def _passed(required: Sequence[Ruling], untested: Sequence[Ruling]) -> str:
+    kept = [ruling for ruling in required if ruling.verdict == "pass"]
+    text = f"{len(kept)} of {len(required)} required bounds are kept"
+    if not untested:
+        return f"{text}; the others do not apply here." if len(kept) < len(required) else f"{text}."
+    what = " ".join(ruling.sentence for ruling in untested)
+    none = not any(ruling.bound.metric in MEMBERSHIP_METRICS for ruling in kept)
+    doubt = " Whether the samples are forgotten was not shown by any bound." if none else ""
+    return f"{text}. Not tested: {what}{doubt}"
+
+
+def _missed(required: Sequence[Ruling]) -> str:
+    missed = [ruling.bound.metric for ruling in required if ruling.verdict == "fail"]
+    return f"The measurements missed: {', '.join(missed)}." if missed else "No measurement contradicts it."
+
+
+def _breaker(figures: Figures, allowed: float) -> str | None:
+    """Return a sentence if test accuracy was lost beyond doubt, which no method is allowed to do."""
+    drop = figures.own.get((DROP, "test"))
+    if drop is None or drop.get("ci95") is None or drop["ci95"][0] <= allowed:
+        return None
+    low, high = drop["ci95"]
+    return f"Test accuracy fell by {drop['value']:.4f} (95 %: {low:.4f} to {high:.4f}), {allowed:.4f} allowed."
+
+
+def _noticed(planted_leak: Mapping[str, Any] | None) -> bool | None:
+    relearning = (planted_leak or {}).get("relearning")
+    return None if relearning is None else bool(relearning.get("noticed"))
+
+
+def _by_name(metrics: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str | None], Mapping[str, Any]]:
+    return {(metric["name"], metric.get("split")): metric for metric in metrics}

@@ -1,0 +1,116 @@
+"""Which method comes next, given what was asked for, what was tried and how much time is left. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from service.catalogue.bounds import WIDEST_BAND, band_by_size
+from service.catalogue.methods import METHODS
+
+SmallSets = Literal["exact", "gather", "disclose"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """What the choice depends on. Times in seconds; `retraining_seconds` None when nobody knows it.
+
+    `has_recipe` False means that the model cannot be trained again. `forget_count` is the number of samples
+    that an attack could compare, at most that of the audit pool.
+    """
+
+    requested: str
+    ladder: tuple[str, ...]
+    purpose: str = "privacy"
+    small_sets: SmallSets | None = None
+    tried: tuple[str, ...] = ()
+    forget_count: int = 0
+    retraining_seconds: float | None = None
+    retraining_budget_seconds: float = 600.0
+    seconds_left: float | None = None
+    surest_within_seconds: float = 0.0
+    has_recipe: bool = True
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """The method to try, or none; why; and the methods passed over with the reason."""
+
+    method: str | None
+    reason: str
+    passed_over: Mapping[str, str]
+
+
+def next_rung(situation: Situation) -> Rung:
+    """Return the next method not tried yet: the one asked for first, then the ladder's that are surer.
+
+    Near the due date the surest comes at once. A method that cannot work on the model is passed over.
+    """
+    passed_over = {name: why for name in (situation.requested, *situation.ladder) if (why := _unfit(name, situation))}
+    steps = [name for name in order(situation) if name not in passed_over and name not in situation.tried]
+    if not steps:
+        return Rung(method=None, reason="every method of the ladder was tried", passed_over=passed_over)
+    if _short_of_time(situation) and len(steps) > 1:
+        return Rung(method=surest(steps), reason="the due date is near: the surest method", passed_over=passed_over)
+    if situation.tried:
+        return Rung(method=steps[0], reason="the method before did not pass the gate", passed_over=passed_over)
+    if situation.requested == "auto" and small_set_rule(situation) == "exact" and is_small(situation):
+        exact = next((name for name in steps if METHODS[name].guarantee == "exact"), None)
+        if exact is not None:
+            reason = "too few samples to test membership, and retraining fits the budget"
+            return Rung(method=exact, reason=reason, passed_over=passed_over)
+    return Rung(method=steps[0], reason="first of the ladder" if situation.requested == "auto" else "asked for",
+                passed_over=passed_over)  # fmt: skip
+
+
+def order(situation: Situation) -> tuple[str, ...]:
+    """Return the methods in the order they are tried: after a method asked for come those above it."""
+    ladder = situation.ladder
+    if situation.requested == "auto":
+        return tuple(name for name in ladder if situation.purpose in METHODS[name].purposes or is_exact(name)) or ladder
+    above = ladder[ladder.index(situation.requested) + 1 :] if situation.requested in ladder else ladder
+    if is_exact(situation.requested):
+        above = ()
+    return (situation.requested, *above)
+
+
+def surest(methods: Sequence[str]) -> str:
+    """Return the last exact method, or else the last."""
+    exact = [name for name in methods if is_exact(name)]
+    return exact[-1] if exact else methods[-1]
+
+
+def is_exact(method: str) -> bool:
+    """Say whether the method carries a retraining guarantee."""
+    return METHODS[method].guarantee == "exact"
+
+
+def is_small(situation: Situation) -> bool:
+    """Say whether membership cannot be tested at this size."""
+    return band_by_size(situation.forget_count, situation.forget_count) > WIDEST_BAND
+
+
+def small_set_rule(situation: Situation) -> SmallSets:
+    """Return what to do about a bound that cannot be tested: the policy's word, or the default.
+
+    The default is exact for `auto` when retraining is known to fit the budget, and disclose otherwise.
+    """
+    if situation.small_sets is not None:
+        return situation.small_sets
+    seconds = situation.retraining_seconds
+    fits = seconds is not None and seconds <= situation.retraining_budget_seconds and situation.has_recipe
+    return "exact" if situation.requested == "auto" and fits else "disclose"
+
+
+def _short_of_time(situation: Situation) -> bool:
+    return situation.seconds_left is not None and situation.seconds_left <= situation.surest_within_seconds
+
+
+def _unfit(method: str, situation: Situation) -> str | None:
+    if method == "auto":
+        return None
+    if method in situation.skipped:
+        return situation.skipped[method]
+    if "recipe" in METHODS[method].needs and not situation.has_recipe:
+        return "the model has no training recipe"
+    return None
