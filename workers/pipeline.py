@@ -13,6 +13,7 @@ from service.catalogue.recipe import Recipe
 from workers.architectures import ImageShape, build
 from workers.classification import Classification, device_of
 from workers.evaluation.report import EvaluationSplits, evaluate
+from workers.phases import EVALUATE
 from workers.reproducibility import deterministic, environment, generator_for
 from workers.samples import LabelledSet
 from workers.training import Progress, no_progress, train
@@ -141,6 +142,7 @@ def erase(
         )
         result = unlearn(parent, unlearning_splits, config, around=around)
         _refuse_unmoved(parent, result)
+        progress(EVALUATE, 0, 1)
         measured = evaluate(
             parent=parent,
             unlearned=result.model,
