@@ -41,6 +41,15 @@ def remove_orphans(bench: Bench) -> None:
             bench.artifacts.purge(digest)
 
 
+def remove_strange_caches(bench: Bench) -> None:
+    """Remove folders among the caches that no dataset names and that nothing has touched for a day."""
+    for folder in _folders(bench.settings.data_dir / "cache"):
+        with bench.database.reading() as session:
+            known = session.get(Dataset, folder.name) is not None
+        if not known and time.time() - folder.stat().st_mtime >= DAY_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def clean_caches(bench: Bench) -> None:
     """Overwrite erased images in this machine's decoded datasets, once per completed request."""
     for folder in _folders(bench.settings.data_dir / "cache"):

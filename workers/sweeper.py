@@ -56,6 +56,7 @@ def sweep(bench: Bench, ring: Callable[[str], None]) -> None:
     purge_retired(bench)
     leftovers.clean_caches(bench)
     leftovers.remove_scratch(bench)
+    leftovers.remove_strange_caches(bench)
     bench.runner.release_idle()
 
 

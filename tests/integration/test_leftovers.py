@@ -80,6 +80,21 @@ def test_scratch_of_a_claim_that_is_over_goes(bench: Bench) -> None:
     assert upload.exists()
 
 
+def test_old_folders_among_the_caches_that_no_dataset_names_go(bench: Bench) -> None:
+    with bench.database.writing() as session:
+        known = datasets.register(session, name="d", source={"source": "npz"}).id
+    kept = {}
+    for name, age_seconds in ((known, 10 * 86_400), ("tmpold", 2 * 86_400), ("tmpnew", 60)):
+        folder = bench.settings.data_dir / "cache" / name
+        folder.mkdir(parents=True)
+        (folder / "images.npy").write_bytes(b"x")
+        moment = time.time() - age_seconds
+        os.utime(folder, (moment, moment))
+        kept[name] = folder
+    leftovers.remove_strange_caches(bench)
+    assert {name: folder.exists() for name, folder in kept.items()} == {known: True, "tmpold": False, "tmpnew": True}
+
+
 @pytest.mark.parametrize("shape", [(5, 1, 8, 8), (5, 3, 4, 6)])
 def test_overwriting_rows_by_offset_zeroes_those_rows_alone(tmp_path: Path, shape: tuple[int, ...]) -> None:
     images = np.full(shape, 7, dtype=np.uint8)
