@@ -10,7 +10,6 @@ from typing import TextIO
 
 import structlog
 
-
 TRACE_FRAMES, TRACE_ERRORS = 8, 8
 
 

@@ -42,7 +42,7 @@ class Unforeseen:
             route = getattr(scope.get("route"), "path", None)
             log.error("request.failed", method=scope["method"], route=route, trace=trace(error))
             if begun:
-                # Only an exception makes the server cut the connection, so that the client sees the answer is not whole.
+                # Only an exception makes the server cut the connection: so the client sees the answer is not whole.
                 raise AnswerBrokenOff from None
             await _answer(send)
 
