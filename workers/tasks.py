@@ -19,7 +19,7 @@ from service.artifacts import ArtifactStore
 from service.evidence.commitments import suppression_key
 from service.lifecycle import JobKind, JobStatus
 from service.settings import Settings
-from service.store import job_phase, jobs
+from service.store import digests, job_phase, jobs
 from service.store.jobs import Claim, LeaseLost
 from service.store.session import Database
 from service.store.tables import Job
@@ -149,6 +149,8 @@ def _publish(bench: Bench, claim: Claim, prepared: Prepared, result: dict[str, A
     # Bytes first, row second: a crash in between leaves an orphan that the next attempt overwrites or a sweep removes.
     digest = bench.artifacts.put(weights)
     with bench.database.writing() as session:
+        digests.hold(session, digest)
+        bench.artifacts.ensure(weights, digest)
         if claim.kind == JobKind.TRAIN:
             publish.trained(session, claim, prepared, result["info"], digest, size)
         else:

@@ -12,6 +12,8 @@ from service import migrate
 from service.lifecycle import VersionState
 from service.settings import Settings
 from service.store import datasets, models, versions
+from service.store.tables import Version
+from tests import factories
 from workers import leftovers
 from workers.tasks import Bench
 
@@ -59,6 +61,21 @@ def test_only_old_unreferenced_bytes_are_orphans(bench: Bench) -> None:
         )
     leftovers.remove_orphans(bench)
     assert [bench.artifacts.size(digest) is None for digest in (named, fresh, orphan)] == [False, False, True]
+
+
+def test_bytes_that_only_a_purged_version_names_are_orphans(bench: Bench) -> None:
+    factories.dataset(bench)
+    factories.model(bench)
+    version = factories.version(bench)
+    with bench.database.writing() as session:
+        row = session.get_one(Version, version.id)
+        versions.move(session, row, VersionState.RETIRED)
+        versions.move(session, row, VersionState.PURGED)
+    stored = bench.artifacts.local_path(version.sha256)
+    assert stored is not None
+    os.utime(stored, (time.time() - 1000,) * 2)
+    leftovers.remove_orphans(bench)
+    assert bench.artifacts.size(version.sha256) is None
 
 
 def test_bytes_put_again_are_young_again(bench: Bench) -> None:
