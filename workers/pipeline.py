@@ -123,12 +123,13 @@ def erase(
     The parent is put in eval mode and not changed otherwise; all sets must lie on its device. `config` None
     means the method's defaults. `groups` maps a request's name to positions in the forget set.
     Raises UnknownMethodError, TypeError for another method's config, UnlearningError when a guard leaves no
-    model to return or when no weight moved.
+    model to return, when no weight moved, or when the selection pool is empty and the method chooses by it.
     """
     unlearn = method_named(method)
     config = METHODS[method].config() if config is None else config
     if type(config) is not METHODS[method].config:
         raise TypeError(f"{method} takes {METHODS[method].config.__name__}, not {type(config).__name__}")
+    _refuse_without_selection(method, unlearning_splits)
     task, started = Classification(), time.perf_counter()
     parent.eval()
     with deterministic():
@@ -160,6 +161,14 @@ def erase(
         "environment": where,
         "seconds": _seconds(result.seconds, time.perf_counter() - started, training_seconds),
     }
+
+
+def _refuse_without_selection(method: str, splits: UnlearningSplits) -> None:
+    """Refuse a method that chooses among its epochs when nothing is held out to choose by."""
+    if METHODS[method].guarantee == "approximate" and not len(splits.selection):
+        raise UnlearningError(
+            f"the selection pool is empty, so {method} has nothing to choose an epoch by; ask for retrain"
+        )
 
 
 def _refuse_unmoved(parent: nn.Module, result: UnlearningResult) -> None:

@@ -180,3 +180,14 @@ def test_a_registered_file_swapped_for_a_link_out_of_the_roots_is_never_read(
     assert dataset["state"] == "failed"
     assert dataset["error"]["code"] == "path_not_allowed"
     assert str(tmp_path) not in str(dataset["error"])
+
+
+def test_a_failed_index_can_be_tried_again_and_waited_for_like_the_first(stack: Stack, roots: Path) -> None:
+    path = roots / "mended.npz"
+    _npz(path, 60, label=np.array([0, 1]))
+    dataset = stack.register("mended", source="npz", path=str(path))
+    assert dataset["state"] == "failed"
+    _npz(path, 60)
+    stack.client.post(f"/v1/jobs/{dataset['job']['id']}/retry").raise_for_status()
+    dataset = stack.wait("/v1/datasets/mended", lambda found: found["state"] != "indexing")
+    assert (dataset["state"], dataset["error"], dataset["num_samples"]) == ("ready", None, 60)
