@@ -12,7 +12,7 @@ from service.schemas.common import Page
 from tests import factories
 from tests.stack import Stack, running
 
-LISTS = {
+LISTS: dict[str, dict[str, Any]] = {
     "/v1/datasets": {},
     "/v1/datasets/d0/samples": {"split": "train", "label": 3},
     "/v1/models": {},
@@ -39,7 +39,8 @@ def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def _by_cursor(client: httpx.Client, path: str, params: dict[str, Any], name: str = "cursor") -> list[Any]:
-    items, cursor = [], {}
+    items: list[Any] = []
+    cursor: dict[str, str] = {}
     while True:
         page = client.get(path, params={**params, **cursor, "limit": 2}).raise_for_status().json()
         assert len(page["items"]) <= 2
@@ -51,7 +52,7 @@ def _by_cursor(client: httpx.Client, path: str, params: dict[str, Any], name: st
 
 def _by_link(client: httpx.Client, path: str, params: dict[str, Any]) -> list[Any]:
     answer = client.get(path, params={**params, "limit": 2}).raise_for_status()
-    items = answer.json()["items"]
+    items: list[Any] = answer.json()["items"]
     while "link" in answer.headers:
         assert re.fullmatch(r'<[^<>"\s]+>; rel="next"', answer.headers["link"])
         answer = client.get(answer.url.join(answer.links["next"]["url"])).raise_for_status()

@@ -40,7 +40,7 @@ def test_a_broken_off_write_leaves_the_cache_as_it_was(tmp_path: Path, monkeypat
     def full(*_: Any, **__: Any) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(cache.Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="No space"):
         cache.write(entry, ARRAYS, "new")
     assert [path.name for path in entry.folder.parent.iterdir()] == ["ds_1"]

@@ -35,8 +35,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     def sleep(_: float) -> None:
         now[0] = float(next(ticks))
 
-    monkeypatch.setattr(demo.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(demo.time, "sleep", sleep)
+    monkeypatch.setattr("service.demo.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("service.demo.time.sleep", sleep)
     return now
 
 

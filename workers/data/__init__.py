@@ -14,6 +14,6 @@ READERS: dict[str, Callable[[Mapping[str, Any], Sequence[Path]], SourceArrays]] 
 }
 
 
-def read(source: Mapping[str, Any], *, roots: Sequence[Path]) -> SourceArrays:
+def read(source: Mapping[str, Any], *, roots: Sequence[Path] = ()) -> SourceArrays:
     """Read and check a source, whose files must lie inside one of the roots. Raises DataError."""
     return READERS[source["source"]](source, roots).checked()

@@ -215,7 +215,7 @@ def test_without_a_selection_pool_only_an_exact_method_works_and_the_others_say_
     if METHODS[method].guarantee == "exact":
         assert run()[1]["method"] == method
         return
-    with pytest.raises(UnlearningError, match="selection pool is empty.*retrain"):
+    with pytest.raises(UnlearningError, match=r"selection pool is empty.*retrain"):
         run()
 
 
