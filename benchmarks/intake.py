@@ -30,7 +30,7 @@ from service.settings import Settings
 from service.store import datasets, keys, models, samples, versions
 from service.store.session import Database
 
-MAX_RATIO = 4.0
+MAX_RATIO, READY_SECONDS = 4.0, 120.0
 IDS, SAMPLES, CLASSES, WARM_UP = 100, 60_000, 10, 20
 ROUTES = {"intake": "/v1/deletion-requests", "bare": "/bare"}
 
@@ -160,7 +160,7 @@ def _server(settings: Settings) -> Iterator[Server]:
 
 
 def _until_ready(port: int) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + READY_SECONDS
     while time.monotonic() < end:
         try:
             connection = http.client.HTTPConnection("127.0.0.1", port)
@@ -169,7 +169,7 @@ def _until_ready(port: int) -> None:
                 return
         except OSError:
             time.sleep(0.05)
-    raise TimeoutError("the API was not ready within 30 s")
+    raise TimeoutError(f"the API was not ready within {READY_SECONDS:g} s")
 
 
 def _serve(port: int) -> None:

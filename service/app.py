@@ -12,6 +12,7 @@ from service.body_limit import BodyLimit, NoNulInUrl
 from service.deps import Parts
 from service.dispatch import Bell
 from service.evidence.commitments import suppression_key
+from service.next_link import NextLink
 from service.routes import (
     audit,
     catalogue,
@@ -29,6 +30,7 @@ from service.routes import (
 from service.settings import Settings
 from service.store.intake import Secrets
 from service.store.session import Database
+from service.unforeseen import Unforeseen
 
 _ROUTES = (
     health, datasets, models, versions, weights, deletion_requests, events, jobs, evaluations, catalogue, audit, keys,
@@ -65,6 +67,8 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     app.add_middleware(NoNulInUrl)
     app.add_middleware(BodyLimit, json_bytes=settings.max_body_bytes, weights_bytes=settings.max_weights_bytes)
+    app.add_middleware(NextLink)
+    app.add_middleware(Unforeseen)  # added last, so that it stands around the others
     for route in _ROUTES:
         app.include_router(route.router)
     app.include_router(catalogue.description)

@@ -11,7 +11,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,8 +39,9 @@ class ArtifactStore:
             raise PreconditionFailed(f"The file's SHA-256 is {digest}, not {sha256}.")
         target = self._path(digest)
         if self._local and self.size(digest) == source.stat().st_size:
-            os.utime(target)  # young again, so that no sweep takes it for an orphan before its row is written
-            return digest
+            with suppress(FileNotFoundError):  # deleted a moment ago: store it again
+                os.utime(target)  # young again, so that no sweep takes it for an orphan before its row is written
+                return digest
         scratch = f"{self._root}/part-{secrets.token_hex(12)}"
         self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
         if self._local:
@@ -51,6 +52,11 @@ class ArtifactStore:
             self._fs.put_file(str(source), scratch)
             self._fs.mv(scratch, target)
         return digest
+
+    def ensure(self, source: Path, digest: str) -> None:
+        """Store a file again whose bytes were deleted after `put`; for whoever holds the digest (`store.digests`)."""
+        if self.size(digest) is None:
+            self.put(source, sha256=digest)
 
     def local_path(self, digest: str) -> Path | None:
         """Return the file itself when the store is a local folder. Raises NotFound."""
@@ -97,6 +103,7 @@ class ArtifactStore:
         """Return the digests stored longer ago than that."""
         before = time.time() - seconds
         found = self._fs.find(f"{self._root}/sha256", detail=True)
+        self._fs.invalidate_cache()  # a remembered listing would name bytes that have gone since
         return [path.rsplit("/", 1)[-1] for path, info in found.items() if _modified(info) < before]
 
     def writable(self) -> bool:

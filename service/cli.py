@@ -20,6 +20,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 keys_app = typer.Typer(no_args_is_help=True, help="API keys.")
 app.add_typer(keys_app, name="keys")
 DataDir = Annotated[Path | None, typer.Option(help="Folder for database, artifacts and caches; default ./var.")]
+# Long enough for a busy machine: the worker ends its child and hands its job back first.
+STOP_SECONDS = 60.0
 WORKER = ("-m", "celery", "-A", "workers.app", "worker", "--pool", "threads", "--concurrency", "1")
 
 
@@ -40,6 +42,11 @@ def _run_api(settings: Settings, host: str, port: int) -> None:
     uvicorn.run(create_app(settings), host=host, port=port, log_level="warning", timeout_graceful_shutdown=5)
 
 
+def _leave(*_: Any) -> None:
+    """End this process by way of every ``finally``."""
+    raise SystemExit(0)
+
+
 @app.command()
 def serve(data_dir: DataDir = None, host: str = "127.0.0.1", port: int = 8000) -> None:
     """Run the embedded service: the API and one supervised worker process."""
@@ -47,9 +54,11 @@ def serve(data_dir: DataDir = None, host: str = "127.0.0.1", port: int = 8000) -
     logs.configure(settings.log_level)
     migrate.upgrade(settings.resolved_database_url)
     supervisor = Supervisor()
-    supervisor.start()
-    typer.echo(f"Serving on http://{host}:{port}; data in {settings.data_dir}.", err=True)
+    # Uvicorn ends in good order on SIGTERM, and then raises the signal again for whoever had it before.
+    signal.signal(signal.SIGTERM, _leave)
     try:
+        supervisor.start()
+        typer.echo(f"Serving on http://{host}:{port}; data in {settings.data_dir}.", err=True)
         _run_api(settings, host, port)
     finally:
         supervisor.stop()
@@ -111,6 +120,7 @@ class Supervisor:
 
     def __init__(self) -> None:
         self._stop = threading.Event()
+        self._starting = threading.Lock()
         self._process: subprocess.Popen[Any] | None = None
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -118,27 +128,35 @@ class Supervisor:
         self._thread.start()
 
     def stop(self) -> None:
-        self._stop.set()
+        with self._starting:
+            self._stop.set()
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
-                self._process.wait(10)
+                self._process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 self._process.kill()
         self._thread.join(5)
 
     def _watch(self) -> None:
         pause = 0.5
-        while not self._stop.is_set():
+        while (process := self._start_one()) is not None:
+            process.wait()
+            self._stop.wait(pause)
+            pause = min(pause * 2, 30.0)
+
+    def _start_one(self) -> "subprocess.Popen[Any] | None":
+        # Under the lock, so that no worker is started behind the back of `stop`.
+        with self._starting:
+            if self._stop.is_set():
+                return None
             # The worker watches the pipe: it closes when this process is gone, even by SIGKILL.
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [sys.executable, *WORKER, "--loglevel", "warning"],
                 stdin=subprocess.PIPE,
                 env={**os.environ, "UNLEARN_EXIT_WITH_PARENT": "1"},
             )
-            self._process.wait()
-            self._stop.wait(pause)
-            pause = min(pause * 2, 30.0)
+            return self._process
 
 
 def main() -> None:

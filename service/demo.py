@@ -32,7 +32,8 @@ RECIPE = {
     "seed": 0,
 }
 FORGET = 90
-STEP_SECONDS = 300
+# Generous, for a slow disk and a busy processor: a service that has ended is noticed at once.
+READY_SECONDS, STEP_SECONDS, END_SECONDS = 300, 900, 90
 # Wide enough for the tables where there is no terminal to ask.
 console = Console(width=None if sys.stdout.isatty() else 110)
 
@@ -88,13 +89,13 @@ def _service(folder: Path) -> Iterator[tuple[httpx.Client, str]]:
     finally:
         serving.terminate()
         try:
-            serving.wait(20)
+            serving.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             serving.kill()
 
 
 def _until_ready(client: httpx.Client, serving: "subprocess.Popen[bytes]") -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + READY_SECONDS
     while time.monotonic() < end:
         if serving.poll() is not None:
             raise StepFailed(f"the service ended with exit code {serving.returncode}")
@@ -104,7 +105,7 @@ def _until_ready(client: httpx.Client, serving: "subprocess.Popen[bytes]") -> No
         except httpx.TransportError:
             pass
         time.sleep(0.1)
-    raise StepFailed("the service was not ready within 60 s")
+    raise StepFailed(f"the service was not ready within {READY_SECONDS} s")
 
 
 def _steps(client: httpx.Client) -> None:

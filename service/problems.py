@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -12,7 +11,6 @@ from starlette.exceptions import HTTPException
 from service import errors
 from service.errors import Fault, ServiceError
 
-log = structlog.get_logger()
 MEDIA_TYPE = "application/problem+json"
 _STATUS: dict[type[ServiceError], int] = {
     errors.InvalidRequest: 422,
@@ -96,7 +94,7 @@ def _brief(value: Any) -> Any:
 
 
 def install(app: FastAPI) -> None:
-    """Make every error of the app a problem document."""
+    """Make every foreseen error of the app a problem document; `service.unforeseen` answers the others."""
 
     @app.exception_handler(ServiceError)
     def _service_error(_: Request, error: ServiceError) -> ProblemResponse:
@@ -118,10 +116,3 @@ def install(app: FastAPI) -> None:
         code = _HTTP_CODES.get(error.status_code, "http_error")
         body = problem(error.status_code, code, str(error.detail), str(error.detail))
         return ProblemResponse(body, error.status_code, dict(error.headers or {}))
-
-    @app.exception_handler(Exception)
-    def _unforeseen(request: Request, error: Exception) -> ProblemResponse:
-        # The type alone: messages of database errors quote their parameters, which may be sample IDs.
-        log.error("request.failed", path=request.url.path, error=type(error).__name__)
-        body = problem(500, "internal_error", "Internal error", "The service failed; the operator's log says where.")
-        return ProblemResponse(body, 500)

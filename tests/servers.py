@@ -30,7 +30,7 @@ from tests.tethered import LOG_NAME
 
 DATABASE_URL_VARIABLE = "UNLEARN_TEST_DATABASE_URL"
 BROKER_URL_VARIABLE = "UNLEARN_TEST_BROKER_URL"
-START_SECONDS = 30.0
+START_SECONDS = 120.0
 START_ATTEMPTS = 3
 # Durability is what makes a database slow, and no test outlives its machine.
 POSTGRES_SETTINGS = {

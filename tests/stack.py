@@ -145,7 +145,7 @@ def running(folder: Path, *, worker: bool = True, **settings: str) -> Iterator[S
 
 
 def _until_ready(stack: Stack) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < end:
         try:
             if stack.client.get("/readyz").status_code == 200:

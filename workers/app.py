@@ -47,7 +47,7 @@ def _start(**_: Any) -> None:
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _stop(**_: Any) -> None:
-    """Hand work back at once: the child is killed, the attempt's lease freed, and the next worker begins anew."""
+    """Take no more work and end the child; the attempt in hand goes back to the queue and is not counted."""
     bench().stopping.set()
     bench().runner.close()
 

@@ -64,13 +64,6 @@ Constructor = Callable[[BaseModel, ImageShape, int], nn.Module]
 ARCHITECTURES: dict[str, Constructor] = {"small_cnn": small_cnn, "resnet18": resnet_18}
 
 
-def smallest_image(architecture: str, options: BaseModel) -> int:
-    """Return the smallest height and width in pixels that the network takes."""
-    if isinstance(options, ResNet18Options) and options.stem == "imagenet":
-        return 32
-    return catalogue.ARCHITECTURES[architecture].min_image_size
-
-
 def build(
     architecture: str,
     options: Mapping[str, Any],
@@ -87,7 +80,7 @@ def build(
     if architecture not in ARCHITECTURES:
         raise UnknownArchitectureError(f"unknown architecture {architecture!r}; known: {sorted(ARCHITECTURES)}")
     chosen = catalogue.ARCHITECTURES[architecture].options.model_validate(dict(options))
-    smallest = smallest_image(architecture, chosen)
+    smallest = catalogue.smallest_image(architecture, chosen)
     if image_shape[0] < 1 or min(image_shape[1:]) < smallest:
         raise ValueError(f"{architecture} takes images from {smallest}x{smallest}, not {image_shape}")
     if not 2 <= num_classes <= 1000:

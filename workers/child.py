@@ -55,13 +55,14 @@ def _execute(order: dict[str, Any], report: Callable[[str, int, int], None]) -> 
 
 
 def _reporter(channel: IO[str]) -> Callable[[str, int, int], None]:
-    last = 0.0
+    last, last_phase = 0.0, ""
 
     def report(phase: str, done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last < PROGRESS_SECONDS and done != total:
+        nonlocal last, last_phase
+        # A new phase is always told: the job's status follows it.
+        if time.monotonic() - last < PROGRESS_SECONDS and done != total and phase == last_phase:
             return
-        last = time.monotonic()
+        last, last_phase = time.monotonic(), phase
         channel.write(json.dumps({"type": "progress", "phase": phase, "done": done, "total": total}) + "\n")
 
     return report

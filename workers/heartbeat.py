@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Self
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.store import jobs
+from service.store import job_phase, jobs
 from service.store.jobs import Claim, LeaseLost
+from workers.phases import EVALUATE
 
 if TYPE_CHECKING:
     from workers.tasks import Bench
@@ -43,7 +44,20 @@ class Heartbeat:
             raise LeaseLost(self._claim.job_id) from error
 
     def progress(self, phase: str, done: int, total: int) -> None:
+        """Keep what the child says, to be written at the next beat; that evaluation begins is written at once."""
         self._progress = (phase, done, total)
+        if phase == EVALUATE:
+            self._begin_evaluation()
+
+    def _begin_evaluation(self) -> None:
+        try:
+            with self._bench.database.writing() as session:
+                job_phase.begin_evaluation(session, self._claim)
+        except LeaseLost:
+            self.lost.set()
+        except SQLAlchemyError as error:
+            # Shown late or never, but the attempt itself is none the worse for it.
+            log.warning("evaluating.not_noted", error=type(error).__name__)
 
     def _beat(self) -> None:
         lease = self._bench.settings.lease_seconds

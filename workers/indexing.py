@@ -13,11 +13,11 @@ INDEX_FILE = "index.jsonl"
 
 def index(order: Mapping[str, Any], progress: Callable[[str, int, int], None]) -> dict[str, Any]:
     """Return digest, counts and image shape; the rows go to a file of the order's folder. Raises DataError."""
-    arrays = data.read(order["source"])
+    arrays = data.read(order["source"], roots=[Path(root) for root in order["roots"]])
     progress("reading", len(arrays), len(arrays))
     splits, pool = pools.cut(arrays, bytes.fromhex(order["pool_key"]))
     digest = arrays.digest()
-    cache.write(Path(order["cache"]), arrays, digest)
+    cache.write(cache.Entry(folder=Path(order["cache"]), scratch=Path(order["out"])), arrays, digest)
     with (Path(order["out"]) / INDEX_FILE).open("w") as file:
         for row in zip(arrays.sample_ids, splits, pool, arrays.labels.tolist(), strict=True):
             file.write(json.dumps(row) + "\n")

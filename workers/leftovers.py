@@ -4,10 +4,10 @@ import shutil
 import time
 from pathlib import Path
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 
-from service.lifecycle import JOB_BUSY
-from service.store import samples
+from service.lifecycle import JOB_BUSY, VersionState
+from service.store import digests, samples
 from service.store.tables import Dataset, DeletionRequest, Job, Version
 from workers.tasks import Bench
 
@@ -36,9 +36,31 @@ def remove_orphans(bench: Bench) -> None:
     for start in range(0, len(old), 500):
         chunk = old[start : start + 500]
         with bench.database.reading() as session:
-            known = set(session.scalars(select(Version.sha256).where(Version.sha256.in_(chunk))))
+            known = set(session.scalars(_named().where(Version.sha256.in_(chunk))))
         for digest in set(chunk) - known:
+            _remove_orphan(bench, digest)
+
+
+def _named() -> Select[str]:
+    # A purged version names bytes that are gone: if an upload that was then refused left them again, they go again.
+    return select(Version.sha256).where(Version.state != VersionState.PURGED)
+
+
+def _remove_orphan(bench: Bench, digest: str) -> None:
+    with bench.database.writing() as session:
+        digests.hold(session, digest)
+        # Looked up again: somebody may have named the bytes since.
+        if session.scalar(_named().where(Version.sha256 == digest).limit(1)) is None:
             bench.artifacts.purge(digest)
+
+
+def remove_strange_caches(bench: Bench) -> None:
+    """Remove folders among the caches that no dataset names and that nothing has touched for a day."""
+    for folder in _folders(bench.settings.data_dir / "cache"):
+        with bench.database.reading() as session:
+            known = session.get(Dataset, folder.name) is not None
+        if not known and time.time() - folder.stat().st_mtime >= DAY_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def clean_caches(bench: Bench) -> None:

@@ -31,6 +31,10 @@ class Place:
             self.artifacts.fetch(version.sha256, local)
         return str(local)
 
+    @property
+    def roots(self) -> list[str]:
+        return [str(root) for root in self.settings.roots]
+
     def cache(self, dataset: Dataset) -> str:
         return str((self.settings.data_dir / "cache" / dataset.id).resolve())
 
@@ -64,6 +68,7 @@ def _index(dataset: Dataset, place: Place) -> dict[str, Any]:
     return {
         "kind": "index",
         "source": dataset.source,
+        "roots": place.roots,
         "pool_key": key.hex(),
         "cache": place.cache(dataset),
         "out": str(place.out),
@@ -85,6 +90,7 @@ def _base(session: Session, job: Job, dataset: Dataset, place: Place) -> dict[st
         },
         "dataset": {
             "source": dataset.source,
+            "roots": place.roots,
             "digest": dataset.digest,
             "cache": place.cache(dataset),
             "erased": samples.erased_positions(session, dataset.id),

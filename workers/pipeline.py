@@ -14,6 +14,7 @@ from workers.architectures import ImageShape, build
 from workers.classification import Classification, device_of
 from workers.evaluation.gate import Bar, judge
 from workers.evaluation.report import EvaluationSplits, evaluate
+from workers.phases import EVALUATE
 from workers.reproducibility import deterministic, environment, generator_for
 from workers.samples import LabelledSet
 from workers.training import Progress, no_progress, train
@@ -125,12 +126,13 @@ def erase(
     means the method's defaults; `bar` None means that nothing is judged. `groups` maps a request's name to
     positions in the forget set.
     Raises UnknownMethodError, TypeError for another method's config, UnlearningError when a guard leaves no
-    model to return or when no weight moved.
+    model to return, when no weight moved, or when the selection pool is empty and the method chooses by it.
     """
     unlearn = method_named(method)
     config = METHODS[method].config() if config is None else config
     if type(config) is not METHODS[method].config:
         raise TypeError(f"{method} takes {METHODS[method].config.__name__}, not {type(config).__name__}")
+    _refuse_without_selection(method, unlearning_splits)
     task, started = Classification(), time.perf_counter()
     parent.eval()
     with deterministic():
@@ -144,6 +146,7 @@ def erase(
         )
         result = unlearn(parent, unlearning_splits, config, around=around)
         _refuse_unmoved(parent, result)
+        progress(EVALUATE, 0, 1)
         measured = evaluate(
             parent=parent,
             unlearned=result.model,
@@ -161,6 +164,14 @@ def erase(
         "environment": where,
         "seconds": _seconds(result.seconds, time.perf_counter() - started, training_seconds),
     }
+
+
+def _refuse_without_selection(method: str, splits: UnlearningSplits) -> None:
+    """Refuse a method that chooses among its epochs when nothing is held out to choose by."""
+    if METHODS[method].guarantee == "approximate" and not len(splits.selection):
+        raise UnlearningError(
+            f"the selection pool is empty, so {method} has nothing to choose an epoch by; ask for retrain"
+        )
 
 
 def _refuse_unmoved(parent: nn.Module, result: UnlearningResult) -> None:

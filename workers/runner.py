@@ -39,7 +39,7 @@ class Runner:
         self._lock = threading.Lock()
         self._used = time.monotonic()
 
-    def run(self, order: dict[str, Any], *, progress: Progress, stop: threading.Event) -> dict[str, Any]:
+    def run(self, order: dict[str, Any], *, progress: Progress, stop: Callable[[], bool]) -> dict[str, Any]:
         """Have the child do one order. Raises ChildFailed or ChildLost; after ChildLost the child is gone."""
         with self._lock:
             self._send(order)
@@ -86,9 +86,9 @@ class Runner:
         )
         threading.Thread(target=_listen, args=(self._child.stdout, self._answers), daemon=True).start()
 
-    def _await(self, progress: Progress, stop: threading.Event, *, deadline: float) -> dict[str, Any]:
+    def _await(self, progress: Progress, stop: Callable[[], bool], *, deadline: float) -> dict[str, Any]:
         while True:
-            if stop.is_set():
+            if stop():
                 raise ChildLost("stopped")
             if time.monotonic() > deadline:
                 raise ChildLost(f"no answer within {self._time_limit:.0f} s")

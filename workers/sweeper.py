@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy import select
 
 from service.lifecycle import JobStatus, VersionState
-from service.store import jobs, versions, workers
+from service.store import digests, jobs, versions, workers
 from service.store.tables import Version
 from workers import leftovers, publish
 from workers.tasks import Bench
@@ -56,6 +56,7 @@ def sweep(bench: Bench, ring: Callable[[str], None]) -> None:
     purge_retired(bench)
     leftovers.clean_caches(bench)
     leftovers.remove_scratch(bench)
+    leftovers.remove_strange_caches(bench)
     bench.runner.release_idle()
 
 
@@ -68,13 +69,15 @@ def purge_retired(bench: Bench) -> None:
 
 
 def _purge(bench: Bench, version: Version) -> None:
-    with bench.database.reading() as session:
-        shared = versions.digest_in_use(session, version.sha256)
-    absent = False if shared else bench.artifacts.purge(version.sha256)
-    if not shared and not absent:
-        log.error("purge.failed", version_id=version.id)
-        return
     with bench.database.writing() as session:
+        # An upload of the same bytes comes before, and is seen, or after, and stores them again.
+        digests.hold(session, version.sha256)
         row = session.scalar(select(Version).where(Version.id == version.id).with_for_update())
-        if row is not None and row.state in (VersionState.RETIRED, VersionState.REJECTED):
-            versions.move(session, row, VersionState.PURGED, bytes_absent=absent, shared_with_live_version=shared)
+        if row is None or row.state not in (VersionState.RETIRED, VersionState.REJECTED):
+            return
+        shared = versions.digest_in_use(session, row.sha256)
+        absent = False if shared else bench.artifacts.purge(row.sha256)
+        if not shared and not absent:
+            log.error("purge.failed", version_id=row.id)
+            return
+        versions.move(session, row, VersionState.PURGED, bytes_absent=absent, shared_with_live_version=shared)

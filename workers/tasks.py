@@ -19,7 +19,7 @@ from service.artifacts import ArtifactStore
 from service.evidence.commitments import suppression_key
 from service.lifecycle import JobKind, JobStatus
 from service.settings import Settings
-from service.store import jobs
+from service.store import digests, job_phase, jobs
 from service.store.jobs import Claim, LeaseLost
 from service.store.session import Database
 from service.store.tables import Job
@@ -85,9 +85,16 @@ def attempt(bench: Bench, claim: Claim) -> None:
         log.error("attempt.failed", code=error.error.get("code"), detail=error.error.get("detail"))
         held = error.error.get("code") == "utility_guard"
         _record_failure(bench, claim, error.error, JobStatus.HELD if held else JobStatus.FAILED)
-    except (ChildLost, publish.TrainingSetChanged) as error:
-        log.warning("attempt.lost", reason=str(error) or type(error).__name__)
-        _give_back(bench, claim, str(error) or "the training set changed")
+    except ChildLost as error:
+        if bench.stopping.is_set():
+            log.info("attempt.handed_back")
+            _hand_back(bench, claim)
+            return
+        log.warning("attempt.lost", reason=str(error))
+        _give_back(bench, claim, str(error))
+    except publish.TrainingSetChanged as error:
+        log.warning("attempt.lost", reason=type(error).__name__)
+        _give_back(bench, claim, "the training set changed")
     except Exception as error:  # noqa: BLE001 - the task boundary: an unforeseen fault is recorded, not lost
         # Type and place only: a database error quotes its parameters.
         log.error("attempt.broken", error=type(error).__name__, where=_where(error))
@@ -123,7 +130,9 @@ def _work(bench: Bench, claim: Claim, folder: Path, beat: Heartbeat) -> None:
         with bench.database.writing() as session:
             publish.nothing_left(session, claim, bench.suppression_key)
         return
-    result = bench.runner.run(prepared.order, progress=beat.progress, stop=beat.lost)
+    result = bench.runner.run(
+        prepared.order, progress=beat.progress, stop=lambda: beat.lost.is_set() or bench.stopping.is_set()
+    )
     _publish(bench, claim, prepared, result, folder)
 
 
@@ -140,6 +149,8 @@ def _publish(bench: Bench, claim: Claim, prepared: Prepared, result: dict[str, A
     # Bytes first, row second: a crash in between leaves an orphan that the next attempt overwrites or a sweep removes.
     digest = bench.artifacts.put(weights)
     with bench.database.writing() as session:
+        digests.hold(session, digest)
+        bench.artifacts.ensure(weights, digest)
         if claim.kind == JobKind.TRAIN:
             publish.trained(session, claim, prepared, result["info"], digest, size)
         else:
@@ -150,6 +161,14 @@ def _record_failure(bench: Bench, claim: Claim, error: dict[str, Any], status: J
     try:
         with bench.database.writing() as session:
             publish.failed(session, claim, error, bench.suppression_key, status=status)
+    except LeaseLost:
+        log.warning("attempt.lease_lost")
+
+
+def _hand_back(bench: Bench, claim: Claim) -> None:
+    try:
+        with bench.database.writing() as session:
+            job_phase.hand_back(session, claim, reason="the worker was asked to end")
     except LeaseLost:
         log.warning("attempt.lease_lost")
 

@@ -47,7 +47,13 @@ def _device(order: Order) -> torch.device:
 
 def _samples(order: Order) -> Callable[[list[int]], LabelledSet]:
     dataset = order["dataset"]
-    images, labels = cache.load(Path(dataset["cache"]), dataset["source"], dataset["digest"], erased=dataset["erased"])
+    images, labels = cache.load(
+        cache.Entry(folder=Path(dataset["cache"]), scratch=Path(order["out"])),
+        dataset["source"],
+        dataset["digest"],
+        erased=dataset["erased"],
+        roots=[Path(root) for root in dataset["roots"]],
+    )
     device = _device(order)
 
     def take(positions: list[int]) -> LabelledSet:

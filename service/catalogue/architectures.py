@@ -63,3 +63,10 @@ ARCHITECTURES: dict[str, ArchitectureSpec] = {
         "pixels, the imagenet stem needs 32.",
     ),
 }
+
+
+def smallest_image(architecture: str, options: BaseModel) -> int:
+    """Return the smallest height and width in pixels that the network takes with these options."""
+    if isinstance(options, ResNet18Options) and options.stem == "imagenet":
+        return 32
+    return ARCHITECTURES[architecture].min_image_size

@@ -13,7 +13,9 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(25, ge=1, le=1000, description="Passes over the training set.")
-    batch_size: int = Field(128, ge=1, le=8192, description="Samples per optimisation step.")
+    batch_size: int = Field(
+        128, ge=2, le=8192, description="Samples per optimisation step; batch norm needs two at least."
+    )
     optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="Update rule.")
     lr: float = Field(0.1, gt=0, le=10, description="Learning rate; the peak where the schedule varies it.")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum; Adam takes it as its first beta.")

@@ -1,6 +1,7 @@
 """/v1/audit: the append-only log, filtered and paged."""
 
 import json
+import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -9,6 +10,9 @@ from pydantic import BaseModel
 from service.deps import PartsDep, needs
 from service.schemas.common import Limit, Moment, Page, decode_number, encode_cursor
 from service.store import audit
+
+# No cursor looks like this: each begins with letters.
+_SEQ = re.compile(r"[0-9]{1,18}")
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"])
 
@@ -25,6 +29,13 @@ class EntryOut(BaseModel):
     leaf_hash: str
 
 
+def _beyond(after: str | None) -> int:
+    """Return the seq that ``after`` names, by itself or as a cursor. Raises InvalidRequest."""
+    if after is None or after == "-1":
+        return -1
+    return int(after) if _SEQ.fullmatch(after) else decode_number(after, -1, pointer="/after")
+
+
 @router.get("/entries", operation_id="list_audit_entries", dependencies=[needs("audit:read")])
 def entries(
     parts: PartsDep,
@@ -37,13 +48,14 @@ def entries(
     actor: str | None = None,
     since: Moment | None = None,
     until: Moment | None = None,
-    after: Annotated[int | None, Query(ge=-1, le=2**62, description="Entries with a larger seq.")] = None,
+    after: Annotated[str | None, Query(description="A seq, or a `next_cursor`: entries beyond it.")] = None,
     limit: Limit = 100,
     cursor: str | None = None,
 ) -> Page[EntryOut]:
     """Return entries in order; each filter narrows. `next_cursor` is null at the end."""
     named = {"request": request_id, "job": job_id, "model": model, "version": version, "dataset": dataset}
-    start = decode_number(cursor, after if after is not None else -1)
+    # Whoever pages from `after=7` on repeats it beside each cursor, which is further on.
+    start = _beyond(after) if cursor is None else decode_number(cursor, -1)
     with parts.database.reading() as session:
         rows = audit.find(
             session,

@@ -7,8 +7,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.deps import PartsDep, needs, writing_as
+from service.errors import Conflict
+from service.lifecycle import JobKind, VersionState
 from service.schemas.jobs import JobOut, ProgressOut
-from service.store import jobs, requests
+from service.store import datasets, jobs, requests
 from service.store.tables import Dataset, Job, Model, Version
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -32,12 +34,22 @@ def get(job_id: str, parts: PartsDep) -> JobOut:
         return view(session, jobs.get(session, job_id))
 
 
+def _refuse_rejected(session: Session, job: Job) -> None:
+    """Raise Conflict for a check of weights that were rejected when it failed: that is their end."""
+    if job.kind == JobKind.VALIDATE and session.get_one(Version, job.version_id).state != VersionState.VALIDATING:
+        detail = "The weights were rejected when their check failed; upload them again, which makes a new version."
+        raise Conflict(detail, code="version_rejected")
+
+
 @router.post("/{job_id}/retry", status_code=202, operation_id="retry_job")
 def retry(job_id: str, parts: PartsDep, who: Annotated[Any, needs("admin")]) -> JobOut:
     """Queue a held, poisoned or failed job again with a clean count of attempts."""
     with writing_as(parts, who) as session:
         job = jobs.get(session, job_id)
         jobs.retry(session, job)
+        _refuse_rejected(session, job)
+        if job.kind == JobKind.INDEX:
+            datasets.index_again(session, job.dataset_id)
         requests.begin(session, job.id)
         answer = view(session, job)
     parts.bell.ring([job_id])

@@ -3,11 +3,11 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Response
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.catalogue.architectures import ARCHITECTURES
+from service.catalogue.architectures import ARCHITECTURES, ArchitectureSpec, smallest_image
 from service.deps import PartsDep, needs, writing_as
 from service.errors import Fault, InvalidRequest
 from service.problems import validation_faults
@@ -44,7 +44,9 @@ def _options(body: ModelIn, dataset: Dataset | None) -> dict[str, Any]:
         faults.append(Fault("/architecture", "unknown_architecture", body.architecture, f"Known: {known}."))
     else:
         try:
-            options = spec.options.model_validate(body.architecture_options).model_dump(mode="json")
+            chosen = spec.options.model_validate(body.architecture_options)
+            options = chosen.model_dump(mode="json")
+            faults += _size_faults(spec, chosen, dataset)
         except ValidationError as error:
             faults += [
                 Fault(f"/architecture_options{f.pointer}", f.code, f.value, f.detail)
@@ -53,6 +55,22 @@ def _options(body: ModelIn, dataset: Dataset | None) -> dict[str, Any]:
     if faults:
         raise InvalidRequest("The model cannot be registered; every fault is listed.", faults=faults)
     return options
+
+
+def _size_faults(spec: ArchitectureSpec, chosen: BaseModel, dataset: Dataset | None) -> list[Fault]:
+    """Say whether the dataset's images, once known, are too small for the network, and what to do then."""
+    if dataset is None or not dataset.image_shape:
+        return []
+    _, height, width = dataset.image_shape
+    side, smallest, default = min(height, width), smallest_image(spec.id, chosen), spec.min_image_size
+    if side >= smallest:
+        return []
+    found = f"{spec.id} with these options takes images from {smallest}x{smallest} pixels."
+    if side >= default:
+        remedy = f"{found} The default options, {spec.options().model_dump(mode='json')}, take them from {default}."
+        return [Fault("/architecture_options", "image_too_small", f"{height}x{width}", remedy)]
+    remedy = f"{found} Choose another architecture, or another dataset whose images are larger."
+    return [Fault("/architecture", "image_too_small", f"{height}x{width}", remedy)]
 
 
 @router.post("", status_code=201, operation_id="register_model")

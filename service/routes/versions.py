@@ -22,7 +22,7 @@ from service.lifecycle import JobKind, VersionState
 from service.problems import validation_faults
 from service.schemas.common import Limit, Number, Page, decode_number, encode_cursor
 from service.schemas.models import TrainIn, VersionOut
-from service.store import datasets, intake, jobs, models, versions
+from service.store import datasets, digests, intake, jobs, models, versions
 from service.store.tables import Model, Version
 
 router = APIRouter(prefix="/v1/models/{name}/versions", tags=["versions"])
@@ -110,9 +110,11 @@ def _keep(name: str, path: Path, stated: str | None, parts: Parts, who: Principa
     # The bytes are kept before the row that names them: a crash in between leaves an orphan, never a hole.
     parts.artifacts.put(path, sha256=digest)
     with writing_as(parts, who) as session:
+        digests.hold(session, digest)
         model = models.by_name(session, name)
         datasets.lock(session, model.dataset_id)
         versions.refuse_retired_digest(session, digest)
+        parts.artifacts.ensure(path, digest)
         version = versions.create(
             session,
             model,

@@ -42,7 +42,7 @@ def encode_cursor(value: int | str) -> str:
     return base64.urlsafe_b64encode(f"1:{value}".encode()).decode().rstrip("=")
 
 
-def decode_cursor(cursor: str | None) -> str | None:
+def decode_cursor(cursor: str | None, *, pointer: str = "/cursor") -> str | None:
     """Return what a cursor of ours holds. Raises InvalidRequest."""
     if cursor is None:
         return None
@@ -51,20 +51,20 @@ def decode_cursor(cursor: str | None) -> str | None:
     except (binascii.Error, ValueError):
         text = ""
     if not text.startswith("1:") or "\x00" in text:
-        raise _bad_cursor()
+        raise _bad_cursor(pointer)
     return text[2:]
 
 
-def decode_number(cursor: str | None, default: int) -> int:
+def decode_number(cursor: str | None, default: int, *, pointer: str = "/cursor") -> int:
     """Return the number a cursor of ours holds. Raises InvalidRequest."""
-    text = decode_cursor(cursor)
+    text = decode_cursor(cursor, pointer=pointer)
     if text is None:
         return default
     if not text.isdecimal() or len(text) > 18:
-        raise _bad_cursor()
+        raise _bad_cursor(pointer)
     return int(text)
 
 
-def _bad_cursor() -> InvalidRequest:
+def _bad_cursor(pointer: str) -> InvalidRequest:
     detail = "The cursor is not one this service gave; start again without it."
-    return InvalidRequest(detail, code="invalid_cursor", faults=[Fault("/cursor", "invalid_cursor")])
+    return InvalidRequest(detail, code="invalid_cursor", faults=[Fault(pointer, "invalid_cursor")])

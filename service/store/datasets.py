@@ -87,6 +87,12 @@ def mark_ready(
     )
 
 
+def index_again(session: Session, dataset_id: str) -> None:
+    """Say that a dataset whose indexing failed is being indexed after all."""
+    dataset = session.get_one(Dataset, dataset_id)
+    dataset.state, dataset.error = INDEXING, None
+
+
 def mark_failed(session: Session, dataset: Dataset, error: dict[str, Any]) -> None:
     dataset.state, dataset.error = FAILED, error
     audit.record(

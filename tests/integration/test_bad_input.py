@@ -9,6 +9,7 @@ import httpx
 import pytest
 from sqlalchemy import func, select
 
+from service.store import datasets
 from service.store.tables import AuditEntry, DeletionRequest, Job, Version
 from tests import factories
 from tests.stack import Stack, running
@@ -188,6 +189,39 @@ def test_another_media_type_is_refused(stack: Stack) -> None:
     before = _stored(stack)
     answer = stack.client.post("/v1/models/m/versions", content=b"x", headers={"Content-Type": "text/plain"})
     _refused(stack, answer, 415, "unsupported_media_type", before)
+
+
+@pytest.mark.parametrize(
+    ("size", "architecture", "options", "pointer", "remedy"),
+    [
+        ((1, 7, 8), "small_cnn", {}, "/architecture", "another dataset"),
+        ((1, 8, 7), "resnet18", {}, "/architecture", "another dataset"),
+        ((1, 31, 31), "resnet18", {"stem": "imagenet"}, "/architecture_options", "small"),
+        ((1, 7, 7), "resnet18", {"stem": "imagenet"}, "/architecture", "another dataset"),
+    ],
+)
+def test_a_network_too_big_for_the_images_is_refused_at_registration(
+    stack: Stack,
+    size: tuple[int, int, int],
+    architecture: str,
+    options: dict[str, Any],
+    pointer: str,
+    remedy: str,
+) -> None:
+    name = f"img{size[1]}x{size[2]}"
+    if stack.client.get(f"/v1/datasets/{name}").status_code == 404:
+        factories.dataset(stack, name)
+        with stack.database.writing() as session:
+            datasets.by_name(session, name).image_shape = list(size)
+    before = _stored(stack)
+    body = {"name": "toobig", "dataset": name, "architecture": architecture, "architecture_options": options}
+    answer = stack.client.post("/v1/models", json={**body, "recipe": {"batch_size": 1}})
+    _refused(stack, answer, 422, "invalid_request", before)
+    answer = stack.client.post("/v1/models", json=body)
+    _refused(stack, answer, 422, "invalid_request", before)
+    (fault,) = answer.json()["errors"]
+    assert (fault["pointer"], fault["code"], fault["value"]) == (pointer, "image_too_small", f"{size[1]}x{size[2]}")
+    assert remedy in fault["detail"]
 
 
 @pytest.mark.parametrize("cursor", ["nonsense", "MTp4", "!!!", "MTotMQ"])

@@ -72,6 +72,8 @@ def test_sixty_thousand_ids_are_indexed_in_under_ten_seconds_and_each_is_listed_
         ("objects", {"sample_id": np.array([{"a": 1}] * 60, dtype=object)}, "source_unreadable"),
         ("twice", {"sample_id": np.array(["patient-000001"] * 60)}, "invalid_dataset"),
         ("short", {"label": np.array([0, 1])}, "invalid_dataset"),
+        ("nul", {"sample_id": np.array([f"patient\x00-{i}" for i in range(60)])}, "invalid_dataset"),
+        ("surrogate", {"sample_id": np.array([f"patient\udc80-{i}" for i in range(60)])}, "invalid_dataset"),
     ],
 )
 def test_a_source_that_cannot_be_used_fails_with_a_code_and_no_sample_id(
@@ -161,3 +163,31 @@ def test_weights_that_do_not_fit_are_rejected_with_the_reason(stack: Stack, faul
     assert (answer.status_code, answer.json()["code"]) == (409, "version_rejected")
     assert _upload(stack, tensors).status_code == 201, "the bytes were never retired; another model may want them"
     assert stack.client.get("/v1/models/up/versions/latest").json()["state"] == "active"
+
+
+def test_a_registered_file_swapped_for_a_link_out_of_the_roots_is_never_read(
+    stack: Stack, roots: Path, tmp_path: Path
+) -> None:
+    _npz(tmp_path / "outside.npz", 60)
+    path = roots / "swapped.npz"
+    _npz(path, 60)
+    stack.kill_worker()
+    stack.client.post("/v1/datasets", json={"name": "swapped", "source": "npz", "path": str(path)}).raise_for_status()
+    path.unlink()
+    path.symlink_to(tmp_path / "outside.npz")
+    stack.start_worker()
+    dataset = stack.wait("/v1/datasets/swapped", lambda found: found["state"] != "indexing")
+    assert dataset["state"] == "failed"
+    assert dataset["error"]["code"] == "path_not_allowed"
+    assert str(tmp_path) not in str(dataset["error"])
+
+
+def test_a_failed_index_can_be_tried_again_and_waited_for_like_the_first(stack: Stack, roots: Path) -> None:
+    path = roots / "mended.npz"
+    _npz(path, 60, label=np.array([0, 1]))
+    dataset = stack.register("mended", source="npz", path=str(path))
+    assert dataset["state"] == "failed"
+    _npz(path, 60)
+    stack.client.post(f"/v1/jobs/{dataset['job']['id']}/retry").raise_for_status()
+    dataset = stack.wait("/v1/datasets/mended", lambda found: found["state"] != "indexing")
+    assert (dataset["state"], dataset["error"], dataset["num_samples"]) == ("ready", None, 60)

@@ -12,6 +12,8 @@ from service import migrate
 from service.lifecycle import VersionState
 from service.settings import Settings
 from service.store import datasets, models, versions
+from service.store.tables import Version
+from tests import factories
 from workers import leftovers
 from workers.tasks import Bench
 
@@ -61,6 +63,21 @@ def test_only_old_unreferenced_bytes_are_orphans(bench: Bench) -> None:
     assert [bench.artifacts.size(digest) is None for digest in (named, fresh, orphan)] == [False, False, True]
 
 
+def test_bytes_that_only_a_purged_version_names_are_orphans(bench: Bench) -> None:
+    factories.dataset(bench)
+    factories.model(bench)
+    version = factories.version(bench)
+    with bench.database.writing() as session:
+        row = session.get_one(Version, version.id)
+        versions.move(session, row, VersionState.RETIRED)
+        versions.move(session, row, VersionState.PURGED)
+    stored = bench.artifacts.local_path(version.sha256)
+    assert stored is not None
+    os.utime(stored, (time.time() - 1000,) * 2)
+    leftovers.remove_orphans(bench)
+    assert bench.artifacts.size(version.sha256) is None
+
+
 def test_bytes_put_again_are_young_again(bench: Bench) -> None:
     digest = _stored(bench, b"again", age_seconds=1000)
     (bench.settings.data_dir / "again").write_bytes(b"again")
@@ -78,6 +95,21 @@ def test_scratch_of_a_claim_that_is_over_goes(bench: Bench) -> None:
     leftovers.remove_scratch(bench)
     assert not over.exists()
     assert upload.exists()
+
+
+def test_old_folders_among_the_caches_that_no_dataset_names_go(bench: Bench) -> None:
+    with bench.database.writing() as session:
+        known = datasets.register(session, name="d", source={"source": "npz"}).id
+    kept = {}
+    for name, age_seconds in ((known, 10 * 86_400), ("tmpold", 2 * 86_400), ("tmpnew", 60)):
+        folder = bench.settings.data_dir / "cache" / name
+        folder.mkdir(parents=True)
+        (folder / "images.npy").write_bytes(b"x")
+        moment = time.time() - age_seconds
+        os.utime(folder, (moment, moment))
+        kept[name] = folder
+    leftovers.remove_strange_caches(bench)
+    assert {name: folder.exists() for name, folder in kept.items()} == {known: True, "tmpold": False, "tmpnew": True}
 
 
 @pytest.mark.parametrize("shape", [(5, 1, 8, 8), (5, 3, 4, 6)])

@@ -32,7 +32,7 @@ class _Evil:
 def _npz(folder: Path, subset: dict[str, int] | None = None, **changes: Any) -> Any:
     arrays = {name: value for name, value in {**GOOD, **changes}.items() if value is not None}
     np.savez(folder / "x.npz", **arrays)
-    return data.read({"source": "npz", "path": str(folder / "x.npz"), "subset": subset})
+    return data.read({"source": "npz", "path": str(folder / "x.npz"), "subset": subset}, roots=[folder])
 
 
 @pytest.mark.parametrize(("shape", "expected"), [((8, 6, 5), (8, 1, 6, 5)), ((8, 6, 5, 3), (8, 3, 6, 5))])
@@ -67,6 +67,13 @@ def test_byte_strings_are_text_too(tmp_path: Path) -> None:
         ({"sample_id": np.array(["", *GOOD["sample_id"][1:]])}, "invalid_dataset"),
         ({"sample_id": np.array(["x" * 600, *GOOD["sample_id"][1:]])}, "invalid_dataset"),
         ({"sample_id": np.arange(8)}, "invalid_dataset"),
+        ({"sample_id": np.array(["patient\x00-0", *GOOD["sample_id"][1:]])}, "invalid_dataset"),
+        ({"sample_id": np.array(["\x00patient-0", *GOOD["sample_id"][1:]])}, "invalid_dataset"),
+        ({"sample_id": np.array([b"patient\x00-0", *np.char.encode(GOOD["sample_id"][1:])])}, "invalid_dataset"),
+        ({"sample_id": np.array(["patient\ud800", *GOOD["sample_id"][1:]])}, "invalid_dataset"),
+        ({"sample_id": np.array([b"patient\xff", *np.char.encode(GOOD["sample_id"][1:])])}, "invalid_dataset"),
+        ({"sample_id": np.full((8, 4), 0x110000, np.uint32).view("U4")[:, 0]}, "invalid_dataset"),
+        ({"split": np.array([b"tr\xffain"] * 8)}, "invalid_dataset"),
         ({"split": np.array(["holdout"] * 8)}, "invalid_dataset"),
         ({"split": np.array(["test"] * 8)}, "invalid_dataset"),
         ({"subset": {"train": 7}}, "subset_too_large"),
@@ -94,7 +101,7 @@ def test_object_arrays_are_not_unpickled(tmp_path: Path) -> None:
 def test_a_file_that_is_no_archive_is_unreadable(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.npz").write_bytes(content)
     with pytest.raises(DataError) as refusal:
-        data.read({"source": "npz", "path": str(tmp_path / "x.npz")})
+        data.read({"source": "npz", "path": str(tmp_path / "x.npz")}, roots=[tmp_path])
     assert refusal.value.code == "source_unreadable"
 
 
@@ -118,7 +125,7 @@ def _idx(array: np.ndarray[Any, Any]) -> bytes:
 
 
 def _fashion(root: Path) -> Any:
-    return data.read({"source": "torchvision:FashionMNIST", "root": str(root)})
+    return data.read({"source": "torchvision:FashionMNIST", "root": str(root)}, roots=[root])
 
 
 def _write_fashion(root: Path, *, compressed: bool = False) -> None:
@@ -160,3 +167,58 @@ def test_damaged_idx_files_are_refused(tmp_path: Path, damage: str) -> None:
     with pytest.raises(DataError) as refusal:
         _fashion(tmp_path)
     assert refusal.value.code == ("source_file_missing" if damage == "missing" else "source_unreadable")
+
+
+def _linked(link: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    link.rename(target)
+    link.symlink_to(target)
+
+
+def test_a_file_that_is_a_link_out_of_the_roots_is_not_opened(tmp_path: Path) -> None:
+    roots, outside = tmp_path / "roots", tmp_path / "outside"
+    roots.mkdir()
+    _npz(roots)
+    _linked(roots / "x.npz", outside / "x.npz")
+    with pytest.raises(DataError) as refusal:
+        data.read({"source": "npz", "path": str(roots / "x.npz")}, roots=[roots])
+    assert refusal.value.code == "path_not_allowed"
+    assert str(outside) not in str(refusal.value)
+
+
+@pytest.mark.parametrize("place", ["the folder", "one file"])
+def test_idx_files_behind_a_link_out_of_the_roots_are_not_opened(tmp_path: Path, place: str) -> None:
+    roots, outside = tmp_path / "roots", tmp_path / "outside"
+    (roots / "raw").mkdir(parents=True)
+    _write_fashion(roots / "raw")
+    name = "raw" if place == "the folder" else "raw/t10k-images-idx3-ubyte"
+    _linked(roots / name, outside / name)
+    with pytest.raises(DataError) as refusal:
+        _fashion(roots)
+    assert refusal.value.code == "path_not_allowed"
+
+
+def test_a_link_from_one_root_to_another_is_followed(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    expected = _npz(one).digest()
+    _linked(one / "x.npz", two / "x.npz")
+    assert data.read({"source": "npz", "path": str(one / "x.npz")}, roots=[one, two]).digest() == expected
+
+
+@pytest.mark.parametrize("target", ["x.npz", "nothing"])
+def test_a_link_in_a_circle_or_to_nothing_outside_is_not_allowed_either(tmp_path: Path, target: str) -> None:
+    roots = tmp_path / "roots"
+    roots.mkdir()
+    (roots / "x.npz").symlink_to(roots / target if target == "x.npz" else tmp_path / target)
+    with pytest.raises(DataError) as refusal:
+        data.read({"source": "npz", "path": str(roots / "x.npz")}, roots=[roots])
+    assert refusal.value.code in ("path_not_allowed", "source_file_missing")
+    assert (refusal.value.code == "path_not_allowed") or target == "x.npz"
+
+
+def test_without_roots_no_file_is_opened(tmp_path: Path) -> None:
+    _npz(tmp_path)
+    with pytest.raises(DataError) as refusal:
+        data.read({"source": "npz", "path": str(tmp_path / "x.npz")}, roots=[])
+    assert refusal.value.code == "path_not_allowed"

@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +15,41 @@ from workers import data
 from workers.data.source import DataError, SourceArrays
 
 
-def write(folder: Path, arrays: SourceArrays, digest: str, *, erased: Sequence[int] = ()) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Where one dataset's cache is, and a folder on the same file system that is removed with the attempt."""
+
+    folder: Path
+    scratch: Path
+
+
+def write(entry: Entry, arrays: SourceArrays, digest: str, *, erased: Sequence[int] = ()) -> None:
     """Store images and labels; the folder appears whole or not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent))
+    entry.folder.parent.mkdir(parents=True, exist_ok=True)
+    # In the attempt's own folder: who dies here leaves nothing that the sweeper does not remove by the claim.
+    scratch = Path(tempfile.mkdtemp(dir=entry.scratch))
     images = arrays.images.copy()
     images[list(erased)] = 0
     np.save(scratch / "images.npy", images, allow_pickle=False)
     np.save(scratch / "labels.npy", arrays.labels, allow_pickle=False)
     (scratch / "digest.json").write_text(json.dumps({"sha256": digest}))
-    shutil.rmtree(folder, ignore_errors=True)
-    scratch.replace(folder)
+    shutil.rmtree(entry.folder, ignore_errors=True)
+    scratch.replace(entry.folder)
 
 
 def load(
-    folder: Path, source: Mapping[str, Any], digest: str, *, erased: Sequence[int]
+    entry: Entry, source: Mapping[str, Any], digest: str, *, erased: Sequence[int], roots: Sequence[Path]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return all images and labels by position, decoding the source again if this machine has no cache of it.
 
-    Raises DataError when the source is no longer what was indexed.
+    Raises DataError when the source is no longer what was indexed, or lies outside the roots by now.
     """
+    folder = entry.folder
     if not _is_of(folder, digest):
-        arrays = data.read(source)
+        arrays = data.read(source, roots=roots)
         if arrays.digest() != digest:
             raise DataError("dataset_changed", "The source is not what was indexed; register it under a new name.")
-        write(folder, arrays, digest, erased=erased)
+        write(entry, arrays, digest, erased=erased)
     forget(folder, erased)
     return np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False), np.load(
         folder / "labels.npy", allow_pickle=False

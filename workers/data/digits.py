@@ -1,6 +1,7 @@
 """scikit-learn's digits: 1,797 real images of 8×8, shipped with the library. IDs are ``digits/<index>``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from workers.data.source import SourceArrays, subset
 
 
-def read(source: Mapping[str, Any]) -> SourceArrays:
+def read(source: Mapping[str, Any], _roots: Sequence[Path] = ()) -> SourceArrays:
     """Return all digits as one train split; grey values 0..16 become 0..255."""
     from sklearn.datasets import load_digits
 

@@ -2,13 +2,14 @@
 
 import gzip
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.data.inside_roots import real_path
 from workers.data.source import DataError, SourceArrays, subset
 
 _FILES = {"train": "train", "test": "t10k"}
@@ -16,13 +17,13 @@ _FOLDERS = (".", "raw", "FashionMNIST/raw", "fashion-mnist")
 _UINT8 = 0x08
 
 
-def read(source: Mapping[str, Any]) -> SourceArrays:
+def read(source: Mapping[str, Any], roots: Sequence[Path]) -> SourceArrays:
     """Read both splits below ``root`` (torchvision's layout or the bare files). Raises DataError."""
     root = Path(source["root"])
     images, labels, ids, splits = [], [], [], []
     for split, stem in _FILES.items():
-        images.append(_idx(root, f"{stem}-images-idx3-ubyte", 3))
-        labels.append(_idx(root, f"{stem}-labels-idx1-ubyte", 1))
+        images.append(_idx(root, f"{stem}-images-idx3-ubyte", 3, roots))
+        labels.append(_idx(root, f"{stem}-labels-idx1-ubyte", 1, roots))
         count = len(labels[-1])
         ids += [f"{split}/{i}" for i in range(count)]
         splits += [split] * count
@@ -35,11 +36,9 @@ def read(source: Mapping[str, Any]) -> SourceArrays:
     return subset(arrays, source.get("subset"))
 
 
-def _idx(root: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
-    path = next(
-        (p for folder in _FOLDERS for p in (root / folder / name, root / folder / f"{name}.gz") if p.is_file()),
-        None,
-    )
+def _idx(root: Path, name: str, dimensions: int, roots: Sequence[Path]) -> NDArray[np.uint8]:
+    places = (root / folder / file for folder in _FOLDERS for file in (name, f"{name}.gz"))
+    path = next((real for place in places if (real := real_path(place, roots)).is_file()), None)
     if path is None:
         raise DataError("source_file_missing", f"{name} (or {name}.gz) is not under the root.")
     try:

@@ -1,6 +1,7 @@
 """What every reader returns, and the checks that every source must pass."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 MAX_CLASSES = 1000
 MAX_ID_LENGTH = 512
+# UTF-8 has no half surrogate pairs, PostgreSQL no NUL.
+_UNSTORABLE = re.compile("[\\x00\\ud800-\\udfff]")
 SPLITS = ("train", "validation", "test")
 
 
@@ -76,6 +79,10 @@ class SourceArrays:
             (
                 f"sample IDs must have 1 to {MAX_ID_LENGTH} characters",
                 any(not 0 < len(sample_id) <= MAX_ID_LENGTH for sample_id in self.sample_ids),
+            ),
+            (
+                "sample IDs must be Unicode text without NUL and without half a surrogate pair",
+                any(map(_UNSTORABLE.search, self.sample_ids)),
             ),
             (f"split must be one of {', '.join(SPLITS)}", not set(self.splits) <= set(SPLITS)),
             ("no sample is in the train split", "train" not in self.splits),

@@ -7,8 +7,11 @@ import torch
 from pydantic import ValidationError
 
 from service.catalogue.architectures import ARCHITECTURES as CATALOGUE
+from service.catalogue.architectures import smallest_image
+from service.catalogue.recipe import Recipe
 from workers.architectures import ARCHITECTURES, UnknownArchitectureError, build
 
+EVERY: list[tuple[str, dict[str, Any]]] = [("small_cnn", {}), ("resnet18", {}), ("resnet18", {"stem": "imagenet"})]
 SMALL: dict[str, Any] = {"small_cnn": {"width": 4}, "resnet18": {}}
 
 
@@ -26,7 +29,15 @@ def test_the_smallest_image_gives_one_logit_per_class(name: str, channels: int) 
         assert net(torch.zeros(2, channels, size, size)).shape == (2, 7)
 
 
-@pytest.mark.parametrize(("name", "options"), [("small_cnn", {}), ("resnet18", {}), ("resnet18", {"stem": "imagenet"})])
+@pytest.mark.parametrize(("name", "options"), EVERY)
+def test_the_smallest_image_can_be_trained_on_in_pairs(name: str, options: dict[str, Any]) -> None:
+    size = smallest_image(name, CATALOGUE[name].options.model_validate(options))
+    smallest_batch = Recipe.model_fields["batch_size"].metadata[0].ge
+    net = build(name, options, image_shape=(1, size, size), num_classes=2, seed=0).train()
+    net(torch.zeros(smallest_batch, 1, size, size)).sum().backward()
+
+
+@pytest.mark.parametrize(("name", "options"), EVERY)
 def test_an_image_below_the_smallest_is_refused(name: str, options: dict[str, Any]) -> None:
     size = 32 if options else CATALOGUE[name].min_image_size
     with pytest.raises(ValueError, match=f"from {size}x{size}"):

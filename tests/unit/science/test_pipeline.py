@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from service.catalogue.bounds import DEFAULT_BOUNDS
-from service.catalogue.methods import FinetuneConfig, RetrainConfig, ScrubConfig
+from service.catalogue.methods import METHODS, FinetuneConfig, RetrainConfig, ScrubConfig
 from service.catalogue.recipe import Recipe
 from workers import pipeline
 from workers.evaluation.gate import Bar
 from workers.evaluation.relearning_curve import RelearningProfile
 from workers.evaluation.report import EvaluationSplits
+from workers.phases import EVALUATE
 from workers.pipeline import ModelSpec, build_model, erase, train_original, validate_parameters
 from workers.reproducibility import generator_for
 from workers.samples import LabelledSet
@@ -219,3 +220,28 @@ def test_groups_are_reported_request_by_request() -> None:
     groups: dict[str, Tensor] = {"a": torch.arange(9), "b": torch.arange(9, 18)}
     report = _erase(config=FinetuneConfig(epochs=1), groups=groups)[1]
     assert [row["request"] for row in report["per_request"]] == ["a", "b"]
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_without_a_selection_pool_only_an_exact_method_works_and_the_others_say_so(method: str) -> None:
+    splits = UnlearningSplits(train=_samples(60, 0), forget_index=torch.arange(18), selection=_samples(0, 1))
+    sets = EvaluationSplits(retain=splits.retain, forget=splits.forget, audit=_samples(15, 2), test=_samples(30, 2))
+
+    def run() -> Any:
+        return erase(SPEC, _parent()[0], splits, sets, method=method, seed=1, max_accuracy_drop=1.0)
+
+    if METHODS[method].guarantee == "exact":
+        assert run()[1]["method"] == method
+        return
+    with pytest.raises(UnlearningError, match=r"selection pool is empty.*retrain"):
+        run()
+
+
+def test_progress_says_once_when_evaluation_begins_and_no_method_reports_after_it() -> None:
+    said: list[str] = []
+    _erase("finetune", progress=lambda phase, _done, _total: said.append(phase))
+    assert said.count(EVALUATE) == 1
+    begun = said.index(EVALUATE)
+    assert set(said[:begun]) == {"unlearn"}
+    assert "unlearn" not in said[begun:]
+    assert {"predict", "relearn"} <= set(said[begun:])
