@@ -28,3 +28,4 @@ class MetricOut(BaseModel):
     ideal: float | None
     kind: str
     does_not_prove: str
+    when: str

@@ -3,9 +3,15 @@
 from collections.abc import Callable
 
 from workers.evaluation.confusion import confusion
+from workers.evaluation.lira import lira_offline, lira_online
+from workers.evaluation.mia_entropy_lr import mia_entropy_lr
+from workers.evaluation.mia_loss_lr import mia_loss_lr
+from workers.evaluation.mia_svc import mia_svc
 from workers.evaluation.mia_threshold import mia_threshold
 from workers.evaluation.relearning import relearning
 from workers.evaluation.result import MetricResult
+from workers.evaluation.rmia import rmia
+from workers.evaluation.u_lira import u_lira
 from workers.evaluation.utility import accuracy_and_loss, utility, weight_distance
 
 METRICS: dict[str, Callable[..., MetricResult | list[MetricResult]]] = {
@@ -18,6 +24,13 @@ METRICS: dict[str, Callable[..., MetricResult | list[MetricResult]]] = {
     "ic_err": confusion,
     "fgt_err": confusion,
     "mia_threshold": mia_threshold,
+    "mia_loss_lr": mia_loss_lr,
+    "mia_entropy_lr": mia_entropy_lr,
+    "mia_svc": mia_svc,
+    "lira_offline": lira_offline,
+    "lira_online": lira_online,
+    "rmia": rmia,
+    "u_lira": u_lira,
     "relearning_delay": relearning,
     "relearning_accuracy_delay": relearning,
     "relearning_area": relearning,

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.stats import t as student_t
 
 Interval = tuple[float, float]
 Floats = NDArray[np.float64]
@@ -46,10 +46,34 @@ def mean_interval(values: Floats) -> Interval | None:
     return mean - half, mean + half
 
 
+def cross_validated(hits: Floats, trials: Floats, *, chance: float = 0.5) -> Interval:
+    """Return the interval of a cross-validated rate from the hits and trials of each fold, (folds,) each.
+
+    Student's t over the folds, turned round: all rates from which the measured one is not too far. Folds share
+    training samples, and where there is little to learn they agree on which way to err: near chance the variance
+    of their mean is 1/folds + 0.15 of one fold's (the form is Nadeau & Bengio's, 2003), fading with the distance
+    from chance. Simulated for 5 folds, 50 to 500 samples a side, four shapes of loss: covers 92 to 97 %. Wilson's
+    interval of the pooled rate covers 85 to 100 %, Nadeau & Bengio's 1/4 up to 99 %.
+    Folds that all agree say nothing of their spread: then Wilson's.
+    """
+    if len(hits) < 2 or not np.all(trials > 0):
+        raise ValueError("a cross-validated rate needs at least 2 folds, none of them empty")
+    folds, spread = len(hits), float(np.std(hits / trials, ddof=1))
+    if spread == 0:
+        return wilson(float(np.sum(hits)), int(np.sum(trials)))
+    rate = float(np.sum(hits) / np.sum(trials))
+    truths = np.linspace(0, 1, 10_001)
+    from_chance = (truths - chance) / (spread / math.sqrt(folds))
+    shared = 0.15 * np.exp(-((from_chance / 4) ** 4))
+    half = float(student_t.ppf(0.975, folds - 1)) * spread * np.sqrt(1 / folds + shared)
+    possible = np.append(truths[np.abs(rate - truths) <= half], rate)
+    return float(possible.min()), float(possible.max())
+
+
 def auc_delong(positives: Floats, negatives: Floats) -> tuple[float, Interval]:
     """Return P(positive > negative), ties half, and its interval.
 
-    DeLong et al. 1988 by midranks (Sun & Xu 2014), on the logit scale. Where the
+    DeLong et al. 1988, sorting once and counting by runs of equal scores, on the logit scale. Where the
     variance vanishes, as at an AUC of exactly 0 or 1 or when all scores tie, the interval is the score
     interval of a rate with min(n, m) trials; so it is when a side has one sample.
     Both inputs must be non-empty; they are not changed. O((n + m) log(n + m)).
@@ -57,15 +81,29 @@ def auc_delong(positives: Floats, negatives: Floats) -> tuple[float, Interval]:
     n, m = len(positives), len(negatives)
     if not n or not m:
         raise ValueError("an AUC needs scores on both sides")
-    ranks = rankdata(np.concatenate([positives, negatives]))
-    v_pos = (ranks[:n] - rankdata(positives)) / m
-    v_neg = 1 - (ranks[n:] - rankdata(negatives)) / n
-    auc = float(np.mean(v_pos))
-    variance = float(np.var(v_pos, ddof=1)) / n + float(np.var(v_neg, ddof=1)) / m if min(n, m) > 1 else 0.0
+    positive, negative = _runs(positives, negatives)
+    # how many of the other side lie below a run, ties half
+    below_pos = np.cumsum(negative) - negative / 2
+    below_neg = np.cumsum(positive) - positive / 2
+    auc = float(positive @ below_pos) / (n * m)
+    variance = 0.0
+    if min(n, m) > 1:
+        variance += float(positive @ (below_pos / m - auc) ** 2) / (n - 1) / n
+        variance += float(negative @ (1 - below_neg / n - auc) ** 2) / (m - 1) / m
     if variance <= 0 or not 0 < auc < 1:
         return auc, wilson(auc * min(n, m), min(n, m))
     logit, half = math.log(auc / (1 - auc)), Z95 * math.sqrt(variance) / (auc * (1 - auc))
     return auc, (_expit(logit - half), _expit(logit + half))
+
+
+def _runs(positives: Floats, negatives: Floats) -> tuple[Floats, Floats]:
+    """Return how many scores of each side stand in each run of equal scores, from the lowest, (runs,) each."""
+    scores = np.concatenate([positives, negatives])
+    order = np.argsort(scores)
+    ranked = scores[order]
+    ends = np.flatnonzero(np.append(ranked[1:] > ranked[:-1], True))
+    positive = np.diff(np.cumsum(order < len(positives))[ends], prepend=0)
+    return positive.astype(np.float64), (np.diff(ends, prepend=-1) - positive).astype(np.float64)
 
 
 def percentile_interval(resampled: Floats) -> Interval:

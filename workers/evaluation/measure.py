@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from workers.classification import Classification
 from workers.evaluation.confusion import confusion
+from workers.evaluation.mia_entropy_lr import mia_entropy_lr
+from workers.evaluation.mia_loss_lr import mia_loss_lr
+from workers.evaluation.mia_svc import mia_svc
 from workers.evaluation.mia_threshold import auc_result, mia_threshold, score_arrays
 from workers.evaluation.relearning import (
     DEFAULT_PROFILE,
@@ -50,18 +53,26 @@ def draw_pairs(labels: BySplit, groups: Mapping[str, Tensor], *, generator: torc
     return Draws(attack=attack, retain=retain, requests=requests)
 
 
-def measure_logits(logits: BySplit, parent: BySplit, labels: BySplit, draws: Draws) -> list[MetricResult]:
-    """Return what one model's logits tell; the parent's are compared with on the test set alone."""
+def measure_logits(logits: BySplit, parent: BySplit, labels: BySplit, draws: Draws, *, seed: int) -> list[MetricResult]:
+    """Return what one model's logits tell; the parent's are compared with on the test set alone.
+
+    `seed` cuts the folds and draws the training samples of the attacks that are learned.
+    """
     pairs = draws.attack
-    unseen, unseen_labels = logits["audit"][pairs.audit], labels["audit"][pairs.audit]
-    forget, forget_labels = logits["forget"][pairs.forget], labels["forget"][pairs.forget]
+    unseen = logits["audit"][pairs.audit], labels["audit"][pairs.audit]
+    forget = logits["forget"][pairs.forget], labels["forget"][pairs.forget]
+    retain, test = (logits["retain"], labels["retain"]), (logits["test"], labels["test"])
+    asked = logits["forget"], labels["forget"]
     results = []
     for split in ("retain", "forget", "test"):
         results += timed(accuracy_and_loss, split, logits[split], labels[split])
-    results += timed(accuracy_and_loss, "unseen", unseen, unseen_labels)
+    results += timed(accuracy_and_loss, "unseen", *unseen)
     results += timed(utility, parent["test"], logits["test"], labels["test"], labels["retain"])
     results += timed(confusion, logits["test"], labels["test"], labels["forget"])
-    results += timed(mia_threshold, forget, forget_labels, unseen, unseen_labels)
+    results += timed(mia_threshold, *forget, *unseen)
+    results += timed(mia_loss_lr, forget, unseen, seed=seed)
+    results += timed(mia_entropy_lr, asked, retain=retain, test=test)
+    results += timed(mia_svc, asked, retain=retain, test=test, seed=seed)
     name = "mia_threshold.phi.retain_auc"
     results += timed(lambda: [phi_auc(name, logits, labels, members="retain", pairs=draws.retain)])
     return results

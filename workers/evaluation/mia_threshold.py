@@ -7,33 +7,26 @@ Scores are signed so that larger means more like a member. Everything is exact, 
 import numpy as np
 from torch import Tensor
 
-from workers.evaluation.intervals import Floats, auc_delong, wilson
+from workers.evaluation.intervals import Floats, wilson
+from workers.evaluation.records import Records, refuse_shared_records
 from workers.evaluation.result import MetricResult
+from workers.evaluation.roc import FPR_CONTROLS, NOT_A_NUMBER, auc_result, no_figure, tpr_at_fpr
 from workers.evaluation.scores import SCORES, toward_member
 
-FPR_CONTROLS = {"1pct": (0.01, 1_000), "0_1pct": (0.001, 10_000)}
-
-
-def auc_result(name: str, members: Floats, controls: Floats) -> MetricResult:
-    """Return the AUC under the metric name given: none when a side is empty or a score is not a number."""
-    if not len(members) or not len(controls):
-        return MetricResult(name=name, value=None, n=0, verdict="not_applicable")
-    if np.isnan(members).any() or np.isnan(controls).any():
-        return MetricResult(name=name, value=None, n=len(members), verdict="inconclusive")
-    auc, interval = auc_delong(members, controls)
-    return MetricResult(name=name, value=auc, ci95=interval, n=len(members))
+__all__ = ["auc_result", "balanced_accuracy", "best_threshold", "mia_threshold", "score_arrays", "tpr_at_fpr"]
 
 
 def best_threshold(members: Floats, controls: Floats) -> float:
     """Return the t at which `score >= t` means member with the best balanced accuracy; the smallest wins."""
     scores = np.concatenate([members, controls])
     is_member = np.concatenate([np.ones(len(members)), np.zeros(len(controls))])
-    order = np.argsort(scores, kind="stable")
+    order = np.argsort(scores)
     ranked, member = scores[order], is_member[order]
     below_m = np.concatenate([[0.0], np.cumsum(member)]) / len(members)
     below_c = np.concatenate([[0.0], np.cumsum(1 - member)]) / len(controls)
     # midway between two scores: on a score itself, the next sample from that side would fall on the wrong side
-    midway = ranked[:-1] / 2 + ranked[1:] / 2
+    with np.errstate(invalid="ignore"):  # between -inf and inf there is no middle
+        midway = ranked[:-1] / 2 + ranked[1:] / 2
     thresholds = np.concatenate([ranked[:1], np.where(midway > ranked[:-1], midway, ranked[1:]), [np.inf]])
     # a threshold inside a run of ties would split equal scores
     allowed = np.concatenate([[True], ranked[1:] > ranked[:-1], [True]])
@@ -44,11 +37,14 @@ def best_threshold(members: Floats, controls: Floats) -> float:
 def balanced_accuracy(members: Floats, controls: Floats) -> MetricResult:
     """Return the cross-fitted balanced accuracy: a threshold is never judged on samples that chose it.
 
-    Halves are taken by position, which the draw of the pairs has already made random.
+    Halves are taken by position, which the draw of the pairs has already made random. The interval is that of
+    the two thresholds' own accuracy.
     """
-    name = "mia_threshold.phi.balanced_accuracy"
-    if min(len(members), len(controls)) < 2:
-        return MetricResult(name=name, value=None, n=len(members), verdict="inconclusive")
+    name, n, m = "mia_threshold.phi.balanced_accuracy", len(members), len(controls)
+    if min(n, m) < 2:
+        return no_figure(name, "inconclusive", f"needs at least 2 samples on each side; there are {n} and {m}", n=n)
+    if np.isnan(members).any() or np.isnan(controls).any():
+        return no_figure(name, "inconclusive", NOT_A_NUMBER, n=n)
     hits_m = hits_c = 0
     for fit, judge in ((0, 1), (1, 0)):
         threshold = best_threshold(members[fit::2], controls[fit::2])
@@ -64,24 +60,6 @@ def balanced_accuracy(members: Floats, controls: Floats) -> MetricResult:
     )
 
 
-def tpr_at_fpr(members: Floats, controls: Floats, label: str) -> MetricResult:
-    """Return the share of members above the threshold that at most the given share of controls passes."""
-    rate, needed = FPR_CONTROLS[label]
-    name = f"mia_threshold.phi.tpr_at_fpr_{label}"
-    if not len(members) or not len(controls):
-        return MetricResult(name=name, value=None, n=0, verdict="not_applicable")
-    allowed = int(np.floor(rate * len(controls) + 1e-9))
-    threshold = np.sort(controls)[len(controls) - allowed - 1]
-    hits = int(np.sum(members > threshold))
-    return MetricResult(
-        name=name,
-        value=hits / len(members),
-        ci95=wilson(hits, len(members)),
-        n=len(members),
-        verdict="measured" if len(controls) >= needed else "inconclusive",
-    )
-
-
 def score_arrays(name: str, logits: Tensor, labels: Tensor) -> Floats:
     """Return the score named, signed toward membership, as float64 (N,)."""
     scores: Floats = toward_member(name, logits, labels).cpu().numpy()
@@ -89,9 +67,19 @@ def score_arrays(name: str, logits: Tensor, labels: Tensor) -> Floats:
 
 
 def mia_threshold(
-    forget_logits: Tensor, forget_labels: Tensor, control_logits: Tensor, control_labels: Tensor
+    forget_logits: Tensor,
+    forget_labels: Tensor,
+    control_logits: Tensor,
+    control_labels: Tensor,
+    *,
+    records: tuple[Records, Records] | None = None,
 ) -> list[MetricResult]:
-    """Attack paired sets of equal size and labels with every score; return all results of the family."""
+    """Attack paired sets of equal size and labels with every score; return all results of the family.
+
+    `records` are the ids of both sides, in one namespace. Raises ValueError if a record stands on both.
+    """
+    if records is not None:
+        refuse_shared_records(*records)
     results = []
     for name in SCORES:
         members = score_arrays(name, forget_logits, forget_labels)

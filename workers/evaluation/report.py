@@ -95,7 +95,7 @@ def evaluate(
                 runs[who] = run_relearning(model, plan, task=task, progress=progress)
             relearned = measure_runs(runs.get(who), plan, labels)
         results[who] = [
-            *measure_logits(logits[who], logits["parent"], labels, draws),
+            *measure_logits(logits[who], logits["parent"], labels, draws, seed=seed),
             weight_distance(parent, model),
             *(replace(result, seconds=clock.seconds[f"relearning_{who}"]) for result in relearned),
         ]

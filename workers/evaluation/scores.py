@@ -4,6 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
+Outputs = tuple[Tensor, Tensor]
+"""A set's logits (N, K) and labels, int64 (N,)."""
+
 
 def loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Return logsumexp(z) - z_y, float64 (N,), nats; low for members."""
@@ -40,6 +43,16 @@ def modified_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     rest_of_own = log_rest.gather(1, own).exp()
     others = (p * log_rest).scatter(1, own, 0.0).sum(1)
     return -(rest_of_own * log_p.gather(1, own)).squeeze(1) - others
+
+
+def confidence(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return p_y, float64 (N,); high for members."""
+    return (-loss(logits, labels)).exp()
+
+
+def correctness(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return 1 where the largest logit is the label's, else 0, float64 (N,)."""
+    return (logits.argmax(1) == labels).double()
 
 
 def toward_member(name: str, logits: Tensor, labels: Tensor) -> Tensor:

@@ -5,10 +5,13 @@ The functions stand in workers.evaluation; metrics that come from one computatio
 
 from service.catalogue.metrics.membership import MEMBERSHIP
 from service.catalogue.metrics.purposes import PURPOSES
+from service.catalogue.metrics.reference_attacks import REFERENCE_ATTACKS
 from service.catalogue.metrics.relearning import RELEARNING
-from service.catalogue.metrics.spec import Basis, Direction, MetricSpec
+from service.catalogue.metrics.spec import Basis, Direction, MetricSpec, When
 from service.catalogue.metrics.utility import UTILITY
 
-METRICS: dict[str, MetricSpec] = {spec.id: spec for spec in [*UTILITY, *PURPOSES, *MEMBERSHIP, *RELEARNING]}
+METRICS: dict[str, MetricSpec] = {
+    spec.id: spec for spec in [*UTILITY, *PURPOSES, *MEMBERSHIP, *REFERENCE_ATTACKS, *RELEARNING]
+}
 
-__all__ = ["METRICS", "Basis", "Direction", "MetricSpec"]
+__all__ = ["METRICS", "Basis", "Direction", "MetricSpec", "When"]

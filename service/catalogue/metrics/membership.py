@@ -42,6 +42,30 @@ def _tpr(percent: str, rate: str, controls: str) -> MetricSpec:
     )
 
 
+_SVC_FEATURES = {
+    "confidence": "p_y",
+    "entropy": _SCORES["entropy"],
+    "modified_entropy": _SCORES["modified_entropy"] + ", of each sample alone",
+    "correctness": "1 if the largest logit is the label's, else 0",
+}
+
+
+def _svc(feature: str, formula: str) -> MetricSpec:
+    return MetricSpec(
+        id=f"mia_svc.{feature}",
+        title=f"Forget samples called non-members by their {feature.replace('_', ' ')}",
+        formula="share of the forget set that an SVC (RBF kernel, C = 3), fitted to retained against test samples, "
+        f"calls non-member; feature = {formula}",
+        source="Fan et al., ICLR 2024, arXiv:2310.12508",
+        basis="none",
+        direction="higher",
+        ideal=None,
+        kind="smoke_test",
+        does_not_prove="1.0 is not the goal: compare with a retrained model's value. A machine that calls everything "
+        "non-member reads 1.0 too.",
+    )
+
+
 MEMBERSHIP = [
     *(_threshold_auc(score, formula) for score, formula in _SCORES.items()),
     MetricSpec(
@@ -80,4 +104,30 @@ MEMBERSHIP = [
         kind="smoke_test",
         does_not_prove="Retained samples are members: a value above 0.5 is expected; its rise is the harm.",
     ),
+    MetricSpec(
+        id="mia_loss_lr",
+        title="Membership attack by a logistic regression on the loss, accuracy",
+        formula="accuracy of a logistic regression on the loss, clipped to ±100, of forgotten against unseen "
+        "samples, as many and of the same classes, over 5 stratified splits; interval by Student's t over the splits",
+        source="Kurmanji et al., NeurIPS 2023, arXiv:2302.09880",
+        basis="unseen controls",
+        direction="target",
+        ideal=0.5,
+        kind="smoke_test",
+        does_not_prove="One cut on the loss, the same for all samples: easy and hard samples hide each other.",
+    ),
+    MetricSpec(
+        id="mia_entropy_lr",
+        title="Forget samples called members by their entropy",
+        formula="share of the forget set that a logistic regression on -sum p log p, fitted to retained against test "
+        "samples with equal weight of both, calls member",
+        source="Foster et al., AAAI 2024, arXiv:2308.07707; Cheng et al., arXiv:2402.15109",
+        basis="none",
+        direction="lower",
+        ideal=None,
+        kind="smoke_test",
+        does_not_prove="0 is not the goal: compare with a retrained model's value. Entropy does not know the label: "
+        "a sample confidently wrong counts as member.",
+    ),
+    *(_svc(feature, formula) for feature, formula in _SVC_FEATURES.items()),
 ]

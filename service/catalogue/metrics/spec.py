@@ -5,11 +5,15 @@ from typing import Literal
 
 Basis = Literal["none", "original", "unseen controls", "retrained", "reference models"]
 Direction = Literal["higher", "lower", "target"]
+When = Literal["always", "reference models", "retrained", "benchmarks"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSpec:
-    """Describe one metric. `direction` "target": the nearer to `ideal`, from either side, the better."""
+    """Describe one metric. `direction` "target": the nearer to `ideal`, from either side, the better.
+
+    `when` says what a report needs to hold it: nothing, prepared reference models, or a retrained version.
+    """
 
     id: str
     title: str
@@ -20,6 +24,7 @@ class MetricSpec:
     ideal: float | None
     kind: Literal["evidence", "smoke_test"]
     does_not_prove: str
+    when: When = "always"
 
     @property
     def family(self) -> str:

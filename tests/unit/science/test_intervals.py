@@ -7,6 +7,7 @@ import pytest
 
 from workers.evaluation.intervals import (
     auc_delong,
+    cross_validated,
     mean_interval,
     paired_difference,
     percentile_interval,
@@ -106,3 +107,29 @@ def test_mean_interval_needs_two_values() -> None:
 
 def test_percentile_interval_cuts_both_tails_alike() -> None:
     assert percentile_interval(np.arange(1001.0)) == pytest.approx((25.0, 975.0))
+
+
+def test_cross_validated_is_the_t_interval_far_from_chance_and_wider_at_it() -> None:
+    rates = np.array([58.0, 62.0, 60.0, 59.0, 61.0])  # deviation sqrt(2.5) points; t(0.975, 4) = 2.776
+    far = 2.776445 * math.sqrt(0.00025 / 5)
+    assert cross_validated(rates + 30, np.full(5, 100.0)) == pytest.approx((0.9 - far, 0.9 + far), abs=2e-4)
+    near = 2.776445 * math.sqrt(0.00025 * 0.35)
+    low, high = cross_validated(rates - 10, np.full(5, 100.0))
+    assert 0.5 - near <= low < 0.5 - far
+    assert high == pytest.approx(1 - low)
+
+
+def test_cross_validated_stays_within_the_unit_and_holds_the_rate() -> None:
+    for hits in ([0.0, 1.0, 0.0, 0.0, 0.0], [9.0, 10.0, 10.0, 10.0, 10.0], [0.0, 10.0, 0.0, 10.0, 5.0]):
+        low, high = cross_validated(np.array(hits), np.full(5, 10.0))
+        assert 0 <= low <= sum(hits) / 50 <= high <= 1
+
+
+def test_cross_validated_folds_that_agree_keep_width() -> None:
+    assert cross_validated(np.full(5, 20.0), np.full(5, 20.0)) == wilson(100, 100)
+
+
+@pytest.mark.parametrize("trials", [[5.0], [5.0, 0.0]])
+def test_cross_validated_refuses_one_fold_or_an_empty_one(trials: list[float]) -> None:
+    with pytest.raises(ValueError, match="folds"):
+        cross_validated(np.zeros(len(trials)), np.array(trials))
