@@ -26,7 +26,7 @@ def balanced_halves(labels: Tensor, models: int, *, generator: torch.Generator) 
 def _paired_order(labels: Tensor, generator: torch.Generator) -> Tensor:
     """Return all positions so that 2i and 2i + 1 share a class, but for each odd class's last, which come last."""
     paired, single = [torch.empty(0, dtype=torch.int64)], []
-    for label in labels.unique():
+    for label in torch.unique(labels):
         members = (labels == label).nonzero().squeeze(1)
         members = members[torch.randperm(len(members), generator=generator)]
         even = len(members) // 2 * 2

@@ -28,7 +28,7 @@ def test_sizes_differ_by_one_at_most_over_all_and_within_each_class(
     labels: torch.Tensor, models: int, seed: int
 ) -> None:
     mask = balanced_halves(labels, models, generator=generator_for(seed))
-    for part in (torch.ones_like(labels, dtype=torch.bool), *(labels == label for label in labels.unique())):
+    for part in (torch.ones_like(labels, dtype=torch.bool), *(labels == label for label in torch.unique(labels))):
         sizes = mask[:, part].sum(1).tolist()
         assert max(sizes) - min(sizes) <= 1
         assert sum(sizes) == models // 2 * int(part.sum())
