@@ -21,8 +21,7 @@ def save(model: nn.Module, path: Path) -> None:
 
 def load(path: Path, *, sha256: str) -> Mapping[str, Tensor]:
     """Return the tensors, on the CPU. Raises BadCheckpoint."""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_digest(path)
     if found != sha256:
         raise BadCheckpoint(f"the weights' SHA-256 is {found}, not {sha256}")
     try:
@@ -30,3 +29,9 @@ def load(path: Path, *, sha256: str) -> Mapping[str, Tensor]:
     except SafetensorError:
         raise BadCheckpoint("the file is not safetensors") from None
     return tensors
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, lowercase hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,139 @@
+"""Reference models: each learns its half, halves do not depend on how copies are trained, weights do not stay."""
+
+import gc
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from service.catalogue.recipe import Recipe
+from workers import reference_training
+from workers.classification import Classification
+from workers.evaluation.scores import phi
+from workers.pipeline import ModelSpec, build_model
+from workers.reference_training import PlacedSamples, TrainedReferences, spec_digest, train_references
+from workers.reproducibility import generator_for
+from workers.samples import LabelledSet
+from workers.stacking import stacked_size
+
+SPEC = ModelSpec(
+    architecture="small_cnn",
+    options={"width": 4},
+    image_shape=(1, 8, 8),
+    num_classes=3,
+    recipe=Recipe(epochs=2, batch_size=16, lr=0.02),
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Nets this small only wait for each other on several threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def _placed(count: int, first: int, seed: int = 0) -> PlacedSamples:
+    """Noise: what a network says of it, it learned by heart."""
+    generator = generator_for(seed)
+    images = torch.randint(256, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(count) % 3
+    return PlacedSamples(
+        samples=LabelledSet(images=images, labels=labels), positions=torch.arange(first, first + count).flip(0)
+    )
+
+
+POOL, POPULATION = _placed(45, 10), _placed(9, 100, seed=1)
+
+
+def _references(spec: ModelSpec = SPEC, **changed: Any) -> TrainedReferences:
+    return train_references(spec, POOL, POPULATION, **{"models": 4, "seed": 3, **changed})
+
+
+def test_logits_cover_every_sample_and_half_of_the_references_saw_it() -> None:
+    found = _references().logits
+    assert found.logits.shape == (4, 45, 3)
+    assert found.population.shape == (4, 9, 3)
+    assert found.logits.dtype == torch.float32
+    assert (found.in_mask.sum(0) == 2).all()
+    assert torch.equal(found.positions, POOL.positions)
+
+
+def test_references_know_the_samples_they_were_trained_on() -> None:
+    spec = replace(SPEC, recipe=Recipe(epochs=40, batch_size=16, lr=0.05))
+    found = _references(spec).logits
+    for logits, mask in zip(found.logits, found.in_mask, strict=True):
+        scores = phi(logits, POOL.samples.labels)
+        assert float(scores[mask].mean()) > float(scores[~mask].mean()) + 1
+
+
+@pytest.mark.parametrize("at_once", [2, 3, 4])
+def test_stacked_and_plain_references_say_the_same(at_once: int) -> None:
+    fitting = stacked_size(build_model(SPEC), POOL.samples, batch_size=16, budget_bytes=10**9, task=Classification())
+    budget = int((at_once + 0.5) * 10**9 / fitting)
+    plain, stacked = _references(way="plain"), _references(way="stacked", budget_bytes=budget)
+    assert (stacked.plan.way, stacked.plan.at_once) == ("stacked", at_once)
+    assert torch.equal(plain.logits.in_mask, stacked.logits.in_mask)
+    torch.testing.assert_close(stacked.logits.logits, plain.logits.logits, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(stacked.logits.population, plain.logits.population, rtol=1e-3, atol=1e-3)
+    assert stacked.final_losses == pytest.approx(plain.final_losses, rel=1e-3)
+
+
+def test_a_seed_repeats_references_differ_from_each_other_and_the_global_random_state_is_left_alone() -> None:
+    before = torch.get_rng_state()
+    first, again, other = _references(), _references(), _references(seed=4)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first.logits.logits, again.logits.logits)
+    assert not torch.equal(first.logits.in_mask, other.logits.in_mask)
+    assert len({float(logits.sum()) for logits in first.logits.logits}) == 4
+
+
+@pytest.mark.parametrize("way", ["plain", "stacked"])
+def test_no_weight_outlives_the_call_and_none_is_written(
+    way: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    built: list[weakref.ref[nn.Module]] = []
+
+    def remembering(spec: ModelSpec, seed: int | None = None) -> nn.Module:
+        model = build_model(spec, seed)
+        built.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(reference_training, "build_model", remembering)
+    monkeypatch.chdir(tmp_path)
+    kept = _references(way=way)
+    gc.collect()
+    assert len(built) >= 4
+    assert not any(reference() for reference in built)
+    assert kept.logits.models == 4
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_progress_counts_the_epochs_of_all_references() -> None:
+    told: list[tuple[str, int, int]] = []
+    _references(progress=lambda *step: told.append(step))
+    assert told == [("references", done, 8) for done in range(1, 9)]
+
+
+def test_an_odd_number_of_references_is_refused() -> None:
+    with pytest.raises(ValueError, match="even"):
+        _references(models=3)
+
+
+def test_the_specifications_digest_tells_every_part_apart() -> None:
+    others: list[dict[str, Any]] = [
+        {"options": {"width": 8}},
+        {"image_shape": (3, 8, 8)},
+        {"num_classes": 4},
+        {"recipe": Recipe(epochs=2, batch_size=16, lr=0.02, seed=1)},
+        {"architecture": "resnet18"},
+    ]
+    digests = {spec_digest(replace(SPEC, **changed)) for changed in others}
+    assert len(digests | {spec_digest(SPEC)}) == 6
+    assert spec_digest(SPEC) == spec_digest(replace(SPEC))

@@ -1,0 +1,155 @@
+"""Train reference models on balanced halves and keep their logits alone: no weight of theirs outlives the call."""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from service.catalogue.recipe import Recipe
+from workers.classification import Classification
+from workers.evaluation.reference_logits import ReferenceLogits
+from workers.evaluation.reference_masks import balanced_halves
+from workers.pipeline import ModelSpec, build_model
+from workers.reproducibility import derived_seed, deterministic, generator_for
+from workers.samples import LabelledSet
+from workers.stacked_training import Copy, train_copies
+from workers.stacking import StackingPlan, Way, own_random_state, plan_stacking
+from workers.training import Progress, no_progress
+
+PHASE = "references"
+CPU_BUDGET_BYTES = 2**30
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PlacedSamples:
+    """Samples and their positions in the dataset, int64 (N,) on the CPU."""
+
+    samples: LabelledSet
+    positions: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainedReferences:
+    """The references' logits, how they were trained, each one's last mean training loss, and the seconds it took."""
+
+    logits: ReferenceLogits
+    plan: StackingPlan
+    final_losses: tuple[float, ...]
+    seconds: float
+
+
+def train_references(
+    spec: ModelSpec,
+    pool: PlacedSamples,
+    population: PlacedSamples,
+    *,
+    models: int = 8,
+    seed: int,
+    device: torch.device | str = "cpu",
+    way: Way | None = None,
+    budget_bytes: int | None = None,
+    progress: Progress = no_progress,
+) -> TrainedReferences:
+    """Train `models` networks by the recipe, each on its half of `pool` (train and audit samples together).
+
+    Initialisation, halves and batches come from `seed`, not from the recipe's. Logits are kept in float32, as the
+    networks return them: phi of what is kept is phi of the model, where float16 would change it by up to
+    max |z| / 1024. Weights are never written, and freed once their logits are taken.
+    `budget_bytes` bounds what is trained at once: by default half of the free memory on CUDA.
+    Raises ValueError for an odd number of models, workers.training.TrainingError when a loss stops being finite.
+    """
+    started, task, device = time.perf_counter(), Classification(), torch.device(device)
+    generator = generator_for(seed)
+    in_mask = balanced_halves(pool.samples.labels, models, generator=generator)
+    seeds = torch.randint(2**31 - 1, (models, 2), generator=generator).tolist()
+    samples, others = pool.samples.to(device), population.samples.to(device)
+    probe = build_model(spec, seeds[0][0]).to(device)
+    with deterministic(), own_random_state(probe):
+        torch.manual_seed(derived_seed(generator))  # for dropout
+        plan = plan_stacking(
+            probe,
+            samples,
+            copies=models,
+            batch_size=spec.recipe.batch_size,
+            budget_bytes=_default_budget(device) if budget_bytes is None else budget_bytes,
+            task=task,
+            way=way,
+        )
+        shares: dict[int, _Share] = {}
+        # equal sizes side by side, so that stacks are full
+        order = sorted(range(models), key=lambda i: int(in_mask[i].sum()))
+        for start in range(0, models, plan.at_once):
+            members = order[start : start + plan.at_once]
+            copies = [
+                Copy(
+                    model=build_model(spec, seeds[i][0]).to(device),
+                    rows=in_mask[i].nonzero().squeeze(1),
+                    generator=generator_for(seeds[i][1]),
+                )
+                for i in members
+            ]
+            told = _continued(progress, len(shares) * spec.recipe.epochs, models * spec.recipe.epochs)
+            found = _train_and_ask(copies, samples, others, spec.recipe, task=task, plan=plan, progress=told)
+            del copies
+            shares.update(zip(members, found, strict=True))
+    each = [shares[i] for i in range(models)]
+    return TrainedReferences(
+        logits=ReferenceLogits(
+            logits=torch.stack([share.logits for share in each]),
+            in_mask=in_mask,
+            positions=pool.positions,
+            population=torch.stack([share.population for share in each]),
+            population_positions=population.positions,
+        ),
+        plan=plan,
+        final_losses=tuple(share.final_loss for share in each),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def spec_digest(spec: ModelSpec) -> str:
+    """Return the SHA-256 of everything a network is rebuilt and trained from."""
+    parts = {**asdict(spec), "recipe": spec.recipe.model_dump(mode="json"), "options": dict(spec.options)}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Share:
+    """What is kept of one reference: logits float32 on the CPU, of the pool (N, K) and the population (Z, K)."""
+
+    logits: Tensor
+    population: Tensor
+    final_loss: float
+
+
+def _train_and_ask(
+    copies: Sequence[Copy],
+    samples: LabelledSet,
+    population: LabelledSet,
+    recipe: Recipe,
+    *,
+    task: Classification,
+    plan: StackingPlan,
+    progress: Progress,
+) -> list[_Share]:
+    histories = train_copies(copies, samples, recipe, task=task, at_once=plan.at_once, progress=progress, phase=PHASE)
+    return [
+        _Share(
+            logits=task.predict(each.model, samples).float().cpu(),
+            population=task.predict(each.model, population).float().cpu(),
+            final_loss=history.epoch_losses[-1],
+        )
+        for each, history in zip(copies, histories, strict=True)
+    ]
+
+
+def _continued(progress: Progress, before: int, total: int) -> Progress:
+    return lambda phase, done, _total: progress(phase, before + done, total)
+
+
+def _default_budget(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else CPU_BUDGET_BYTES
