@@ -10,7 +10,8 @@ from torch import Tensor
 
 from workers.evaluation.intervals import Floats
 from workers.evaluation.reference_logits import ReferenceLogits
-from workers.evaluation.scores import loss, phi
+from workers.evaluation.rmia import Population
+from workers.evaluation.scores import confidence, phi
 
 Score = Callable[[Tensor, Tensor], Tensor]
 
@@ -44,8 +45,7 @@ class ReferenceArrays:
     reference_phi: Floats
     confidence: Floats
     reference_confidence: Floats
-    population_confidence: Floats
-    population_reference_confidence: Floats
+    population: Population
     members_without_rows: int
     controls_without_rows: int
     population_without_rows: int
@@ -71,18 +71,16 @@ def reference_arrays(
         seen=torch.cat((member_rows.in_mask, control_rows.in_mask), 1).numpy(),
         phi=phi(both.logits, both.labels).numpy(),
         reference_phi=_per_model(phi, logits, both.labels),
-        confidence=_confidence(both.logits, both.labels).numpy(),
-        reference_confidence=_per_model(_confidence, logits, both.labels),
-        population_confidence=_confidence(population.logits, population.labels).numpy(),
-        population_reference_confidence=_per_model(_confidence, others.logits, population.labels),
+        confidence=confidence(both.logits, both.labels).numpy(),
+        reference_confidence=_per_model(confidence, logits, both.labels),
+        population=Population(
+            target=confidence(population.logits, population.labels).numpy(),
+            reference=_per_model(confidence, others.logits, population.labels),
+        ),
         members_without_rows=member_rows.missing,
         controls_without_rows=control_rows.missing,
         population_without_rows=others.missing,
     )
-
-
-def _confidence(logits: Tensor, labels: Tensor) -> Tensor:
-    return (-loss(logits, labels)).exp()
 
 
 def _per_model(score: Score, logits: Tensor, labels: Tensor) -> Floats:

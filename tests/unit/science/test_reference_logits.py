@@ -196,10 +196,10 @@ def test_attack_arrays_equal_softmax_probabilities_written_out() -> None:
             assert found.seen[k, place] == REFERENCES.in_mask[k, row]
     for place, (row, index) in enumerate([(1, 0), (0, 1)]):
         label = int(population.labels[index])
-        assert found.population_confidence[place] == pytest.approx(_probability(population.logits[index], label))
+        assert found.population.target[place] == pytest.approx(_probability(population.logits[index], label))
         for k in range(MODELS):
             expected = _probability(REFERENCES.population[k, row], label)
-            assert found.population_reference_confidence[k, place] == pytest.approx(expected)
+            assert found.population.reference[k, place] == pytest.approx(expected)
 
 
 def _probability(logits: torch.Tensor, label: int) -> float:
@@ -211,5 +211,5 @@ def test_attack_arrays_of_nothing_known_are_empty() -> None:
     found = reference_arrays(REFERENCES, members=_side([1, 2], 1), controls=_side([3], 2), population=_side([4], 3))
     assert found.phi.shape == (0,)
     assert found.reference_phi.shape == found.seen.shape == (MODELS, 0)
-    assert found.population_reference_confidence.shape == (MODELS, 0)
+    assert found.population.reference.shape == (MODELS, 0)
     assert (found.members_without_rows, found.controls_without_rows, found.population_without_rows) == (2, 1, 1)

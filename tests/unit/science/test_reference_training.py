@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from service.catalogue.recipe import Recipe
 from workers import reference_training
 from workers.classification import Classification
+from workers.evaluation.lira import lira_offline, lira_online
+from workers.evaluation.reference_arrays import AuditedSide, reference_arrays
+from workers.evaluation.rmia import rmia
 from workers.evaluation.scores import phi
-from workers.pipeline import ModelSpec, build_model
+from workers.pipeline import ModelSpec, build_model, train_original
 from workers.reference_training import PlacedSamples, TrainedReferences, spec_digest, train_references
 from workers.reproducibility import generator_for
 from workers.samples import LabelledSet
@@ -53,7 +56,8 @@ POOL, POPULATION = _placed(45, 10), _placed(9, 100, seed=1)
 
 
 def _references(spec: ModelSpec = SPEC, **changed: Any) -> TrainedReferences:
-    return train_references(spec, POOL, POPULATION, **{"models": 4, "seed": 3, **changed})
+    wanted = {"pool": POOL, "population": POPULATION, "models": 4, "seed": 3, **changed}
+    return train_references(spec, wanted.pop("pool"), wanted.pop("population"), **wanted)
 
 
 def test_logits_cover_every_sample_and_half_of_the_references_saw_it() -> None:
@@ -137,3 +141,44 @@ def test_the_specifications_digest_tells_every_part_apart() -> None:
     digests = {spec_digest(replace(SPEC, **changed)) for changed in others}
     assert len(digests | {spec_digest(SPEC)}) == 6
     assert spec_digest(SPEC) == spec_digest(replace(SPEC))
+
+
+def test_attacks_on_the_references_tell_what_was_learned_by_heart_and_nothing_else() -> None:
+    """The audited network was trained on the pool's first two thirds; controls are the rest, then members are."""
+    spec = replace(SPEC, recipe=Recipe(epochs=40, batch_size=16, lr=0.05))
+    pool, population = _placed(180, 10), _placed(30, 1000, seed=1)
+    references = _references(spec, pool=pool, population=population).logits
+    members = torch.arange(120)
+    audited, _ = train_original(spec, pool.samples.take(members))
+
+    def side(part: PlacedSamples, index: Tensor) -> AuditedSide:
+        samples = part.samples.take(index)
+        logits = Classification().predict(audited, samples)
+        return AuditedSide(logits=logits, labels=samples.labels, positions=part.positions[index])
+
+    def aucs(some: Tensor, others: Tensor) -> dict[str, float]:
+        found = reference_arrays(
+            references,
+            members=side(pool, some),
+            controls=side(pool, others),
+            population=side(population, torch.arange(30)),
+        )
+        common: dict[str, Any] = {"seen": found.seen, "records": found.records}
+        results = [
+            *lira_offline(found.phi, found.is_member, reference=found.reference_phi, **common),
+            *lira_online(found.phi, found.is_member, reference=found.reference_phi, **common),
+            *rmia(
+                found.confidence,
+                found.is_member,
+                reference=found.reference_confidence,
+                population=found.population,
+                **common,
+            ),
+        ]
+        return {result.name: result.value for result in results if result.name.endswith("auc") and result.value}
+
+    leaking, clean = aucs(members[:60], torch.arange(120, 180)), aucs(members[::2], members[1::2])
+    assert len(leaking) == len(clean) == 4
+    assert all(value > 0.75 for value in leaking.values()), leaking
+    # 3.3 standard errors of an AUC between 60 and 60 samples of one distribution
+    assert all(abs(value - 0.5) < 0.175 for value in clean.values()), clean
