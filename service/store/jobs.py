@@ -5,17 +5,19 @@ the row has moved on: a worker that slept through its lease can then change noth
 """
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
-from sqlalchemy import CursorResult, String, and_, bindparam, case, exists, insert, or_, select, update
+from sqlalchemy import CursorResult, Select, String, bindparam, case, delete, exists, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from service.errors import Conflict, NotFound
 from service.lifecycle import JOB_BUSY, JOB_STUCK, JobKind, JobStatus, check_job_move
-from service.store import audit, events, requests
+from service.store import audit, events, requests, samples
 from service.store.session import Database
 from service.store.tables import Attempt, Dataset, DeletionRequest, Job, JobRequest, Model, table_of
 from service.store.types import new_id, now
@@ -46,9 +48,9 @@ def create(
     method: str | None = None,
     method_options: dict[str, Any] | None = None,
     policy_digest: str | None = None,
-    due_at: Any = None,
+    request: DeletionRequest | None = None,
 ) -> Job:
-    """Queue a job; ring the bell (`service.dispatch`) after the commit."""
+    """Queue a job, for a request where one asks for it; ring the bell (`service.dispatch`) after the commit."""
     job = Job(
         id=new_id("job"),
         kind=kind,
@@ -60,12 +62,13 @@ def create(
         method=method,
         method_options=method_options,
         policy_digest=policy_digest,
-        due_at=due_at,
         seed=secrets.randbelow(2**31),
         rung_at=now(),
     )
     session.add(job)
     session.flush()
+    if request is not None:
+        link(session, job, request)
     note(session, job, "job.queued", {"kind": kind, "method": method})
     return job
 
@@ -117,6 +120,16 @@ def link(session: Session, job: Job, request: DeletionRequest) -> None:
     session.execute(_LINK, {"job": job.id, "request": request.id})
     if request.due_at is not None and (job.due_at is None or request.due_at < job.due_at):
         job.due_at = request.due_at
+
+
+def unlink(session: Session, job: Job, request: DeletionRequest) -> None:
+    """Make the job no longer work for the request; it is as urgent as those that remain."""
+    session.execute(delete(JobRequest).where(JobRequest.job_id == job.id, JobRequest.request_id == request.id))
+    job.due_at = session.scalar(
+        select(func.min(DeletionRequest.due_at))
+        .join(JobRequest, JobRequest.request_id == DeletionRequest.id)
+        .where(JobRequest.job_id == job.id)
+    )
 
 
 def claim_next(database: Database, *, owner: str, lease_seconds: float) -> Claim | None:
@@ -201,6 +214,13 @@ def heartbeat(session: Session, claim: Claim, *, lease_seconds: float, progress:
         raise LeaseLost(claim.job_id)
 
 
+def evaluating(session: Session, claim: Claim) -> None:
+    """Say that the claimed job's result is being measured; twice is not an error. Raises LeaseLost."""
+    job = hold_lease(session, claim)
+    if job.status == JobStatus.RUNNING:
+        move(session, job, JobStatus.EVALUATING, "job.evaluating", fence=claim.fence)
+
+
 def end_attempt(session: Session, claim: Claim, outcome: str, error: dict[str, Any] | None = None) -> None:
     """Write down how the attempt ended."""
     session.execute(
@@ -256,27 +276,37 @@ def to_ring(session: Session, *, older_than_seconds: float) -> list[str]:
     return ids
 
 
-def gathering(
-    session: Session, *, model_id: str, purpose: str, method: str, options: dict[str, Any], policy_digest: str
-) -> Job | None:
-    """Return the queued job an equal request may join, if there is one that nobody has claimed."""
-    candidates = session.scalars(
+def gathering(session: Session, request: DeletionRequest, model_ids: Sequence[str]) -> dict[tuple[str, str], Job]:
+    """Return the queued jobs that nobody has claimed and that do what the request asks, by model and policy digest."""
+    asked = {
+        "purpose": request.purpose,
+        "method": request.method,
+        "listed": samples.packed(session, model_ids),
+    }
+    candidates = session.scalars(_gathering(samples.dialect_of(session)), asked)
+    # The oldest of a model stands last, and stays.
+    return {
+        (str(job.model_id), str(job.policy_digest)): job
+        for job in candidates
+        if (job.method_options or {}) == request.method_options
+    }
+
+
+@cache
+def _gathering(dialect: str) -> Select[Job]:
+    return (
         select(Job)
         .where(
-            and_(
-                Job.kind == JobKind.ERASE,
-                Job.status == JobStatus.QUEUED,
-                Job.model_id == model_id,
-                Job.purpose == purpose,
-                Job.method == method,
-                Job.policy_digest == policy_digest,
-                Job.attempts == 0,
-            )
+            Job.kind == JobKind.ERASE,
+            Job.status == JobStatus.QUEUED,
+            samples.among(dialect, Job.model_id, String),
+            Job.purpose == bindparam("purpose"),
+            Job.method == bindparam("method"),
+            Job.attempts == 0,
         )
-        .order_by(Job.id)
+        .order_by(Job.id.desc())
         .with_for_update(skip_locked=True)
     )
-    return next((job for job in candidates if (job.method_options or {}) == options), None)
 
 
 def retry(session: Session, job: Job) -> None:
@@ -289,3 +319,4 @@ def retry(session: Session, job: Job) -> None:
         )
     move(session, job, JobStatus.QUEUED, "job.retried", attempts=job.attempts)
     job.attempts, job.error, job.finished_at, job.rung_at = 0, None, None, now()
+    requests.resume(session, job.id)
