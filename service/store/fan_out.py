@@ -4,7 +4,7 @@ Each question is asked once for all models together where it can be: intake wait
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,6 +18,9 @@ from service.evidence.leaf import canonical
 from service.lifecycle import JobKind, SampleState, VersionState
 from service.store import jobs, samples, versions
 from service.store.tables import DeletionRequest, Job, Model, Sample, Version, VersionExclusion
+
+# Jobs by model and policy digest.
+Gathering = Mapping[tuple[str, str], Job]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +110,13 @@ def _classes_left(dialect: str) -> Select[int]:
     return _left(dialect, Sample.label).distinct()
 
 
-def queue(session: Session, request: DeletionRequest, found: Sequence[Concerned]) -> list[Queued]:
+def gathering(session: Session, request: DeletionRequest, found: Sequence[Concerned]) -> Gathering:
+    """Return the queued jobs that the request may join."""
+    return jobs.gathering(session, request, [each.model.id for each in found]) if found else {}
+
+
+def queue(session: Session, request: DeletionRequest, found: Sequence[Concerned], gathering: Gathering) -> list[Queued]:
     """Queue, or join, one job for each model; withhold versions whose policy stops serving at once."""
-    gathering = jobs.gathering(session, request, [each.model.id for each in found]) if found else {}
     queued = []
     for each in found:
         withhold(session, request, each)

@@ -18,6 +18,7 @@ from service.evidence import commitments
 from service.lifecycle import JOB_STUCK, RequestStatus, SampleState
 from service.store import datasets, fan_out, requests, samples, versions
 from service.store.fan_out import Concerned, Queued
+from service.store.pipelining import pipelined
 from service.store.samples import SampleRow
 from service.store.tables import (
     Dataset,
@@ -104,8 +105,10 @@ def accept(session: Session, order: Order, secrets: Secrets, known: Sequence[Fau
     key = commitments.new_request_key()
     request = _request(dataset, order, secrets, ids, key)
     _announce(session, request, [model for model, _ in targets])
-    _store(session, request, key, ids.found, concerned)
-    queued = fan_out.queue(session, request, concerned)
+    gathering = fan_out.gathering(session, request, concerned)
+    with pipelined(session):
+        _store(session, request, key, ids.found, concerned)
+    queued = fan_out.queue(session, request, concerned, gathering)
     if not queued:
         requests.settle(session, request, suppression_key=secrets.suppression)
     return Accepted(request=request, dataset=dataset, unresolved=ids.unresolved, queued=queued)
@@ -199,10 +202,10 @@ def _announce(session: Session, request: DeletionRequest, targets: list[Model]) 
 def _store(
     session: Session, request: DeletionRequest, key: bytes, found: list[SampleRow], concerned: list[Concerned]
 ) -> None:
+    known = frozenset[int]().union(*(model.keys for model in concerned))
     session.add(request)
     session.flush()
     session.execute(_KEYS, {"request_id": request.id, "key": key})
-    known = frozenset[int]().union(*(model.keys for model in concerned))
     _name_samples(session, request, [row.id for row in found if row.id in known], requests.PENDING)
     _name_samples(session, request, [row.id for row in found if row.id not in known], requests.PENDING_NOT_TRAINED_ON)
     samples.set_state(session, [row.id for row in found if row.state == SampleState.LIVE], SampleState.PENDING)
@@ -249,7 +252,7 @@ def _attach(session: Session, request: DeletionRequest, model: Concerned, keys: 
         requests.cannot_be_worked_on(session, request, model.model.name, faults)
         return
     requests.can_be_worked_on(session, request, model.model.name)
-    fan_out.queue(session, request, [model])
+    fan_out.queue(session, request, [model], fan_out.gathering(session, request, [model]))
 
 
 def _has_open_job(session: Session, request: DeletionRequest, model: Model) -> bool:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    text,
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -91,6 +92,12 @@ def _setting_state(dialect: str) -> Update:
 def insert_many(session: Session, rows: Iterable[dict[str, Any]]) -> None:
     """Insert sample rows; the caller keeps chunks near INSERT_CHUNK so that no write lock lasts long."""
     session.execute(insert(Sample), list(rows))
+
+
+def take_statistics(session: Session) -> None:
+    """Tell PostgreSQL's planner of rows just inserted; autovacuum does after minutes of reading whole datasets."""
+    if dialect_of(session) == "postgresql":
+        session.execute(text("ANALYZE samples"))
 
 
 def resolve(session: Session, dataset_id: str, sample_ids: Sequence[str]) -> dict[str, SampleRow]:
