@@ -17,8 +17,9 @@ from service.errors import Fault
 from service.evidence.leaf import canonical
 from service.lifecycle import JobKind, SampleState, VersionState
 from service.store import jobs, samples, versions
-from service.store.tables import DeletionRequest, Job, Model, Sample, Version, VersionExclusion
+from service.store.tables import DeletionRequest, Job, Model, Sample, Version, VersionExclusion, table_of
 
+_SAMPLE = table_of(Sample).c
 # Jobs by model and policy digest.
 Gathering = Mapping[tuple[str, str], Job]
 
@@ -88,26 +89,25 @@ def unmet(session: Session, method: str, model: Concerned, keys: Sequence[int]) 
 
 def _left(dialect: str, column: Any) -> Select[int]:
     """Select from the samples that the version was trained on and neither these keys nor any request names."""
-    excluded = exists().where(
-        VersionExclusion.version_id == bindparam("version"), VersionExclusion.sample_id == Sample.id
-    )
+    exclusion = table_of(VersionExclusion).c
+    excluded = exists().where(exclusion.version_id == bindparam("version"), exclusion.sample_id == _SAMPLE.id)
     return select(column).where(
-        Sample.dataset_id == bindparam("dataset"),
-        Sample.pool == "train",
-        Sample.state == SampleState.LIVE,
-        ~samples.among(dialect, Sample.id, BigInteger),
+        _SAMPLE.dataset_id == bindparam("dataset"),
+        _SAMPLE.pool == "train",
+        _SAMPLE.state == SampleState.LIVE,
+        ~samples.among(dialect, _SAMPLE.id, BigInteger),
         ~excluded,
     )
 
 
 @cache
 def _any_left(dialect: str) -> Select[int]:
-    return _left(dialect, Sample.id).limit(1)
+    return _left(dialect, _SAMPLE.id).limit(1)
 
 
 @cache
 def _classes_left(dialect: str) -> Select[int]:
-    return _left(dialect, Sample.label).distinct()
+    return _left(dialect, _SAMPLE.label).distinct()
 
 
 def gathering(session: Session, request: DeletionRequest, found: Sequence[Concerned]) -> Gathering:

@@ -77,9 +77,10 @@ def packed(session: Session, values: Sequence[Any]) -> Any:
 
 
 @cache
-def _resolving(dialect: str) -> Select[int, str | None, str, int, str]:
-    return select(Sample.id, Sample.sample_id, Sample.pool, Sample.label, Sample.state).where(
-        Sample.dataset_id == bindparam("dataset"), among(dialect, Sample.sample_id, String)
+def _resolving(dialect: str) -> Select[int, str, str, int, str]:
+    column = table_of(Sample).c
+    return select(column.id, column.sample_id, column.pool, column.label, column.state).where(
+        column.dataset_id == bindparam("dataset"), among(dialect, column.sample_id, String)
     )
 
 
@@ -106,7 +107,7 @@ def resolve(session: Session, dataset_id: str, sample_ids: Sequence[str]) -> dic
         _resolving(dialect_of(session)), {"dataset": dataset_id, "listed": packed(session, sample_ids)}
     )
     # An erased row has no id, so all of these have one.
-    return {found.sample_id: found for found in (SampleRow(*row) for row in rows)}  # type: ignore[arg-type]
+    return {row[1]: SampleRow._make(row) for row in rows}
 
 
 def labels(session: Session, keys: Sequence[int]) -> set[int]:
