@@ -5,7 +5,7 @@ from sqlalchemy.orm import Session
 
 from service.errors import Conflict
 from service.lifecycle import JobStatus, RequestStatus, VersionState
-from service.store import datasets, jobs, requests, versions
+from service.store import datasets, gathering, jobs, requests, versions
 from service.store.tables import DeletionRequest, Job, JobRequest, Model
 
 # One whose job is stuck has been started; one on hold for want of a method may not have been.
@@ -34,7 +34,7 @@ def cancel(session: Session, request_id: str) -> DeletionRequest:
             select(func.count()).where(JobRequest.job_id == job.id, JobRequest.request_id != request.id)
         )
         if others:
-            jobs.unlink(session, job, request)
+            gathering.unlink(session, job, request)
         else:
             jobs.move(session, job, JobStatus.CANCELLED, "job.cancelled", request=request.id)
     requests.move(session, request, RequestStatus.CANCELLED)

@@ -16,12 +16,12 @@ from service.catalogue.methods import METHODS
 from service.errors import Fault
 from service.evidence.leaf import canonical
 from service.lifecycle import JobKind, SampleState, VersionState
-from service.store import jobs, samples, versions
+from service.store import gathering, jobs, samples, versions
 from service.store.tables import DeletionRequest, Job, Model, Sample, Version, VersionExclusion, table_of
 
 _SAMPLE = table_of(Sample).c
 # Jobs by model and policy digest.
-Gathering = Mapping[tuple[str, str], Job]
+Joinable = Mapping[tuple[str, str], Job]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,20 +110,20 @@ def _classes_left(dialect: str) -> Select[int]:
     return _left(dialect, _SAMPLE.label).distinct()
 
 
-def gathering(session: Session, request: DeletionRequest, found: Sequence[Concerned]) -> Gathering:
+def joinable(session: Session, request: DeletionRequest, found: Sequence[Concerned]) -> Joinable:
     """Return the queued jobs that the request may join."""
-    return jobs.gathering(session, request, [each.model.id for each in found]) if found else {}
+    return gathering.queued(session, request, [each.model.id for each in found]) if found else {}
 
 
-def queue(session: Session, request: DeletionRequest, found: Sequence[Concerned], gathering: Gathering) -> list[Queued]:
+def queue(session: Session, request: DeletionRequest, found: Sequence[Concerned], joinable: Joinable) -> list[Queued]:
     """Queue, or join, one job for each model; withhold versions whose policy stops serving at once."""
     queued = []
     for each in found:
         withhold(session, request, each)
         digest = policy_digest(each.model.policy)
-        joined = gathering.get((each.model.id, digest))
+        joined = joinable.get((each.model.id, digest))
         if joined is not None:
-            jobs.link(session, joined, request)
+            gathering.link(session, joined, request)
         job = joined or _create(session, request, each.model, digest)
         queued.append(Queued(job=job, model=each.model.name, new=joined is None))
     return queued

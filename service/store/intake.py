@@ -105,10 +105,10 @@ def accept(session: Session, order: Order, secrets: Secrets, known: Sequence[Fau
     key = commitments.new_request_key()
     request = _request(dataset, order, secrets, ids, key)
     _announce(session, request, [model for model, _ in targets])
-    gathering = fan_out.gathering(session, request, concerned)
+    joinable = fan_out.joinable(session, request, concerned)
     with pipelined(session):
         _store(session, request, key, ids.found, concerned)
-    queued = fan_out.queue(session, request, concerned, gathering)
+    queued = fan_out.queue(session, request, concerned, joinable)
     if not queued:
         requests.settle(session, request, suppression_key=secrets.suppression)
     return Accepted(request=request, dataset=dataset, unresolved=ids.unresolved, queued=queued)
@@ -252,7 +252,7 @@ def _attach(session: Session, request: DeletionRequest, model: Concerned, keys: 
         requests.cannot_be_worked_on(session, request, model.model.name, faults)
         return
     requests.can_be_worked_on(session, request, model.model.name)
-    fan_out.queue(session, request, [model], fan_out.gathering(session, request, [model]))
+    fan_out.queue(session, request, [model], fan_out.joinable(session, request, [model]))
 
 
 def _has_open_job(session: Session, request: DeletionRequest, model: Model) -> bool:

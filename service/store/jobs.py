@@ -5,21 +5,19 @@ the row has moved on: a worker that slept through its lease can then change noth
 """
 
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
 from typing import Any
 
-from sqlalchemy import CursorResult, Select, String, bindparam, case, delete, exists, func, insert, or_, select, update
+from sqlalchemy import CursorResult, case, exists, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from service.errors import Conflict, NotFound
 from service.lifecycle import JOB_BUSY, JOB_STUCK, JobKind, JobStatus, check_job_move
-from service.store import audit, events, requests, samples
+from service.store import audit, events, gathering, requests
 from service.store.session import Database
-from service.store.tables import Attempt, Dataset, DeletionRequest, Job, JobRequest, Model, table_of
+from service.store.tables import Attempt, Dataset, DeletionRequest, Job, JobRequest, Model
 from service.store.types import new_id, now
 
 
@@ -68,7 +66,7 @@ def create(
     session.add(job)
     session.flush()
     if request is not None:
-        link(session, job, request)
+        gathering.link(session, job, request)
     note(session, job, "job.queued", {"kind": kind, "method": method})
     return job
 
@@ -106,30 +104,6 @@ def move(session: Session, job: Job, status: JobStatus, action: str, **payload: 
     if status not in JOB_BUSY and status != JobStatus.QUEUED:
         job.finished_at = now()
     note(session, job, action, payload)
-
-
-_JOB, _REQUEST = bindparam("job", type_=String), bindparam("request", type_=String)
-_LINK = insert(table_of(JobRequest)).from_select(
-    ["job_id", "request_id"],
-    select(_JOB, _REQUEST).where(~exists().where(JobRequest.job_id == _JOB, JobRequest.request_id == _REQUEST)),
-)
-
-
-def link(session: Session, job: Job, request: DeletionRequest) -> None:
-    """Make the job work for the request too; the earliest due date of its requests is the job's."""
-    session.execute(_LINK, {"job": job.id, "request": request.id})
-    if request.due_at is not None and (job.due_at is None or request.due_at < job.due_at):
-        job.due_at = request.due_at
-
-
-def unlink(session: Session, job: Job, request: DeletionRequest) -> None:
-    """Make the job no longer work for the request; it is as urgent as those that remain."""
-    session.execute(delete(JobRequest).where(JobRequest.job_id == job.id, JobRequest.request_id == request.id))
-    job.due_at = session.scalar(
-        select(func.min(DeletionRequest.due_at))
-        .join(JobRequest, JobRequest.request_id == DeletionRequest.id)
-        .where(JobRequest.job_id == job.id)
-    )
 
 
 def claim_next(database: Database, *, owner: str, lease_seconds: float) -> Claim | None:
@@ -274,39 +248,6 @@ def to_ring(session: Session, *, older_than_seconds: float) -> list[str]:
     if ids:
         session.execute(update(Job).where(Job.id.in_(ids)).values(rung_at=now()))
     return ids
-
-
-def gathering(session: Session, request: DeletionRequest, model_ids: Sequence[str]) -> dict[tuple[str, str], Job]:
-    """Return the queued jobs that nobody has claimed and that do what the request asks, by model and policy digest."""
-    asked = {
-        "purpose": request.purpose,
-        "method": request.method,
-        "listed": samples.packed(session, model_ids),
-    }
-    candidates = session.scalars(_gathering(samples.dialect_of(session)), asked)
-    # The oldest of a model stands last, and stays.
-    return {
-        (str(job.model_id), str(job.policy_digest)): job
-        for job in candidates
-        if (job.method_options or {}) == request.method_options
-    }
-
-
-@cache
-def _gathering(dialect: str) -> Select[Job]:
-    return (
-        select(Job)
-        .where(
-            Job.kind == JobKind.ERASE,
-            Job.status == JobStatus.QUEUED,
-            samples.among(dialect, Job.model_id, String),
-            Job.purpose == bindparam("purpose"),
-            Job.method == bindparam("method"),
-            Job.attempts == 0,
-        )
-        .order_by(Job.id.desc())
-        .with_for_update(skip_locked=True)
-    )
 
 
 def retry(session: Session, job: Job) -> None:
