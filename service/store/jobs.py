@@ -188,13 +188,6 @@ def heartbeat(session: Session, claim: Claim, *, lease_seconds: float, progress:
         raise LeaseLost(claim.job_id)
 
 
-def evaluating(session: Session, claim: Claim) -> None:
-    """Say that the claimed job's result is being measured; twice is not an error. Raises LeaseLost."""
-    job = hold_lease(session, claim)
-    if job.status == JobStatus.RUNNING:
-        move(session, job, JobStatus.EVALUATING, "job.evaluating", fence=claim.fence)
-
-
 def end_attempt(session: Session, claim: Claim, outcome: str, error: dict[str, Any] | None = None) -> None:
     """Write down how the attempt ended."""
     session.execute(

@@ -16,7 +16,7 @@ from service.lifecycle import JobKind, JobStatus, RequestStatus, VersionState
 from service.settings import Settings
 from service.store import audit, cancel, intake, jobs, models, requests, versions
 from service.store.intake import Order, Secrets
-from service.store.jobs import Claim, LeaseLost
+from service.store.jobs import Claim
 from service.store.tables import DeletionRequest, Job, JobRequest, Version
 from service.store.types import now
 from tests import factories
@@ -328,21 +328,3 @@ def test_the_log_of_a_request_tells_what_became_of_the_versions(bench: Bench, na
     assert [action for action in of_job if action in made] == made
     assert "version.quarantined" in of_request
     assert "job.queued" in of_request
-
-
-def test_a_job_says_when_its_result_is_measured(bench: Bench, name: str) -> None:
-    _model(bench, name, of=name)
-    _ask(bench, name, "train-0")
-    claim = _claim(bench)
-    for _ in range(2):
-        with bench.database.writing() as session:
-            jobs.evaluating(session, claim)
-    with bench.database.reading() as session:
-        assert session.get_one(Job, claim.job_id).status == JobStatus.EVALUATING
-        assert _actions(session, job=claim.job_id).count("job.evaluating") == 1
-    assert jobs.claim_next(bench.database, owner="w", lease_seconds=60) is None, "the model is still busy"
-    with bench.database.writing() as session:
-        jobs.heartbeat(session, claim, lease_seconds=60, progress=("relearning", 1, 2))
-    _erase(bench, claim)
-    with pytest.raises(LeaseLost), bench.database.writing() as session:
-        jobs.evaluating(session, claim)
