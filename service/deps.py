@@ -47,11 +47,11 @@ def principal(
     """Return who is asking. Raises Unauthenticated."""
     if credentials is None:
         raise Unauthenticated("Send an API key: Authorization: Bearer <key>.")
-    with found.database.reading() as session:
-        row = keys.find(session, credentials.credentials)
-        if row is None:
-            raise Unauthenticated("The API key is unknown, revoked or expired.")
-        return Principal(id=row.id, name=row.name, scopes=frozenset(row.scopes))
+    with found.database.looking_up() as connection:
+        key = keys.find(connection, credentials.credentials)
+    if key is None:
+        raise Unauthenticated("The API key is unknown, revoked or expired.")
+    return Principal(id=key.id, name=key.name, scopes=key.scopes)
 
 
 def needs(scope: str) -> Any:

@@ -54,6 +54,13 @@ class InvalidRequest(ServiceError):
     title = "The request is not valid"
 
 
+class MalformedBody(InvalidRequest):
+    """The body cannot be read at all."""
+
+    code = "malformed_json"
+    title = "The body is not JSON"
+
+
 class UnresolvedSamples(InvalidRequest):
     """Some sample IDs cannot be erased."""
 

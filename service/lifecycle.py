@@ -68,8 +68,15 @@ REQUEST_MOVES = MappingProxyType(
             RequestStatus.FAILED,
         },
         RequestStatus.IN_PROGRESS: {RequestStatus.COMPLETED, RequestStatus.ON_HOLD, RequestStatus.FAILED},
-        RequestStatus.ON_HOLD: {RequestStatus.ACCEPTED, RequestStatus.IN_PROGRESS, RequestStatus.DENIED},
-        RequestStatus.FAILED: {RequestStatus.IN_PROGRESS},
+        RequestStatus.ON_HOLD: {
+            RequestStatus.ACCEPTED,
+            RequestStatus.IN_PROGRESS,
+            RequestStatus.COMPLETED,  # another request's job did what this one waited for
+            RequestStatus.CANCELLED,
+            RequestStatus.DENIED,
+            RequestStatus.FAILED,
+        },
+        RequestStatus.FAILED: {RequestStatus.IN_PROGRESS, RequestStatus.COMPLETED, RequestStatus.ON_HOLD},
         RequestStatus.COMPLETED: set(),
         RequestStatus.DENIED: set(),
         RequestStatus.CANCELLED: set(),

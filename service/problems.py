@@ -14,6 +14,7 @@ from service.errors import Fault, ServiceError
 MEDIA_TYPE = "application/problem+json"
 _STATUS: dict[type[ServiceError], int] = {
     errors.InvalidRequest: 422,
+    errors.MalformedBody: 400,
     errors.NotFound: 404,
     errors.Conflict: 409,
     errors.Gone: 410,
@@ -93,6 +94,13 @@ def _brief(value: Any) -> Any:
     return str(value)[:100]
 
 
+def _malformed(found: Any) -> errors.MalformedBody:
+    # The place and the parser's reason, never the text around it: that may be sample IDs.
+    reason = found.get("ctx", {}).get("error", "it cannot be parsed")
+    place = found["loc"][-1] if isinstance(found["loc"][-1], int) else 0
+    return errors.MalformedBody(f"The body is not JSON: {reason} at character {place}. Send one JSON document.")
+
+
 def install(app: FastAPI) -> None:
     """Make every foreseen error of the app a problem document; `service.unforeseen` answers the others."""
 
@@ -102,14 +110,11 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def _validation_error(_: Request, error: RequestValidationError) -> ProblemResponse:
-        kinds = {found["type"] for found in error.errors()}
-        code = "malformed_json" if "json_invalid" in kinds else "invalid_request"
-        invalid = errors.InvalidRequest(
-            "The request is not valid; every fault is listed.",
-            code=code,
-            faults=validation_faults(error.errors()),
-        )
-        return response(invalid)
+        malformed = next((found for found in error.errors() if found["type"] == "json_invalid"), None)
+        if malformed is not None:
+            return response(_malformed(malformed))
+        detail = "The request is not valid; every fault is listed."
+        return response(errors.InvalidRequest(detail, faults=validation_faults(error.errors())))
 
     @app.exception_handler(HTTPException)
     def _http_error(_: Request, error: HTTPException) -> ProblemResponse:

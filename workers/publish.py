@@ -184,7 +184,7 @@ def _retire(session: Session, model: Model, successor: Version, keys: list[int],
 def _settle(session: Session, job: Job, model: Model, suppression_key: bytes) -> None:
     session.flush()
     # An upload may have come in since the claim: it knows the samples too, so its own erasure must come first.
-    intake.attach_open_requests(session, model)
+    intake.attach_open_requests(session, model, suppression_key=suppression_key)
     for request in requests.of_job(session, job.id):
         requests.settle(session, request, suppression_key=suppression_key)
 

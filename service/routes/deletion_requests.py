@@ -3,7 +3,7 @@
 import json
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, BackgroundTasks, Header, Query, Response
 from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -131,6 +131,7 @@ def _id_faults(sample_ids: list[str], most: int) -> list[Fault]:
 def create(
     body: DeletionRequestIn,
     response: Response,
+    background: BackgroundTasks,
     parts: PartsDep,
     who: Annotated[Principal, needs("requests:write")],
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
@@ -143,7 +144,9 @@ def create(
         answer, job_ids = _take_in(body, parts, who, idempotency_key)
     if job_ids is None:
         response.headers["Idempotent-Replayed"] = "true"
-    parts.bell.ring(job_ids or [])
+    # A bell may be slow to reach and may be lost anyway, so the answer does not wait for it.
+    if job_ids:
+        background.add_task(parts.bell.ring, job_ids)
     response.headers["Location"] = f"/v1/deletion-requests/{answer.id}"
     return answer
 
@@ -151,7 +154,7 @@ def create(
 def _take_in(
     body: DeletionRequestIn, parts: Parts, who: Principal, key: str | None
 ) -> tuple[DeletionRequestOut, list[str] | None]:
-    """Return the answer and the jobs to ring for: None if this call repeats an earlier one."""
+    """Return the answer and the jobs to ring for, which are the new ones: None if this call repeats an earlier one."""
     order, faults = _order(body, parts, who)
     text = json.dumps(body.model_dump(), sort_keys=True, default=str)
     mark = fingerprint(parts.settings.master_key_bytes, text.encode())
@@ -159,10 +162,10 @@ def _take_in(
         earlier = idempotency.find(session, who.id, key, mark)
         if earlier is not None:
             answer, job_ids = DeletionRequestOut.model_validate(earlier), None
-            unresolved = intake.unresolved_again(session, order, parts.secrets)
+            unresolved = intake.unresolved_again(session, order, parts.secrets, first_at=answer.created_at)
         else:
             accepted = intake.accept(session, order, parts.secrets, faults)
-            unresolved, job_ids = accepted.unresolved, [job.id for job, _ in accepted.jobs]
+            unresolved, job_ids = accepted.unresolved, [each.job.id for each in accepted.queued if each.new]
             session.flush()
             answer = _answer(session, accepted)
             idempotency.keep(session, who.id, key, mark, answer.id, answer.model_dump(mode="json"))

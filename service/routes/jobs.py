@@ -10,7 +10,7 @@ from service.deps import PartsDep, needs, writing_as
 from service.errors import Conflict
 from service.lifecycle import JobKind, VersionState
 from service.schemas.jobs import JobOut, ProgressOut
-from service.store import datasets, jobs, requests
+from service.store import datasets, jobs
 from service.store.tables import Dataset, Job, Model, Version
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -50,7 +50,6 @@ def retry(job_id: str, parts: PartsDep, who: Annotated[Any, needs("admin")]) -> 
         _refuse_rejected(session, job)
         if job.kind == JobKind.INDEX:
             datasets.index_again(session, job.dataset_id)
-        requests.begin(session, job.id)
         answer = view(session, job)
     parts.bell.ring([job_id])
     return answer

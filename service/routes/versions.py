@@ -17,7 +17,7 @@ from service.artifacts import file_digest
 from service.auth import Principal
 from service.deps import Parts, PartsDep, needs, writing_as
 from service.digest_headers import stated_sha256
-from service.errors import Conflict, InvalidRequest, PreconditionFailed
+from service.errors import Conflict, InvalidRequest, MalformedBody, PreconditionFailed
 from service.lifecycle import JobKind, VersionState
 from service.problems import validation_faults
 from service.schemas.common import Limit, Number, Page, decode_number, encode_cursor
@@ -69,7 +69,7 @@ def _train(name: str, raw: bytes, parts: Parts, who: Principal) -> Response:
     except ValidationError as error:
         raise InvalidRequest('Send {"train": true}.', faults=validation_faults(error.errors())) from None
     except (ValueError, RecursionError):
-        raise InvalidRequest("The body is not JSON.", code="malformed_json") from None
+        raise MalformedBody('The body is not JSON; send {"train": true}.') from None
     with writing_as(parts, who) as session:
         model = models.by_name(session, name)
         if model.recipe is None:

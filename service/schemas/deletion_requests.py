@@ -56,9 +56,16 @@ class DeletionRequestOut(BaseModel):
     completed_at: datetime | None
     num_samples: int
     commitment_root: str
-    outcomes: dict[str, int]
+    outcomes: dict[str, int] = Field(
+        description=(
+            "How many of the named samples are `pending`, `erased` from every model trained on them, "
+            "`erased_not_trained_on` (no model was), `already_erased` before, or `not_found`. A request that names "
+            "`models` says nothing of the others: its samples end as `erased_from_named_models` or "
+            "`not_trained_on_by_named_models`."
+        )
+    )
     jobs: list[RequestJobOut]
-    error: dict[str, Any] | None
+    error: dict[str, Any] | None = Field(description="Why the request is on hold, by model, and what to do.")
     unresolved_sample_ids: list[str] | None = None
 
 

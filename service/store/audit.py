@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
 from service.evidence.leaf import canonical, leaf_hash
@@ -19,6 +19,8 @@ from service.store.types import now
 _PENDING = "audit_pending"
 _ACTOR = "audit_actor"
 SYSTEM = "system"
+_HEAD = table_of(AuditHead)
+_LENGTHEN = update(_HEAD).where(_HEAD.c.id == 1).values(size=_HEAD.c.size + bindparam("more")).returning(_HEAD.c.size)
 _ENTRIES, _LINKS = insert(table_of(AuditEntry)), insert(table_of(AuditLink))
 
 
@@ -64,18 +66,24 @@ def record(
     )
 
 
-def append_recorded(session: Session) -> None:
-    """Number and insert what was recorded; to be called last before the commit."""
+def take_numbers(session: Session) -> int:
+    """Lock the log's head, give each recorded entry its number, and return the first; the last reading statement."""
+    pending: list[Recorded] = session.info.get(_PENDING, [])
+    if not pending:
+        return 0
+    size = session.scalar(_LENGTHEN, {"more": len(pending)})
+    if size is None:
+        raise RuntimeError("the audit head row is missing; run the migrations")
+    return int(size) - len(pending)
+
+
+def append_recorded(session: Session, first: int) -> None:
+    """Insert what was recorded, under numbers from ``first`` on; to be called last before the commit."""
     pending: list[Recorded] = session.info.pop(_PENDING, [])
     if not pending:
         return
-    size = session.scalar(
-        update(AuditHead).where(AuditHead.id == 1).values(size=AuditHead.size + len(pending)).returning(AuditHead.size)
-    )
-    if size is None:
-        raise RuntimeError("the audit head row is missing; run the migrations")
     rows, links = [], []
-    for seq, entry in enumerate(pending, start=size - len(pending)):
+    for seq, entry in enumerate(pending, start=first):
         rows.append(_row(seq, entry))
         links += [{"kind": kind, "ref": ref, "seq": seq} for kind, ref in dict.fromkeys(entry.links)]
     session.execute(_ENTRIES, rows)

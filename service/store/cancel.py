@@ -1,16 +1,19 @@
 """Withdrawing a deletion request before any work on it has started."""
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service.errors import Conflict
 from service.lifecycle import JobStatus, RequestStatus, VersionState
-from service.store import datasets, jobs, requests, versions
+from service.store import datasets, gathering, jobs, requests, versions
 from service.store.tables import DeletionRequest, Job, JobRequest, Model
+
+# One whose job is stuck has been started; one on hold for want of a method may not have been.
+_NOT_STARTED = (RequestStatus.ACCEPTED, RequestStatus.ON_HOLD)
 
 
 def cancel(session: Session, request_id: str) -> DeletionRequest:
-    """Cancel an accepted request, its jobs where nobody else needs them. Raises NotFound, Conflict."""
+    """Cancel a request that no worker has started, its jobs where nobody else needs them. Raises NotFound, Conflict."""
     # Jobs first, in the order a claim locks: whoever comes second sees what the first one did.
     mine = select(JobRequest.job_id).where(JobRequest.request_id == request_id)
     session.execute(select(Job.id).where(Job.id.in_(mine)).order_by(Job.id).with_for_update())
@@ -19,7 +22,7 @@ def cancel(session: Session, request_id: str) -> DeletionRequest:
     session.refresh(request)
     if request.status == RequestStatus.CANCELLED:
         return request
-    if request.status != RequestStatus.ACCEPTED:
+    if request.status not in _NOT_STARTED or request.started_at is not None:
         raise Conflict(
             f"The request is {request.status}; only one that no worker has started can be cancelled.",
             code="work_has_started",
@@ -31,7 +34,7 @@ def cancel(session: Session, request_id: str) -> DeletionRequest:
             select(func.count()).where(JobRequest.job_id == job.id, JobRequest.request_id != request.id)
         )
         if others:
-            session.execute(delete(JobRequest).where(JobRequest.job_id == job.id, JobRequest.request_id == request.id))
+            gathering.unlink(session, job, request)
         else:
             jobs.move(session, job, JobStatus.CANCELLED, "job.cancelled", request=request.id)
     requests.move(session, request, RequestStatus.CANCELLED)

@@ -7,7 +7,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service.errors import AlreadyExists, Conflict, NotFound
-from service.store import audit
+from service.store import audit, samples
 from service.store.tables import Dataset
 from service.store.types import new_id
 
@@ -78,6 +78,7 @@ def mark_ready(
     dataset.state, dataset.error = READY, None
     dataset.digest, dataset.num_samples = digest, num_samples
     dataset.num_classes, dataset.image_shape = num_classes, image_shape
+    samples.take_statistics(session)
     audit.record(
         session,
         "dataset.ready",

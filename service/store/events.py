@@ -12,7 +12,8 @@ from service.store.tables import Event, JobRequest, table_of
 from service.store.types import now
 
 _PENDING = "events_pending"
-_EVENTS = insert(table_of(Event))
+# In line: one row alone would otherwise be asked for the id it got, and in a pipeline nobody reads the answer.
+_EVENTS = insert(table_of(Event)).inline()
 
 
 def emit(

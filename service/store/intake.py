@@ -1,22 +1,24 @@
-"""Taking a deletion request in: resolve the ids, find every model that knows them, queue the work. All or nothing."""
+"""Taking a deletion request in: resolve the ids, find every model that knows them, queue the work. All or nothing.
 
-import hashlib
+Everything is read before anything is written: the caller waits for each statement.
+"""
+
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Insert, String, bindparam, exists, func, insert, literal, or_, select
+from sqlalchemy import BigInteger, Insert, String, bindparam, insert, or_, select
 from sqlalchemy.orm import Session
 
 from service import deadlines
-from service.catalogue.methods import METHODS
 from service.errors import Conflict, Fault, InvalidRequest, UnresolvedSamples
 from service.evidence import commitments
-from service.evidence.leaf import canonical
-from service.lifecycle import JOB_STUCK, JobKind, RequestStatus, SampleState, VersionState
-from service.store import datasets, jobs, models, requests, samples, versions
+from service.lifecycle import JOB_STUCK, RequestStatus, SampleState
+from service.store import datasets, fan_out, requests, samples, versions
+from service.store.fan_out import Concerned, Queued
+from service.store.pipelining import pipelined
 from service.store.samples import SampleRow
 from service.store.tables import (
     Dataset,
@@ -26,12 +28,13 @@ from service.store.tables import (
     Model,
     RequestKey,
     RequestSample,
-    Sample,
     Version,
-    VersionExclusion,
     table_of,
 )
 from service.store.types import new_id, now
+
+Target = tuple[Model, list[Version]]
+_KEYS = insert(table_of(RequestKey))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +53,17 @@ class Order:
     may_read_datasets: bool
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Accepted:
     request: DeletionRequest
     dataset: Dataset
     unresolved: list[str]
-    jobs: list[tuple[Job, str]] = field(default_factory=list)
+    queued: list[Queued]
+
+    @property
+    def jobs(self) -> list[tuple[Job, str]]:
+        """Each job with the name of its model."""
+        return [(each.job, each.model) for each in self.queued]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +74,13 @@ class Secrets:
     time_zone: str
 
 
-def policy_digest(policy: dict[str, Any]) -> str:
-    """Return the digest under which a policy is frozen into the log."""
-    return hashlib.sha256(canonical(policy)).hexdigest()
+@dataclass(frozen=True, kw_only=True)
+class _Resolved:
+    """The order's ids, sorted by what became of them. ``erased``: those the caller may know to be erased."""
+
+    found: list[SampleRow]
+    erased: list[str]
+    unresolved: list[str]
 
 
 def accept(session: Session, order: Order, secrets: Secrets, known: Sequence[Fault] = ()) -> Accepted:
@@ -81,35 +93,29 @@ def accept(session: Session, order: Order, secrets: Secrets, known: Sequence[Fau
     targets = _targets(session, dataset, order.models, faults) if dataset else []
     if dataset is None:
         raise InvalidRequest("The request names a dataset that cannot be used.", faults=faults)
-    found, erased, unresolved = _resolve(session, dataset, order, secrets, faults)
+    ids = _resolve(session, dataset, order, secrets)
+    if not order.report_unresolved:
+        faults += _not_found(order, ids.unresolved)
     if faults:
         only_ids = all(fault.code == "not_found_in_dataset" for fault in faults)
         kind = UnresolvedSamples if only_ids else InvalidRequest
         raise kind("The request cannot be accepted as it is; every fault is listed.", faults=faults)
-    request = _insert(session, dataset, order, secrets, found, targets, erased=len(erased), not_found=len(unresolved))
-    accepted = Accepted(request=request, dataset=dataset, unresolved=unresolved)
-    _fan_out_to_all(session, accepted, targets, [row.id for row in found])
-    if not accepted.jobs:
+    concerned = fan_out.concerned(session, targets, [row.id for row in ids.found if row.pool == "train"])
+    _refuse_unmet(session, order, concerned, ids.found)
+    key = commitments.new_request_key()
+    request = _request(dataset, order, secrets, ids, key)
+    _announce(session, request, [model for model, _ in targets])
+    joinable = fan_out.joinable(session, request, concerned)
+    with pipelined(session):
+        _store(session, request, key, ids.found, concerned)
+    queued = fan_out.queue(session, request, concerned, joinable)
+    if not queued:
         requests.settle(session, request, suppression_key=secrets.suppression)
-    return accepted
-
-
-def _fan_out_to_all(session: Session, accepted: Accepted, targets: list[Model], keys: list[int]) -> None:
-    faults: list[Fault] = []
-    for model in targets:
-        try:
-            job = fan_out(session, accepted.request, model, keys)
-        except InvalidRequest as error:
-            faults += error.faults
-            continue
-        if job is not None:
-            accepted.jobs.append((job, model.name))
-    if faults:
-        raise InvalidRequest("The request cannot be worked on every model concerned.", faults=faults)
+    return Accepted(request=request, dataset=dataset, unresolved=ids.unresolved, queued=queued)
 
 
 def _dataset(session: Session, name: str, faults: list[Fault]) -> Dataset | None:
-    dataset = session.scalar(select(Dataset).where(Dataset.name == name).with_for_update())
+    dataset = session.scalar(_LOCKING, {"name": name})
     if dataset is None:
         faults.append(Fault("/dataset", "dataset_not_found", name, "GET /v1/datasets lists the datasets."))
     elif dataset.state != datasets.READY:
@@ -117,56 +123,51 @@ def _dataset(session: Session, name: str, faults: list[Fault]) -> Dataset | None
     return dataset
 
 
-def _targets(session: Session, dataset: Dataset, names: Sequence[str] | None, faults: list[Fault]) -> list[Model]:
-    registered = models.of_dataset(session, dataset.id)
+_LOCKING = select(Dataset).where(Dataset.name == bindparam("name")).with_for_update()
+
+
+def _targets(session: Session, dataset: Dataset, names: Sequence[str] | None, faults: list[Fault]) -> list[Target]:
+    registered = versions.live_of_dataset(session, dataset.id)
     if names is None:
         return registered
-    by_name = {model.name: model for model in registered}
-    for index, name in enumerate(names):
-        if name not in by_name:
-            faults.append(
-                Fault(
-                    f"/models/{index}",
-                    "model_not_found",
-                    name,
-                    f"No model of dataset {dataset.name!r} has this name.",
-                )
-            )
+    by_name = {model.name: (model, live) for model, live in registered}
+    detail = f"No model of dataset {dataset.name!r} has this name."
+    faults += [
+        Fault(f"/models/{index}", "model_not_found", name, detail)
+        for index, name in enumerate(names)
+        if name not in by_name
+    ]
     return [by_name[name] for name in dict.fromkeys(names) if name in by_name]
 
 
-def _resolve(
-    session: Session, dataset: Dataset, order: Order, secrets: Secrets, faults: list[Fault]
-) -> tuple[list[SampleRow], list[str], list[str]]:
+def _resolve(session: Session, dataset: Dataset, order: Order, secrets: Secrets) -> _Resolved:
     rows = samples.resolve(session, dataset.id, order.sample_ids) if order.sample_ids else {}
     missing = [sample_id for sample_id in order.sample_ids if sample_id not in rows]
-    erased = samples.suppressed(session, secrets.suppression, dataset.id, missing) if missing else set()
+    erased = samples.suppressed(session, secrets.suppression, dataset.id, missing) if missing else {}
     # To a key that may not read the dataset, an erased id must look like one that never was.
-    known = erased if order.may_read_datasets else set()
-    unresolved = [sample_id for sample_id in missing if sample_id not in known]
-    if unresolved and not order.report_unresolved:
-        where = {sample_id: index for index, sample_id in enumerate(order.sample_ids)}
-        faults += [
-            Fault(f"/sample_ids/{where[sample_id]}", "not_found_in_dataset", sample_id) for sample_id in unresolved
-        ]
-    return [rows[i] for i in order.sample_ids if i in rows], [i for i in missing if i in known], unresolved
+    known = erased if order.may_read_datasets else {}
+    return _Resolved(
+        found=[rows[sample_id] for sample_id in order.sample_ids if sample_id in rows],
+        erased=[sample_id for sample_id in missing if sample_id in known],
+        unresolved=[sample_id for sample_id in missing if sample_id not in known],
+    )
 
 
-def _insert(
-    session: Session,
-    dataset: Dataset,
-    order: Order,
-    secrets: Secrets,
-    found: list[SampleRow],
-    targets: list[Model],
-    *,
-    erased: int,
-    not_found: int,
-) -> DeletionRequest:
+def _not_found(order: Order, unresolved: Sequence[str]) -> list[Fault]:
+    where = {sample_id: index for index, sample_id in enumerate(order.sample_ids)} if unresolved else {}
+    return [Fault(f"/sample_ids/{where[sample_id]}", "not_found_in_dataset", sample_id) for sample_id in unresolved]
+
+
+def _refuse_unmet(session: Session, order: Order, concerned: list[Concerned], found: list[SampleRow]) -> None:
+    keys = [row.id for row in found]
+    faults = [fault for model in concerned for fault in fan_out.unmet(session, order.method, model, keys)]
+    if faults:
+        raise InvalidRequest("The request cannot be worked on every model concerned.", faults=faults)
+
+
+def _request(dataset: Dataset, order: Order, secrets: Secrets, ids: _Resolved, key: bytes) -> DeletionRequest:
     received = order.received_at or now()
-    key = commitments.new_request_key()
-    root = commitments.commitment_root(key, (row.sample_id for row in found)).hex()
-    request = DeletionRequest(
+    return DeletionRequest(
         id=new_id("req"),
         dataset_id=dataset.id,
         principal_id=order.principal_id,
@@ -176,19 +177,13 @@ def _insert(
         models=list(order.models) if order.models is not None else None,
         scope="partial" if order.models is not None else "full",
         status=RequestStatus.RECEIVED,
-        num_samples=len(order.sample_ids) - not_found,
-        not_found=not_found,
-        already_erased=erased,
-        commitment_root=root,
+        num_samples=len(ids.found) + len(ids.erased),
+        not_found=len(ids.unresolved),
+        already_erased=len(ids.erased),
+        commitment_root=commitments.commitment_root(key, (row.sample_id for row in ids.found)).hex(),
         received_at=received,
         due_at=deadlines.due(received, secrets.time_zone) if order.purpose == "privacy" else None,
     )
-    session.add(request)
-    _announce(session, request, targets)
-    session.flush()
-    session.execute(insert(RequestKey).values(request_id=request.id, key=key))
-    _name_samples(session, request, [row.id for row in found])
-    return request
 
 
 def _announce(session: Session, request: DeletionRequest, targets: list[Model]) -> None:
@@ -199,142 +194,65 @@ def _announce(session: Session, request: DeletionRequest, targets: list[Model]) 
     }
     facts = {"purpose": request.purpose, "method": request.method, "commitment_root": request.commitment_root}
     requests.note(session, request, "request.received", {**counts, **facts})
-    policies = {model.name: policy_digest(model.policy) for model in targets}
+    policies = {model.name: fan_out.policy_digest(model.policy) for model in targets}
     due = request.due_at.isoformat() if request.due_at else None
     requests.move(session, request, RequestStatus.ACCEPTED, scope=request.scope, policies=policies, due_at=due)
 
 
-def _name_samples(session: Session, request: DeletionRequest, keys: list[int]) -> None:
-    statement = _naming(samples.dialect_of(session))
-    session.execute(statement, {"of_request": request.id, "listed": samples.packed(session, keys)})
-    samples.set_state(session, keys, SampleState.PENDING)
+def _store(
+    session: Session, request: DeletionRequest, key: bytes, found: list[SampleRow], concerned: list[Concerned]
+) -> None:
+    known = frozenset[int]().union(*(model.keys for model in concerned))
+    session.add(request)
+    session.flush()
+    session.execute(_KEYS, {"request_id": request.id, "key": key})
+    _name_samples(session, request, [row.id for row in found if row.id in known], requests.PENDING)
+    _name_samples(session, request, [row.id for row in found if row.id not in known], requests.PENDING_NOT_TRAINED_ON)
+    samples.set_state(session, [row.id for row in found if row.state == SampleState.LIVE], SampleState.PENDING)
+
+
+def _name_samples(session: Session, request: DeletionRequest, keys: list[int], outcome: str) -> None:
+    if keys:
+        listed = samples.packed(session, keys)
+        values = {"of_request": request.id, "outcome": outcome, "listed": listed}
+        session.execute(_naming(samples.dialect_of(session)), values)
 
 
 @cache
 def _naming(dialect: str) -> Insert:
     # One statement over the keys: a row of parameters per sample costs more than the rows themselves.
-    outcome = literal(requests.PENDING_NOT_TRAINED_ON, String)
-    columns = (bindparam("of_request", type_=String), Sample.id, outcome)
-    named = select(*columns).where(samples.among(dialect, Sample.id, BigInteger))
-    table = table_of(RequestSample)
-    return insert(table).from_select(["request_id", "sample_id", "outcome"], named)
+    constants = bindparam("of_request", type_=String), bindparam("outcome", type_=String)
+    named = select(constants[0], samples.listing(dialect, BigInteger).c.value, constants[1])
+    return insert(table_of(RequestSample)).from_select(["request_id", "sample_id", "outcome"], named)
 
 
-def fan_out(session: Session, request: DeletionRequest, model: Model, keys: Sequence[int]) -> Job | None:
-    """Queue, or join, the job that removes the samples from a model; None if no version knows them.
+def attach_open_requests(session: Session, model: Model, *, suppression_key: bytes | None = None) -> None:
+    """Queue what open requests still need of the model's versions, and withhold those versions where it says so.
 
-    Raises InvalidRequest when the method cannot work on this model, before anything is committed.
+    To be called when a version has come into being or gone. With the ``suppression_key``, a request that waited for
+    nothing but this model is settled.
     """
-    tainted = [(v, known) for v in versions.live(session, model.id) if (known := versions.trained_on(session, v, keys))]
-    if not tainted:
-        return None
-    _check_needs(session, request, model, tainted[-1][0], [key for key, _ in tainted[-1][1]])
-    known_keys = sorted({key for _, known in tainted for key, _ in known})
-    requests.mark_trained_on(session, request, known_keys)
-    if model.policy.get("stop_serving") == "immediately" and request.purpose == "privacy":
-        for version, _ in tainted:
-            if version.state == VersionState.ACTIVE:
-                versions.move(session, version, VersionState.QUARANTINED, reason="deletion_request", request=request.id)
-    settings = {
-        "model_id": model.id,
-        "purpose": request.purpose,
-        "method": request.method,
-        "policy_digest": policy_digest(model.policy),
-    }
-    job = jobs.gathering(session, options=request.method_options, **settings)
-    if job is None:
-        job = jobs.create(
-            session,
-            JobKind.ERASE,
-            dataset_id=model.dataset_id,
-            method_options=request.method_options,
-            **settings,
-        )
-    jobs.link(session, job, request)
-    return job
+    live = versions.live(session, model.id)
+    for request in requests.waiting_for(session, model):
+        keys = requests.sample_keys(session, [request.id])[request.id]
+        found = fan_out.concerned(session, [(model, live)], samples.of_train_pool(session, keys))
+        if found:
+            _attach(session, request, found[0], keys)
+        elif requests.can_be_worked_on(session, request, model.name) and suppression_key is not None:
+            requests.settle(session, request, suppression_key=suppression_key)
 
 
-def _check_needs(
-    session: Session, request: DeletionRequest, model: Model, version: Version, keys: Sequence[int]
-) -> None:
-    spec = METHODS[request.method]
-    faults: list[Fault] = []
-    if "recipe" in spec.needs and model.recipe is None:
-        faults.append(
-            Fault(
-                "/method",
-                "method_needs_not_met",
-                request.method,
-                f"{request.method!r} needs a training recipe, and model {model.name!r} has none.",
-            )
-        )
-    if not _anything_left(session, model.dataset_id, version):
-        faults.append(
-            Fault(
-                "/sample_ids",
-                "forget_set_is_whole_training_set",
-                len(keys),
-                f"Nothing of model {model.name!r}'s training set would be left; delete the model instead.",
-            )
-        )
-    elif spec.needs_in_class_retain:
-        emptied = _emptied_classes(session, version, keys, model.dataset_id)
-        faults += [Fault("/sample_ids", "class_left_without_samples", label) for label in emptied]
+def _attach(session: Session, request: DeletionRequest, model: Concerned, keys: list[int]) -> None:
+    fan_out.withhold(session, request, model)
+    requests.mark_trained_on(session, request, sorted(model.keys))
+    if _has_open_job(session, request, model.model):
+        return
+    faults = fan_out.unmet(session, request.method, model, keys)
     if faults:
-        raise InvalidRequest(f"The request cannot be worked on model {model.name!r}.", faults=faults)
-
-
-_LEFT = (
-    select(Sample.id)
-    .where(
-        Sample.dataset_id == bindparam("dataset"),
-        Sample.pool == "train",
-        Sample.state == SampleState.LIVE,
-        ~exists().where(VersionExclusion.version_id == bindparam("version"), VersionExclusion.sample_id == Sample.id),
-    )
-    .limit(1)
-)
-
-
-def _anything_left(session: Session, dataset_id: str, version: Version) -> bool:
-    """Say whether the version was trained on any sample that no request names; stops at the first."""
-    return session.scalar(_LEFT, {"dataset": dataset_id, "version": version.id}) is not None
-
-
-def _emptied_classes(session: Session, version: Version, keys: Sequence[int], dataset_id: str) -> list[int]:
-    excluded = select(VersionExclusion.sample_id).where(VersionExclusion.version_id == version.id)
-    labels = session.scalars(select(Sample.label).where(samples.one_of(session, Sample.id, keys)).distinct())
-    left = session.execute(
-        select(Sample.label, func.count())
-        .where(
-            Sample.dataset_id == dataset_id,
-            Sample.pool == "train",
-            Sample.state == SampleState.LIVE,
-            Sample.id.not_in(excluded),
-        )
-        .group_by(Sample.label)
-    )
-    kept = {label for label, count in left if count}
-    return sorted(set(labels) - kept)
-
-
-def attach_open_requests(session: Session, model: Model) -> list[str]:
-    """Queue the erasures that requests still open need on a version that has just come into being."""
-    waiting = session.scalars(
-        select(DeletionRequest).where(
-            DeletionRequest.dataset_id == model.dataset_id, DeletionRequest.status.in_(requests.OPEN)
-        )
-    )
-    queued = []
-    for request in waiting.all():
-        if request.models is not None and model.name not in request.models:
-            continue
-        if _has_open_job(session, request, model):
-            continue
-        job = fan_out(session, request, model, requests.sample_keys(session, [request.id])[request.id])
-        if job is not None:
-            queued.append(job.id)
-    return queued
+        requests.cannot_be_worked_on(session, request, model.model.name, faults)
+        return
+    requests.can_be_worked_on(session, request, model.model.name)
+    fan_out.queue(session, request, [model], fan_out.joinable(session, request, [model]))
 
 
 def _has_open_job(session: Session, request: DeletionRequest, model: Model) -> bool:
@@ -351,9 +269,15 @@ def _has_open_job(session: Session, request: DeletionRequest, model: Model) -> b
     return session.scalar(query.limit(1)) is not None
 
 
-def unresolved_again(session: Session, order: Order, secrets: Secrets) -> list[str]:
-    """Return the unresolved ids of a repeated call; they were not stored, so they are looked up anew."""
+def unresolved_again(session: Session, order: Order, secrets: Secrets, *, first_at: datetime) -> list[str]:
+    """Return what a call's first answer, given at ``first_at``, listed as unresolved.
+
+    No id was stored with the answer, so they are looked up anew. An id that was erased since was resolved then: it
+    is not listed, or a key that may not read the dataset would learn what became of it.
+    """
     if not order.report_unresolved:
         return []
     dataset = datasets.by_name(session, order.dataset)
-    return _resolve(session, dataset, order, secrets, [])[2]
+    unresolved = _resolve(session, dataset, order, secrets).unresolved
+    since = samples.suppressed(session, secrets.suppression, dataset.id, unresolved, since=first_at)
+    return [sample_id for sample_id in unresolved if sample_id not in since]

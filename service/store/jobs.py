@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import CursorResult, String, and_, bindparam, case, exists, insert, or_, select, update
+from sqlalchemy import CursorResult, case, exists, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from service.errors import Conflict, NotFound
 from service.lifecycle import JOB_BUSY, JOB_STUCK, JobKind, JobStatus, check_job_move
-from service.store import audit, events, requests
+from service.store import audit, events, gathering, requests
 from service.store.session import Database
-from service.store.tables import Attempt, Dataset, DeletionRequest, Job, JobRequest, Model, table_of
+from service.store.tables import Attempt, Dataset, DeletionRequest, Job, JobRequest, Model
 from service.store.types import new_id, now
 
 
@@ -46,9 +46,9 @@ def create(
     method: str | None = None,
     method_options: dict[str, Any] | None = None,
     policy_digest: str | None = None,
-    due_at: Any = None,
+    request: DeletionRequest | None = None,
 ) -> Job:
-    """Queue a job; ring the bell (`service.dispatch`) after the commit."""
+    """Queue a job, for a request where one asks for it; ring the bell (`service.dispatch`) after the commit."""
     job = Job(
         id=new_id("job"),
         kind=kind,
@@ -60,12 +60,13 @@ def create(
         method=method,
         method_options=method_options,
         policy_digest=policy_digest,
-        due_at=due_at,
         seed=secrets.randbelow(2**31),
         rung_at=now(),
     )
     session.add(job)
     session.flush()
+    if request is not None:
+        gathering.link(session, job, request)
     note(session, job, "job.queued", {"kind": kind, "method": method})
     return job
 
@@ -103,20 +104,6 @@ def move(session: Session, job: Job, status: JobStatus, action: str, **payload: 
     if status not in JOB_BUSY and status != JobStatus.QUEUED:
         job.finished_at = now()
     note(session, job, action, payload)
-
-
-_JOB, _REQUEST = bindparam("job", type_=String), bindparam("request", type_=String)
-_LINK = insert(table_of(JobRequest)).from_select(
-    ["job_id", "request_id"],
-    select(_JOB, _REQUEST).where(~exists().where(JobRequest.job_id == _JOB, JobRequest.request_id == _REQUEST)),
-)
-
-
-def link(session: Session, job: Job, request: DeletionRequest) -> None:
-    """Make the job work for the request too; the earliest due date of its requests is the job's."""
-    session.execute(_LINK, {"job": job.id, "request": request.id})
-    if request.due_at is not None and (job.due_at is None or request.due_at < job.due_at):
-        job.due_at = request.due_at
 
 
 def claim_next(database: Database, *, owner: str, lease_seconds: float) -> Claim | None:
@@ -256,29 +243,6 @@ def to_ring(session: Session, *, older_than_seconds: float) -> list[str]:
     return ids
 
 
-def gathering(
-    session: Session, *, model_id: str, purpose: str, method: str, options: dict[str, Any], policy_digest: str
-) -> Job | None:
-    """Return the queued job an equal request may join, if there is one that nobody has claimed."""
-    candidates = session.scalars(
-        select(Job)
-        .where(
-            and_(
-                Job.kind == JobKind.ERASE,
-                Job.status == JobStatus.QUEUED,
-                Job.model_id == model_id,
-                Job.purpose == purpose,
-                Job.method == method,
-                Job.policy_digest == policy_digest,
-                Job.attempts == 0,
-            )
-        )
-        .order_by(Job.id)
-        .with_for_update(skip_locked=True)
-    )
-    return next((job for job in candidates if (job.method_options or {}) == options), None)
-
-
 def retry(session: Session, job: Job) -> None:
     """Queue a stuck job again with a clean count. Raises Conflict unless it is held, poisoned or failed."""
     session.refresh(job, with_for_update=True)
@@ -289,3 +253,4 @@ def retry(session: Session, job: Job) -> None:
         )
     move(session, job, JobStatus.QUEUED, "job.retried", attempts=job.attempts)
     job.attempts, job.error, job.finished_at, job.rung_at = 0, None, None, now()
+    requests.resume(session, job.id)

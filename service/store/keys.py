@@ -2,18 +2,28 @@
 
 import hashlib
 import secrets
+from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.orm import Session
 
 from service.errors import NotFound
 from service.store import audit
-from service.store.tables import ApiKey
+from service.store.tables import ApiKey, table_of
 from service.store.types import new_id, now
 
 _MARK = "ul_"
 _SHOWN = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Valid:
+    """What a key that is valid now stands for."""
+
+    id: str
+    name: str
+    scopes: frozenset[str]
 
 
 def create(session: Session, *, name: str, scopes: list[str], expires_at: datetime | None = None) -> tuple[ApiKey, str]:
@@ -39,14 +49,18 @@ def create(session: Session, *, name: str, scopes: list[str], expires_at: dateti
     return row, text
 
 
-def find(session: Session, text: str) -> ApiKey | None:
-    """Return the key's row if it is valid now. Looked up by hash, so no comparison leaks its bytes."""
-    row = session.scalar(select(ApiKey).where(ApiKey.sha256 == hashlib.sha256(text.encode()).digest()))
-    if row is None or row.revoked_at is not None:
+_KEYS = table_of(ApiKey)
+_FIND = select(_KEYS.c.id, _KEYS.c.name, _KEYS.c.scopes, _KEYS.c.expires_at).where(
+    _KEYS.c.sha256 == bindparam("digest"), _KEYS.c.revoked_at.is_(None)
+)
+
+
+def find(connection: Connection, text: str) -> Valid | None:
+    """Return the key if it is valid now. Looked up by hash, so no comparison leaks its bytes."""
+    row = connection.execute(_FIND, {"digest": hashlib.sha256(text.encode()).digest()}).one_or_none()
+    if row is None or (row.expires_at is not None and row.expires_at <= now()):
         return None
-    if row.expires_at is not None and row.expires_at <= now():
-        return None
-    return row
+    return Valid(id=row.id, name=row.name, scopes=frozenset(row.scopes))
 
 
 def page(session: Session, *, after: str, limit: int) -> list[ApiKey]:

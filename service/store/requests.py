@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Update, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
-from service.errors import NotFound
+from service.errors import Fault, NotFound
 from service.lifecycle import JOB_OVER, JOB_STUCK, JobStatus, RequestStatus, SampleState, check_request_move
 from service.store import audit, events, samples
 from service.store.tables import Dataset, DeletionRequest, Job, JobRequest, Model, RequestSample, Sample, table_of
@@ -16,6 +16,14 @@ from service.store.types import now
 # Until the request is completed nothing is claimed: both kinds of pending show as ``pending``.
 PENDING, PENDING_NOT_TRAINED_ON = "pending", "pending_not_trained_on"
 ERASED, NOT_TRAINED_ON = "erased", "erased_not_trained_on"
+# A request narrowed to some models can say nothing of the others, which may know the samples.
+ERASED_FROM_NAMED, NOT_TRAINED_ON_BY_NAMED = "erased_from_named_models", "not_trained_on_by_named_models"
+CANNOT_BE_WORKED_ON = "cannot_be_worked_on"
+_WHAT_TO_DO = (
+    "These models cannot be worked on the way the request asks. Send a new request for the same samples with a method "
+    "they can take, or delete the model; this request goes on once none of their versions knows the samples. "
+    "As long as no work has started it can be cancelled."
+)
 OPEN = (RequestStatus.ACCEPTED, RequestStatus.IN_PROGRESS, RequestStatus.ON_HOLD, RequestStatus.FAILED)
 
 
@@ -77,16 +85,20 @@ def outcomes(session: Session, request: DeletionRequest) -> dict[str, int]:
         .where(RequestSample.request_id == request.id)
         .group_by(RequestSample.outcome)
     )
-    counts = {PENDING: 0, PENDING_NOT_TRAINED_ON: 0, ERASED: 0, NOT_TRAINED_ON: 0}
-    counts |= {row[0]: row[1] for row in rows}
-    counts[PENDING] += counts.pop(PENDING_NOT_TRAINED_ON)
-    return {**counts, "already_erased": request.already_erased, "not_found": request.not_found}
+    counts = {row[0]: row[1] for row in rows}
+    pending = counts.pop(PENDING, 0) + counts.pop(PENDING_NOT_TRAINED_ON, 0)
+    return {**_counts(request, pending=pending), **counts}
 
 
 def outcomes_at_start(request: DeletionRequest) -> dict[str, int]:
     """Return what `outcomes` would for a request whose work has not begun, without reading."""
-    pending = request.num_samples - request.already_erased
+    return _counts(request, pending=request.num_samples - request.already_erased)
+
+
+def _counts(request: DeletionRequest, *, pending: int) -> dict[str, int]:
     counts = {PENDING: pending, ERASED: 0, NOT_TRAINED_ON: 0}
+    if request.scope == "partial":
+        counts |= {ERASED_FROM_NAMED: 0, NOT_TRAINED_ON_BY_NAMED: 0}
     return {**counts, "already_erased": request.already_erased, "not_found": request.not_found}
 
 
@@ -118,15 +130,17 @@ def jobs(session: Session, request_ids: Sequence[str]) -> dict[str, list[tuple[J
     return found
 
 
-def of_job(session: Session, job_id: str) -> list[DeletionRequest]:
-    return list(
-        session.scalars(
-            select(DeletionRequest)
-            .join(JobRequest, JobRequest.request_id == DeletionRequest.id)
-            .where(JobRequest.job_id == job_id)
-            .order_by(DeletionRequest.id)
-        )
+def of_job(session: Session, job_id: str, *, lock: bool = False) -> list[DeletionRequest]:
+    """Return the requests a job works for, in order. ``lock``: as they are now, held until the commit."""
+    query = (
+        select(DeletionRequest)
+        .join(JobRequest, JobRequest.request_id == DeletionRequest.id)
+        .where(JobRequest.job_id == job_id)
+        .order_by(DeletionRequest.id)
     )
+    if lock:
+        query = query.with_for_update(of=DeletionRequest, key_share=True).execution_options(populate_existing=True)
+    return list(session.scalars(query))
 
 
 def sample_keys(session: Session, request_ids: Sequence[str]) -> dict[str, list[int]]:
@@ -141,32 +155,77 @@ def sample_keys(session: Session, request_ids: Sequence[str]) -> dict[str, list[
 
 
 def begin(session: Session, job_id: str) -> None:
-    """Move the job's accepted (or failed, when an operator retries) requests to ``in_progress``."""
-    for request in of_job(session, job_id):
-        if request.status in (RequestStatus.ACCEPTED, RequestStatus.FAILED, RequestStatus.ON_HOLD):
+    """Move the accepted requests of a job that is claimed to ``in_progress``.
+
+    One that is on hold or failed waits for a person, whatever becomes of its other jobs.
+    """
+    _start(session, job_id, {RequestStatus.ACCEPTED})
+
+
+def resume(session: Session, job_id: str) -> None:
+    """Move the requests of a stuck job that an operator tries again to ``in_progress``."""
+    _start(session, job_id, {RequestStatus.ACCEPTED, RequestStatus.FAILED, RequestStatus.ON_HOLD})
+
+
+def _start(session: Session, job_id: str, waiting: set[RequestStatus]) -> None:
+    # Two jobs of a request may be claimed in one instant, and only one of the two starts it.
+    for request in of_job(session, job_id, lock=True):
+        if request.status in waiting:
             move(session, request, RequestStatus.IN_PROGRESS)
 
 
 def settle(session: Session, request: DeletionRequest, *, suppression_key: bytes) -> None:
-    """End the request if all its jobs are over; say so if one is stuck."""
+    """End the request if all its jobs are over; say so if it waits for a person."""
     if request.status not in OPEN:
         return
-    statuses = [JobStatus(job.status) for job, _ in jobs(session, [request.id])[request.id]]
-    if all(status in JOB_OVER for status in statuses):
+    found = jobs(session, [request.id])[request.id]
+    newest = {job.model_id: JobStatus(job.status) for job, _ in found}
+    stuck = [status for status in newest.values() if status in JOB_STUCK]
+    if stuck:
+        failed = next((status for status in stuck if status != JobStatus.HELD), None)
+        goal = RequestStatus.FAILED if failed else RequestStatus.ON_HOLD
+        _wait(session, request, goal, reason=f"job_{failed or JobStatus.HELD}")
+    elif request.error is not None:
+        _wait(session, request, RequestStatus.ON_HOLD, reason=CANNOT_BE_WORKED_ON)
+    elif all(job.status in JOB_OVER | JOB_STUCK for job, _ in found):
         _complete(session, request, suppression_key)
-        return
-    stuck = next((status for status in statuses if status in JOB_STUCK), None)
-    if stuck is None:
-        return
-    goal = RequestStatus.ON_HOLD if stuck == JobStatus.HELD else RequestStatus.FAILED
-    if request.status != goal:
-        move(session, request, goal, reason=f"job_{stuck}")
+
+
+def _wait(session: Session, request: DeletionRequest, status: RequestStatus, *, reason: str) -> None:
+    if request.status != status:
+        move(session, request, status, reason=reason)
+
+
+def cannot_be_worked_on(session: Session, request: DeletionRequest, model: str, faults: Sequence[Fault]) -> None:
+    """Put the request on hold: what it asks for cannot be done to a version that has come into being."""
+    models = (request.error or {}).get("models", {})
+    reasons = [fault.detail or fault.code for fault in faults]
+    request.error = {"code": CANNOT_BE_WORKED_ON, "detail": _WHAT_TO_DO, "models": {**models, model: reasons}}
+    if request.status != RequestStatus.FAILED:
+        _wait(session, request, RequestStatus.ON_HOLD, reason=CANNOT_BE_WORKED_ON)
+
+
+def can_be_worked_on(session: Session, request: DeletionRequest, model: str) -> bool:
+    """Lift the hold on the model's account, and the request's if there is no other; say whether there was one."""
+    models = dict((request.error or {}).get("models", {}))
+    if models.pop(model, None) is None:
+        return False
+    request.error = {**(request.error or {}), "models": models} if models else None
+    stuck = any(job.status in JOB_STUCK for job, _ in jobs(session, [request.id])[request.id])
+    if request.status == RequestStatus.ON_HOLD and not models and not stuck:
+        move(session, request, RequestStatus.IN_PROGRESS if request.started_at else RequestStatus.ACCEPTED)
+    return True
 
 
 def _complete(session: Session, request: DeletionRequest, suppression_key: bytes) -> None:
     session.flush()
     keys = sample_keys(session, [request.id])[request.id]
-    for pending, outcome in ((PENDING, ERASED), (PENDING_NOT_TRAINED_ON, NOT_TRAINED_ON)):
+    partial = request.scope == "partial"
+    outcome_of = {
+        PENDING: ERASED_FROM_NAMED if partial else ERASED,
+        PENDING_NOT_TRAINED_ON: NOT_TRAINED_ON_BY_NAMED if partial else NOT_TRAINED_ON,
+    }
+    for pending, outcome in outcome_of.items():
         session.execute(
             update(RequestSample)
             .where(RequestSample.request_id == request.id, RequestSample.outcome == pending)
@@ -203,14 +262,17 @@ def release(session: Session, request: DeletionRequest) -> None:
     )
 
 
+def waiting_for(session: Session, model: Model) -> list[DeletionRequest]:
+    """Return the open requests that reach the model, oldest first."""
+    found = session.scalars(
+        select(DeletionRequest)
+        .where(DeletionRequest.dataset_id == model.dataset_id, DeletionRequest.status.in_(OPEN))
+        .order_by(DeletionRequest.id)
+    )
+    return [request for request in found if request.models is None or model.name in request.models]
+
+
 def withheld_keys(session: Session, model: Model) -> list[int]:
     """Return the keys of all samples for whose sake an open request may withhold the model's versions."""
-    waiting = session.scalars(
-        select(DeletionRequest).where(
-            DeletionRequest.dataset_id == model.dataset_id,
-            DeletionRequest.status.in_(OPEN),
-            DeletionRequest.purpose == "privacy",
-        )
-    )
-    concerned = [request.id for request in waiting if request.models is None or model.name in request.models]
+    concerned = [request.id for request in waiting_for(session, model) if request.purpose == "privacy"]
     return sorted({key for keys in sample_keys(session, concerned).values() for key in keys})

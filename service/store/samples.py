@@ -2,11 +2,24 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-from sqlalchemy import ColumnElement, Select, Update, any_, bindparam, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    TableValuedAlias,
+    Update,
+    any_,
+    bindparam,
+    column,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import InstrumentedAttribute, Session
 from sqlalchemy.types import BigInteger, String
@@ -18,9 +31,8 @@ from service.store.tables import Sample, Suppression, table_of
 INSERT_CHUNK = 5_000
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SampleRow:
-    """What resolving one named id found."""
+class SampleRow(NamedTuple):
+    """What resolving one named id found: a tuple, since there may be 100,000 of them."""
 
     id: int
     sample_id: str
@@ -38,15 +50,21 @@ def one_of(session: Session, column: InstrumentedAttribute[Any], values: Sequenc
     return column == any_(bindparam(None, list(values), type_=ARRAY(kind)))
 
 
-def among(dialect: str, column: Any, kind: type[String | BigInteger]) -> ColumnElement[bool]:
-    """Return ``column IN :listed`` for a statement that is built once; run it with ``listed=packed(...)``.
+def among(dialect: str, compared: Any, kind: type[String | BigInteger], *, name: str = "listed") -> ColumnElement[bool]:
+    """Return ``compared IN :listed`` for a statement that is built once; run it with ``listed=packed(...)``.
 
     Building a statement costs several times what running it does, which intake would pay at every call.
     """
     if dialect == "sqlite":
-        listed = func.json_each(bindparam("listed", type_=String)).table_valued("value")
-        return cast("ColumnElement[bool]", column.in_(select(listed.c.value)))
-    return cast("ColumnElement[bool]", column == any_(bindparam("listed", type_=ARRAY(kind))))
+        return cast("ColumnElement[bool]", compared.in_(select(listing(dialect, kind, name=name).c.value)))
+    return cast("ColumnElement[bool]", compared == any_(bindparam(name, type_=ARRAY(kind))))
+
+
+def listing(dialect: str, kind: type[String | BigInteger], *, name: str = "listed") -> TableValuedAlias:
+    """Return the values of ``:listed`` as a table with one column, ``value``."""
+    if dialect == "sqlite":
+        return func.json_each(bindparam(name, type_=String)).table_valued(column("value", kind))
+    return func.unnest(bindparam(name, type_=ARRAY(kind))).table_valued(column("value", kind)).render_derived()
 
 
 def dialect_of(session: Session) -> str:
@@ -59,9 +77,10 @@ def packed(session: Session, values: Sequence[Any]) -> Any:
 
 
 @cache
-def _resolving(dialect: str) -> Select[int, str | None, str, int, str]:
-    return select(Sample.id, Sample.sample_id, Sample.pool, Sample.label, Sample.state).where(
-        Sample.dataset_id == bindparam("dataset"), among(dialect, Sample.sample_id, String)
+def _resolving(dialect: str) -> Select[int, str, str, int, str]:
+    column = table_of(Sample).c
+    return select(column.id, column.sample_id, column.pool, column.label, column.state).where(
+        column.dataset_id == bindparam("dataset"), among(dialect, column.sample_id, String)
     )
 
 
@@ -76,28 +95,41 @@ def insert_many(session: Session, rows: Iterable[dict[str, Any]]) -> None:
     session.execute(insert(Sample), list(rows))
 
 
+def take_statistics(session: Session) -> None:
+    """Tell PostgreSQL's planner of rows just inserted; autovacuum does after minutes of reading whole datasets."""
+    if dialect_of(session) == "postgresql":
+        session.execute(text("ANALYZE samples"))
+
+
 def resolve(session: Session, dataset_id: str, sample_ids: Sequence[str]) -> dict[str, SampleRow]:
     """Return the rows of the ids that are in the dataset and not erased."""
     rows = session.execute(
         _resolving(dialect_of(session)), {"dataset": dataset_id, "listed": packed(session, sample_ids)}
     )
-    return {
-        row.sample_id: SampleRow(id=row.id, sample_id=row.sample_id, pool=row.pool, label=row.label, state=row.state)
-        for row in rows
-        if row.sample_id is not None
-    }
+    # An erased row has no id, so all of these have one.
+    return {row[1]: SampleRow._make(row) for row in rows}
 
 
-def suppressed(session: Session, key: bytes, dataset_id: str, sample_ids: Sequence[str]) -> set[str]:
+def labels(session: Session, keys: Sequence[int]) -> set[int]:
+    return set(session.scalars(select(Sample.label).where(one_of(session, Sample.id, keys)).distinct()))
+
+
+def of_train_pool(session: Session, keys: Sequence[int]) -> list[int]:
+    """Return those of the samples that a model may have been trained on."""
+    return list(session.scalars(select(Sample.id).where(one_of(session, Sample.id, keys), Sample.pool == "train")))
+
+
+def suppressed(
+    session: Session, key: bytes, dataset_id: str, sample_ids: Sequence[str], *, since: datetime | None = None
+) -> set[str]:
     """Return those of the ids that were erased from the dataset. ``key`` from `suppression_key`."""
     tokens = {suppression_token(key, dataset_id, sample_id): sample_id for sample_id in sample_ids}
     found: set[str] = set()
     remaining = list(tokens)
     for start in range(0, len(remaining), 1_000):
         chunk = remaining[start : start + 1_000]
-        hits = session.scalars(
-            select(Suppression.token).where(Suppression.dataset_id == dataset_id, Suppression.token.in_(chunk))
-        )
+        query = select(Suppression.token).where(Suppression.dataset_id == dataset_id, Suppression.token.in_(chunk))
+        hits = session.scalars(query.where(Suppression.created_at >= since) if since else query)
         found |= {tokens[bytes(token)] for token in hits}
     return found
 

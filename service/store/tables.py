@@ -51,7 +51,8 @@ class Sample(Base):
     __table_args__ = (
         UniqueConstraint("dataset_id", "sample_id"),
         Index(None, "dataset_id", "split", "label", "id"),
-        Index(None, "dataset_id", "pool", "state"),
+        # Not the state: while no index has it, changing it touches none of them (PostgreSQL).
+        Index(None, "dataset_id", "pool"),
     )
     id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Select, bindparam, exists, func, insert, literal, or_, select
+from sqlalchemy import BigInteger, Select, String, and_, bindparam, exists, func, insert, literal, or_, select
 from sqlalchemy.orm import Session
 
 from service.errors import Conflict, NotFound
 from service.lifecycle import SampleState, VersionState, check_version_move
 from service.store import audit, samples
 from service.store.samples import one_of
-from service.store.tables import Dataset, Model, Sample, Version, VersionExclusion
+from service.store.tables import Dataset, JobRequest, Model, Sample, Version, VersionExclusion, table_of
 from service.store.types import new_id, now
 
 LIVE_STATES = (VersionState.VALIDATING, VersionState.ACTIVE, VersionState.QUARANTINED)
@@ -68,12 +68,15 @@ def create(
     }
     _record(session, "version.created", version, model.name, payload)
     if state == VersionState.ACTIVE:
-        _record(session, "version.activated", version, model.name, {"sha256": sha256})
+        _record(session, "version.activated", version, model.name, {"sha256": sha256, "job": job_id})
     return version
 
 
 def move(session: Session, version: Version, state: VersionState, **payload: Any) -> None:
-    """Change a version's state and record it. Raises Conflict for a move that is not allowed."""
+    """Change a version's state and record it. Raises Conflict for a move that is not allowed.
+
+    ``job`` or ``request`` in the payload: what brought it about; the entry is found by it too.
+    """
     check_version_move(version.state, state)
     version.state = state
     if state == VersionState.RETIRED:
@@ -85,6 +88,9 @@ def move(session: Session, version: Version, state: VersionState, **payload: Any
 
 
 def _record(session: Session, action: str, version: Version, model_name: str, payload: dict[str, Any]) -> None:
+    jobs, requests = [version.job_id, payload.get("job")], [payload.get("request")]
+    if payload.get("job"):
+        requests += session.scalars(select(JobRequest.request_id).where(JobRequest.job_id == payload["job"]))
     audit.record(
         session,
         action,
@@ -93,7 +99,8 @@ def _record(session: Session, action: str, version: Version, model_name: str, pa
         links={
             "model": model_name,
             "version": f"{model_name}/{version.number}",
-            "job": version.job_id,
+            "job": [job for job in jobs if job],
+            "request": [request for request in requests if request],
             "sha256": version.sha256,
         },
     )
@@ -169,6 +176,45 @@ _LIVE = (
 def live(session: Session, model_id: str) -> list[Version]:
     """Return the versions still in circulation, or about to be, oldest first."""
     return list(session.scalars(_LIVE, {"model": model_id}))
+
+
+@cache
+def _live_of_dataset() -> Select[Model, Version]:
+    live = and_(Version.model_id == Model.id, Version.state.in_(LIVE_STATES))
+    return (
+        select(Model, Version)
+        .outerjoin(Version, live)
+        .where(Model.dataset_id == bindparam("dataset"))
+        .order_by(Model.id, Version.number)
+    )
+
+
+def live_of_dataset(session: Session, dataset_id: str) -> list[tuple[Model, list[Version]]]:
+    """Return every model of the dataset with its live versions, oldest first."""
+    found: dict[str, tuple[Model, list[Version]]] = {}
+    for model, version in session.execute(_live_of_dataset(), {"dataset": dataset_id}):
+        of_model = found.setdefault(model.id, (model, []))[1]
+        if version is not None:
+            of_model.append(version)
+    return list(found.values())
+
+
+def exclusions(session: Session, version_ids: Sequence[str], keys: Sequence[int]) -> dict[str, frozenset[int]]:
+    """Return which of the samples each version was not trained on; one that excludes none is left out."""
+    asked = {"versions": samples.packed(session, version_ids), "listed": samples.packed(session, keys)}
+    found: dict[str, set[int]] = {}
+    for version_id, key in session.execute(_exclusions(samples.dialect_of(session)), asked):
+        found.setdefault(version_id, set()).add(key)
+    return {version_id: frozenset(excluded) for version_id, excluded in found.items()}
+
+
+@cache
+def _exclusions(dialect: str) -> Select[str, int]:
+    table = table_of(VersionExclusion)
+    return select(table.c.version_id, table.c.sample_id).where(
+        samples.among(dialect, table.c.version_id, String, name="versions"),
+        samples.among(dialect, table.c.sample_id, BigInteger),
+    )
 
 
 def trained_on(session: Session, version: Version, sample_ids: Sequence[int]) -> list[tuple[int, int]]:

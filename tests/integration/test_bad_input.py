@@ -111,10 +111,20 @@ def test_a_method_whose_needs_the_model_cannot_meet_is_refused(stack: Stack) -> 
     assert problem["errors"][0]["code"] == "method_needs_not_met"
 
 
-def test_malformed_json_is_refused(stack: Stack) -> None:
+@pytest.mark.parametrize("route", ["/v1/deletion-requests", "/v1/models/m/versions"])
+@pytest.mark.parametrize("body", [b"{", b'{"dataset": "d", "sample_ids": ["patient-17" "x"]}'])
+def test_malformed_json_is_a_bad_request_and_is_not_echoed(stack: Stack, route: str, body: bytes) -> None:
     before = _stored(stack)
-    answer = stack.client.post("/v1/deletion-requests", content=b"{", headers={"Content-Type": "application/json"})
-    _refused(stack, answer, 422, "malformed_json", before)
+    answer = stack.client.post(route, content=body, headers={"Content-Type": "application/json"})
+    problem = _refused(stack, answer, 400, "malformed_json", before)
+    assert "not JSON" in problem["detail"]
+    assert "patient-17" not in answer.text
+
+
+def test_the_problem_of_malformed_json_says_where(stack: Stack) -> None:
+    body = b'{"dataset": "d",, "sample_ids": []}'
+    answer = stack.client.post("/v1/deletion-requests", content=body, headers={"Content-Type": "application/json"})
+    assert "character 16" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("announced", [True, False])

@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import insert, make_url, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 
 from service import migrate
@@ -17,8 +18,10 @@ from service.lifecycle import JobStatus, RequestStatus, SampleState
 from service.settings import Settings
 from service.store import audit, datasets, intake, jobs, requests, samples, versions
 from service.store.intake import Order, Secrets
+from service.store.pipelining import pipelined
 from service.store.session import Database
-from service.store.tables import Dataset, Job, RequestSample, Sample, Worker
+from service.store.tables import Dataset, Job, RequestKey, RequestSample, Sample, Worker, table_of
+from service.store.types import now
 from tests import factories
 from workers.tasks import Bench
 
@@ -246,3 +249,46 @@ def test_the_sqlite_file_is_in_wal_mode_and_overwrites_what_is_deleted(tmp_path:
         ]
     database.dispose()
     assert found == ["wal", 1, 1]
+
+
+def test_a_connection_that_the_server_closed_while_idle_is_replaced(
+    postgres_database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database.open(Settings(data_dir=tmp_path, database_url=postgres_database_url))
+    monkeypatch.setattr("service.store.session.PING_AFTER_SECONDS", 0.0)
+    with database.reading() as session:
+        first = session.scalar(text("SELECT pg_backend_pid()"))
+    with psycopg.connect(
+        make_url(postgres_database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+    ) as other:
+        other.execute("SELECT pg_terminate_backend(%s)", [first])
+    with database.looking_up() as connection:
+        second = connection.scalar(text("SELECT pg_backend_pid()"))
+    database.dispose()
+    assert second != first
+
+
+def test_looking_up_holds_no_transaction_open(database: Database) -> None:
+    found = text("SELECT count(*) FROM workers WHERE id = 'beside'")
+    with database.looking_up() as connection:
+        assert connection.scalar(found) == 0
+        with database.writing() as session:
+            session.merge(Worker(id="beside", started_at=now(), seen_at=now()))
+        assert connection.scalar(found) == 1
+
+
+def test_a_failure_inside_a_pipeline_keeps_nothing(database: Database) -> None:
+    before = audit_size(database)
+    with pytest.raises((IntegrityError, psycopg.errors.ForeignKeyViolation)):
+        _break_a_reference(database)
+    assert audit_size(database) == before
+    with database.reading() as session:
+        assert session.scalars(select(RequestKey).where(RequestKey.request_id.like("req_nobody%"))).all() == []
+
+
+def _break_a_reference(database: Database) -> None:
+    with database.writing() as session:
+        audit.record(session, "test.failed", subject="test/1", payload={})
+        with pipelined(session):
+            for request_id in ("req_nobody", "req_nobody_else"):
+                session.execute(insert(table_of(RequestKey)), {"request_id": request_id, "key": b"k" * 32})

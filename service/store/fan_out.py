@@ -1,0 +1,152 @@
+"""Which models know some samples, what stands in the way of making them forget, and the jobs that do it.
+
+Each question is asked once for all models together where it can be: intake waits for every statement.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from sqlalchemy import BigInteger, Select, bindparam, exists, select
+from sqlalchemy.orm import Session
+
+from service.catalogue.methods import METHODS
+from service.errors import Fault
+from service.evidence.leaf import canonical
+from service.lifecycle import JobKind, SampleState, VersionState
+from service.store import gathering, jobs, samples, versions
+from service.store.tables import DeletionRequest, Job, Model, Sample, Version, VersionExclusion, table_of
+
+_SAMPLE = table_of(Sample).c
+# Jobs by model and policy digest.
+Joinable = Mapping[tuple[str, str], Job]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Concerned:
+    """A model, and those of its live versions that were trained on some of the samples, oldest first."""
+
+    model: Model
+    known: list[tuple[Version, frozenset[int]]]
+
+    @property
+    def keys(self) -> frozenset[int]:
+        return frozenset().union(*(keys for _, keys in self.known))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queued:
+    """A job that now works for a request. ``new``: nobody has rung for it yet."""
+
+    job: Job
+    model: str
+    new: bool
+
+
+def policy_digest(policy: dict[str, Any]) -> str:
+    """Return the digest under which a policy is frozen into the log."""
+    return hashlib.sha256(canonical(policy)).hexdigest()
+
+
+def concerned(session: Session, targets: Sequence[tuple[Model, list[Version]]], keys: Sequence[int]) -> list[Concerned]:
+    """Return the models that know any of the samples, which are of the train pool.
+
+    ``targets``: models with their live versions.
+    """
+    live = [version.id for _, found in targets for version in found]
+    if not live or not keys:
+        return []
+    trained, excluded = frozenset(keys), versions.exclusions(session, live, keys)
+    found = []
+    for model, candidates in targets:
+        known = [(version, trained - excluded.get(version.id, frozenset())) for version in candidates]
+        if any(keys for _, keys in known):
+            found.append(Concerned(model=model, known=[pair for pair in known if pair[1]]))
+    return found
+
+
+def unmet(session: Session, method: str, model: Concerned, keys: Sequence[int]) -> list[Fault]:
+    """Return why the method cannot remove the samples from the model: nothing, where it can."""
+    spec = METHODS[method]
+    version, known = model.known[-1]
+    faults: list[Fault] = []
+    if "recipe" in spec.needs and model.model.recipe is None:
+        reason = f"{method!r} needs a training recipe, and model {model.model.name!r} has none."
+        faults.append(Fault("/method", "method_needs_not_met", method, reason))
+    asked = {"dataset": model.model.dataset_id, "version": version.id, "listed": samples.packed(session, keys)}
+    dialect = samples.dialect_of(session)
+    if session.scalar(_any_left(dialect), asked) is None:
+        reason = f"Nothing of model {model.model.name!r}'s training set would be left; delete the model instead."
+        faults.append(Fault("/sample_ids", "forget_set_is_whole_training_set", len(known), reason))
+    elif spec.needs_in_class_retain:
+        kept = set(session.scalars(_classes_left(dialect), asked))
+        emptied = sorted(samples.labels(session, sorted(known)) - kept)
+        faults += [Fault("/sample_ids", "class_left_without_samples", label) for label in emptied]
+    return faults
+
+
+def _left(dialect: str, column: Any) -> Select[int]:
+    """Select from the samples that the version was trained on and neither these keys nor any request names."""
+    exclusion = table_of(VersionExclusion).c
+    excluded = exists().where(exclusion.version_id == bindparam("version"), exclusion.sample_id == _SAMPLE.id)
+    return select(column).where(
+        _SAMPLE.dataset_id == bindparam("dataset"),
+        _SAMPLE.pool == "train",
+        _SAMPLE.state == SampleState.LIVE,
+        ~samples.among(dialect, _SAMPLE.id, BigInteger),
+        ~excluded,
+    )
+
+
+@cache
+def _any_left(dialect: str) -> Select[int]:
+    return _left(dialect, _SAMPLE.id).limit(1)
+
+
+@cache
+def _classes_left(dialect: str) -> Select[int]:
+    return _left(dialect, _SAMPLE.label).distinct()
+
+
+def joinable(session: Session, request: DeletionRequest, found: Sequence[Concerned]) -> Joinable:
+    """Return the queued jobs that the request may join."""
+    return gathering.queued(session, request, [each.model.id for each in found]) if found else {}
+
+
+def queue(session: Session, request: DeletionRequest, found: Sequence[Concerned], joinable: Joinable) -> list[Queued]:
+    """Queue, or join, one job for each model; withhold versions whose policy stops serving at once."""
+    queued = []
+    for each in found:
+        withhold(session, request, each)
+        digest = policy_digest(each.model.policy)
+        joined = joinable.get((each.model.id, digest))
+        if joined is not None:
+            gathering.link(session, joined, request)
+        job = joined or _create(session, request, each.model, digest)
+        queued.append(Queued(job=job, model=each.model.name, new=joined is None))
+    return queued
+
+
+def _create(session: Session, request: DeletionRequest, model: Model, digest: str) -> Job:
+    return jobs.create(
+        session,
+        JobKind.ERASE,
+        dataset_id=model.dataset_id,
+        model_id=model.id,
+        purpose=request.purpose,
+        method=request.method,
+        method_options=request.method_options,
+        policy_digest=digest,
+        request=request,
+    )
+
+
+def withhold(session: Session, request: DeletionRequest, model: Concerned) -> None:
+    """Quarantine the versions that know the samples, where the model's policy stops serving immediately."""
+    if model.model.policy.get("stop_serving") != "immediately" or request.purpose != "privacy":
+        return
+    for version, _ in model.known:
+        if version.state == VersionState.ACTIVE:
+            versions.move(session, version, VersionState.QUARANTINED, reason="deletion_request", request=request.id)
