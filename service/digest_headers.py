@@ -14,6 +14,12 @@ def etag(sha256: str) -> str:
     return f'"sha256:{sha256}"'
 
 
+def names_tag(if_none_match: str, tag: str) -> bool:
+    """Say whether the header's value names the tag; RFC 9110 §13.1.2 compares weakly here."""
+    named = [part.strip().removeprefix("W/") for part in if_none_match.split(",")]
+    return tag in named or named == ["*"]
+
+
 def repr_digest(sha256: str) -> str:
     return f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
 

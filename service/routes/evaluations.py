@@ -1,21 +1,74 @@
-"""/v1/evaluations: the stored report of an attempt."""
+"""/v1/evaluations: the stored report of an attempt, its plots, and the schema of both."""
 
-from typing import Any
+import hashlib
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Header
+from fastapi.responses import JSONResponse, Response
+from sqlalchemy.orm import Session
 
+from service.catalogue.report_schema import REPORT_SCHEMA
 from service.deps import PartsDep, needs
+from service.digest_headers import etag, names_tag, repr_digest
 from service.errors import NotFound
+from service.schemas.report import EvaluationOut, evaluation_schema
+from service.store import plots
 from service.store.tables import Evaluation
 
-router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"])
+SVG = "image/svg+xml"
+# An SVG is a document: opened by itself it may neither load nor run anything, nor be taken for anything else.
+INERT = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox",
+    "X-Content-Type-Options": "nosniff",
+}
+# Plots never change, but only who has a key may see them.
+CACHED = {"Cache-Control": "private, max-age=86400, immutable"}
+
+router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"], dependencies=[needs("requests:read")])
 
 
-@router.get("/{evaluation_id}", operation_id="get_evaluation", dependencies=[needs("requests:read")])
+@router.get("/schema", operation_id="get_evaluation_schema")
+def schema() -> Response:
+    """Return the JSON Schema (2020-12) of what `GET /v1/evaluations/{evaluation_id}` answers."""
+    return JSONResponse(evaluation_schema(), media_type="application/schema+json")
+
+
+@router.get("/{evaluation_id}", operation_id="get_evaluation", responses={200: {"model": EvaluationOut}})
 def get(evaluation_id: str, parts: PartsDep) -> dict[str, Any]:
-    """Return what was measured, with intervals, basis, and what it does not prove."""
+    """Return what was measured, with intervals, basis, and what it does not prove; `plots` says where each plot is."""
     with parts.database.reading() as session:
-        row = session.get(Evaluation, evaluation_id)
-        if row is None:
-            raise NotFound("There is no such evaluation.", code="evaluation_not_found")
-        return {"id": row.id, "job_id": row.job_id, "created_at": row.created_at, **row.report}
+        row = _row(session, evaluation_id)
+        there = plots.names(session, evaluation_id)
+        return {
+            "schema": REPORT_SCHEMA,
+            **row.report,
+            "id": row.id,
+            "job_id": row.job_id,
+            "created_at": row.created_at,
+            "plots": {name: f"/v1/evaluations/{row.id}/plots/{name}.svg" for name in there},
+        }
+
+
+@router.get(
+    "/{evaluation_id}/plots/{name}.svg",
+    operation_id="get_evaluation_plot",
+    response_class=Response,
+    responses={200: {"content": {SVG: {}}}},
+)
+def plot(evaluation_id: str, name: str, parts: PartsDep, if_none_match: Annotated[str, Header()] = "") -> Response:
+    """Return one plot. A 404 lists the plots there are."""
+    with parts.database.reading() as session:
+        _row(session, evaluation_id)
+        svg = plots.get(session, evaluation_id, name).encode()
+    digest = hashlib.sha256(svg).hexdigest()
+    headers = {"ETag": etag(digest), "Repr-Digest": repr_digest(digest), **CACHED, **INERT}
+    if names_tag(if_none_match, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return Response(svg, headers=headers, media_type=SVG)
+
+
+def _row(session: Session, evaluation_id: str) -> Evaluation:
+    row = session.get(Evaluation, evaluation_id)
+    if row is None:
+        raise NotFound("There is no such evaluation.", code="evaluation_not_found")
+    return row

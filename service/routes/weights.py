@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from service.auth import Principal
 from service.deps import Parts, PartsDep, needs, writing_as
-from service.digest_headers import etag, repr_digest
+from service.digest_headers import etag, names_tag, repr_digest
 from service.errors import Conflict, Gone, Quarantined, ServiceError
 from service.lifecycle import VersionState
 from service.routes.versions import WEIGHTS, VersionNumber
@@ -73,7 +73,7 @@ def download(
         "Repr-Digest": repr_digest(version.sha256),
         "Cache-Control": "no-store",
     }
-    if _has(request.headers.get("if-none-match", ""), headers["ETag"]):
+    if names_tag(request.headers.get("if-none-match", ""), headers["ETag"]):
         return Response(status_code=304, headers=headers)
     if request.method == "HEAD":
         length = {"Content-Length": str(version.size_bytes), "Accept-Ranges": "bytes"}
@@ -82,12 +82,6 @@ def download(
     path, cleanup = _file(parts, version.sha256)
     _record(parts, who, name, version, request.headers.get("range"))
     return FileResponse(path, headers=headers, media_type=WEIGHTS, background=cleanup)
-
-
-def _has(if_none_match: str, tag: str) -> bool:
-    """Say whether the header names the tag; RFC 9110 §13.1.2 compares weakly here."""
-    named = [part.strip().removeprefix("W/") for part in if_none_match.split(",")]
-    return tag in named or named == ["*"]
 
 
 def _check_range(request: Request, tag: str, size: int) -> None:

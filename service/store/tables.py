@@ -233,6 +233,15 @@ class Evaluation(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
+class EvaluationPlot(Base):
+    """One of an evaluation's plots, as the worker drew it."""
+
+    __tablename__ = "evaluation_plots"
+    evaluation_id: Mapped[str] = mapped_column(ForeignKey("evaluations.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    svg: Mapped[str] = mapped_column(Text)
+
+
 class Event(Base):
     """What a follower of a request or job is told; progress is read from the job itself."""
 

@@ -28,6 +28,8 @@ NEEDED = {
     ("delete", "/v1/deletion-requests/{request_id}"): "requests:write",
     ("get", "/v1/deletion-requests/{request_id}/events"): "requests:read",
     ("get", "/v1/evaluations/{evaluation_id}"): "requests:read",
+    ("get", "/v1/evaluations/schema"): "requests:read",
+    ("get", "/v1/evaluations/{evaluation_id}/plots/{name}.svg"): "requests:read",
     ("get", "/v1/jobs/{job_id}"): "requests:read",
     ("post", "/v1/jobs/{job_id}/retry"): "admin",
     ("get", "/v1/methods"): "requests:read",

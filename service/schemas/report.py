@@ -1,0 +1,119 @@
+"""The report of an evaluation as a JSON Schema. The worker makes reports; the API serves them as they are stored.
+
+The schema is open: a field that it does not name may be added under the same version.
+"""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from service.catalogue.report_schema import REPORT_SCHEMA
+from service.schemas.report_figures import (
+    ControlsOut,
+    CurvesOut,
+    GateOut,
+    MetricOut,
+    PlantedLeakOut,
+    RequestFigureOut,
+)
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+SHA256 = r"^[0-9a-f]{64}$"
+
+
+class SecondsOut(BaseModel):
+    """Wall time, in seconds."""
+
+    unlearning: float = Field(ge=0)
+    evaluation: float = Field(ge=0)
+    training: float | None = Field(description="Of the original, where the service trained it.")
+    share_of_training: float | None = Field(description="unlearning / training.")
+
+
+class EnvironmentOut(BaseModel):
+    """What a repetition would need to match."""
+
+    python: str
+    platform: str
+    torch: str
+    torchvision: str
+    device: str
+    device_name: str
+    cuda: str | None
+    threads: int
+    cpu_count: int | None
+    deterministic: bool
+
+
+class InputsOut(BaseModel):
+    """What went in and what came out, by digest."""
+
+    dataset_digest: str | None = Field(None, pattern=SHA256, description="Of ids, images and labels as indexed.")
+    parent_sha256: str | None = Field(None, pattern=SHA256, description="Of the weights the work started from.")
+    weights_sha256: str | None = Field(None, pattern=SHA256, description="Of the weights that were evaluated.")
+    counts: dict[str, int] = Field({}, description="Samples by set.")
+
+
+class RungOut(BaseModel):
+    """One method tried for this job, this one included; a bar that several may try at is easier to pass."""
+
+    method: str
+    verdict: str = Field(description="The gate's, or how the attempt ended without one.")
+    evaluation_id: str | None = None
+    seconds: float | None = None
+
+
+class EarlierForgetSetOut(BaseModel):
+    """A forget set of an earlier version, attacked again on this one."""
+
+    evaluation_id: str | None = Field(None, description="Of the evaluation when it was forgotten.")
+    num_samples: int = Field(ge=0)
+    state: Literal["audited", "data_gone"] = Field(description="data_gone: its audit retention is over.")
+    metrics: list[MetricOut] = []
+
+
+class ReportOut(BaseModel):
+    """What was done, what was measured, with which intervals and against what."""
+
+    schema_: str = Field(REPORT_SCHEMA, alias="schema", json_schema_extra={"const": REPORT_SCHEMA})
+    method: str = Field(description="Id of the unlearning method; GET /v1/methods describes it.")
+    guarantee: Literal["exact", "approximate"]
+    fidelity: str = Field(description="How the implementation relates to its paper.")
+    method_does_not_prove: str
+    config: dict[str, Any] = Field(description="The method's configuration, defaults written out.")
+    seed: int
+    history: list[dict[str, Any]] = Field(description="One entry per epoch, as the method records it.")
+    selection: dict[str, Any] = Field(description="Which epoch was taken, and by which rule.")
+    guard: str = Field(description="completed, or the guard that ended the run early.")
+    metrics: list[MetricOut] = Field(description="Of the unlearned model.")
+    parent_metrics: list[MetricOut] = Field(description="The same measurements of the parent.")
+    per_request: list[RequestFigureOut] = Field(description="Only where several requests share the work.")
+    curves: CurvesOut
+    planted_leak: PlantedLeakOut
+    controls: ControlsOut
+    does_not_prove: list[str] = Field(description="Limits of everything above, one sentence each.")
+    durations: dict[str, float] = Field(description="Seconds by phase of the evaluation.")
+    gate: GateOut
+    environment: EnvironmentOut
+    seconds: SecondsOut
+    inputs: InputsOut | None = None
+    policy_digest: str | None = Field(
+        None, pattern=SHA256, description="Of the policy as frozen at acceptance; the audit log has had it since."
+    )
+    rungs: list[RungOut] = Field([], description="Every method tried for the job so far, in order.")
+    earlier_forget_sets: list[EarlierForgetSetOut] = []
+
+
+class EvaluationOut(ReportOut):
+    """A report as it is served: with its place, and where its plots are."""
+
+    id: str
+    job_id: str
+    created_at: datetime
+    plots: dict[str, str] = Field(description="Path of each plot (SVG) by its name; empty when none was drawn.")
+
+
+def evaluation_schema() -> dict[str, Any]:
+    """Return the JSON Schema of an evaluation as it is served."""
+    return {"$schema": DIALECT, "$id": REPORT_SCHEMA, **EvaluationOut.model_json_schema()}

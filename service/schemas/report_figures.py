@@ -1,0 +1,127 @@
+"""The parts of a report that hold figures: metrics, curves, the gate's rulings. Described here, made by the worker."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.catalogue.bounds import Bound
+from service.catalogue.metrics import Basis, Direction
+
+Interval = tuple[float, float]
+Split = Literal["retain", "forget", "unseen", "test"]
+
+
+class MetricOut(BaseModel):
+    """One measured figure."""
+
+    name: str = Field(description="Id of the metric; GET /v1/metrics gives formula, source and what it does not prove.")
+    split: Split | None = Field(None, description="For metrics that have one. unseen: the controls drawn for the set.")
+    value: float | None = Field(description="Null when there is no figure.")
+    ci95: Interval | None = Field(None, description="95 % interval; absent where there is none.")
+    n: int = Field(ge=0, description="Samples it was measured on; a side, where two sets are compared.")
+    direction: Direction = Field(description="target: the nearer to `ideal`, from either side, the better.")
+    ideal: float | None = Field(description="Where the figure is best; null where more has no end.")
+    basis: Basis = Field(description="What it was compared with.")
+    threshold: float | None = Field(None, description="The limit within the measurement itself, such as a loss.")
+    verdict: Literal["measured", "inconclusive", "not_applicable", "lower_bound", "upper_bound"] = Field(
+        description="Whether the figure means what it should. Whether it is good enough is the gate's business."
+    )
+    censored: bool | None = Field(None, description="True: a cap was reached, and `value` is a bound.")
+    seconds: float = Field(ge=0, description="Of the computation that yielded it, shared by all figures of a family.")
+    extra: dict[str, Any] | None = Field(None, description="What belongs to this metric alone.")
+
+
+class RequestFigureOut(BaseModel):
+    """The membership attack on one request's samples alone: a pooled figure can hide one."""
+
+    request: str
+    n: int = Field(ge=0)
+    auc: float | None = Field(alias="mia_threshold.phi.auc")
+    ci95: Interval | None
+
+
+class LeakOut(BaseModel):
+    """One measurement on the parent, which did see the samples."""
+
+    name: str
+    value: float | None
+    ci95: Interval | None
+    n: int = Field(ge=0)
+    noticed: bool = Field(description="False: it would not have noticed a leak, so a good figure later shows little.")
+
+
+class PlantedLeakOut(LeakOut):
+    """The power check: do the membership attack and relearning tell members where there certainly are some?"""
+
+    relearning: LeakOut
+
+
+class ControlsOut(BaseModel):
+    """How many unseen controls there were for the forget set."""
+
+    forget: int = Field(ge=0)
+    audit: int = Field(ge=0, description="Samples in the audit pool, from which controls are drawn.")
+    matched: int = Field(ge=0, description="Pairs of equal label the attacks compare.")
+    relearning: int = Field(ge=0, description="Samples a side that relearning used.")
+    unmatched_per_class: dict[str, int] = Field(description="Forget samples left out for want of a control.")
+
+
+class CurveOut(BaseModel):
+    """One relearning run, thinned; steps whose loss was not finite are left out."""
+
+    step: list[float]
+    loss: list[float] = Field(description="Mean loss on the set before the step, nats.")
+    accuracy: list[float]
+
+
+class ModelCurvesOut(BaseModel):
+    """One model's runs, one per seed on either set."""
+
+    forget: list[CurveOut]
+    unseen: list[CurveOut]
+
+
+class CurvesOut(BaseModel):
+    """Relearning. An empty object when there was no control to relearn beside."""
+
+    target_loss: float | None = Field(None, description="Nats; both sets chase it.")
+    target_accuracy: float | None = None
+    rate: float | None = Field(None, description="Constant learning rate.")
+    rate_calibrated: bool | None = Field(None, description="False: no rate reached the target within half the cap.")
+    max_steps: int | None = Field(None, description="The cap.")
+    parent: ModelCurvesOut | None = None
+    unlearned: ModelCurvesOut | None = None
+    retrained: ModelCurvesOut | None = None
+
+
+class RulingOut(Bound):
+    """One bound of the policy, with its verdict."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    verdict: Literal["pass", "fail", "inconclusive", "untestable", "not_applicable"] = Field(
+        description="untestable: no figure could tell at this size. not_applicable: the bound has no meaning here."
+    )
+    sentence: str
+    value: float | None
+    ci95: Interval | None
+    n: int = Field(ge=0)
+    limit: float | None = Field(description="What the figure was held against.")
+    margin: float | None = Field(description="Half-width of the band, for bounds that are one.")
+
+
+class GateOut(BaseModel):
+    """Whether the bounds that were frozen before the work are kept."""
+
+    verdict: Literal["pass", "fail", "inconclusive", "not_evaluated"]
+    sentence: str
+    bounds: list[RulingOut] = Field([], description="Every bound with its verdict; only what is required decides.")
+    breaker: bool | None = Field(None, description="True: test accuracy was lost beyond doubt.")
+    disclosed: bool | None = Field(None, description="True: passed although a required bound could not be tested.")
+    guarantee: Literal["exact", "approximate"] | None = Field(
+        None, description="exact: passed on the method's guarantee, whatever was measured."
+    )
+    rule: str | None = Field(None, description="Why this method was the one to try.")
+    small_sets: Literal["exact", "gather", "disclose"] | None = Field(
+        None, description="What the policy does with sets too small to test."
+    )
