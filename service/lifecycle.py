@@ -52,6 +52,8 @@ class JobKind(StrEnum):
     TRAIN = "train"
     VALIDATE = "validate"
     ERASE = "erase"
+    PREPARE = "prepare"
+    TRIM = "trim"
 
 
 S = TypeVar("S", bound=StrEnum)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from service.catalogue.bounds import WIDEST_BAND, band_by_size
-from service.catalogue.methods import METHODS
+from service.catalogue.methods import AUTO, METHODS
 
 SmallSets = Literal["exact", "gather", "disclose"]
 
@@ -41,6 +41,15 @@ class Rung:
     passed_over: Mapping[str, str]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What becomes of an attempt: `why` when it is held, `rung` when the job climbs."""
+
+    action: Literal["publish", "climb", "hold"]
+    rung: Rung | None = None
+    why: str | None = None
+
+
 def next_rung(situation: Situation) -> Rung:
     """Return the next method not tried yet: the one asked for first, then the ladder's that are surer.
 
@@ -54,20 +63,33 @@ def next_rung(situation: Situation) -> Rung:
         return Rung(method=surest(steps), reason="the due date is near: the surest method", passed_over=passed_over)
     if situation.tried:
         return Rung(method=steps[0], reason="the method before did not pass the gate", passed_over=passed_over)
-    if situation.requested == "auto" and small_set_rule(situation) == "exact" and is_small(situation):
+    if situation.requested == AUTO and small_set_rule(situation) == "exact" and is_small(situation):
         exact = next((name for name in steps if METHODS[name].guarantee == "exact"), None)
         if exact is not None:
             reason = "too few samples to test membership, and retraining fits the budget"
             return Rung(method=exact, reason=reason, passed_over=passed_over)
-    return Rung(method=steps[0], reason="first of the ladder" if situation.requested == "auto" else "asked for",
+    return Rung(method=steps[0], reason="first of the ladder" if situation.requested == AUTO else "asked for",
                 passed_over=passed_over)  # fmt: skip
+
+
+def after(situation: Situation, gate: Mapping[str, object]) -> Step:
+    """Return what becomes of a model that was judged: it is published, held for a person, or the next method tried."""
+    if gate.get("verdict") in ("pass", "not_evaluated"):
+        return Step(action="publish")
+    if gate.get("breaker"):
+        return Step(action="hold", why="utility_lost")
+    rung = next_rung(situation)
+    if rung.method is None:
+        return Step(action="hold", why="gate_failed" if gate.get("verdict") == "fail" else "gate_inconclusive")
+    return Step(action="climb", rung=rung)
 
 
 def order(situation: Situation) -> tuple[str, ...]:
     """Return the methods in the order they are tried: after a method asked for come those above it."""
     ladder = situation.ladder
-    if situation.requested == "auto":
-        return tuple(name for name in ladder if situation.purpose in METHODS[name].purposes or is_exact(name)) or ladder
+    if situation.requested == AUTO:
+        # Kurmanji et al.: the rewind serves privacy; against bias and confusion the forget error should be high.
+        return ladder if situation.purpose == "privacy" else tuple({"scrub_r": "scrub"}.get(x, x) for x in ladder)
     above = ladder[ladder.index(situation.requested) + 1 :] if situation.requested in ladder else ladder
     if is_exact(situation.requested):
         above = ()
@@ -99,7 +121,7 @@ def small_set_rule(situation: Situation) -> SmallSets:
         return situation.small_sets
     seconds = situation.retraining_seconds
     fits = seconds is not None and seconds <= situation.retraining_budget_seconds and situation.has_recipe
-    return "exact" if situation.requested == "auto" and fits else "disclose"
+    return "exact" if situation.requested == AUTO and fits else "disclose"
 
 
 def _short_of_time(situation: Situation) -> bool:
@@ -107,7 +129,7 @@ def _short_of_time(situation: Situation) -> bool:
 
 
 def _unfit(method: str, situation: Situation) -> str | None:
-    if method == "auto":
+    if method == AUTO:
         return None
     if method in situation.skipped:
         return situation.skipped[method]

@@ -4,11 +4,11 @@ import shutil
 import time
 from pathlib import Path
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, select
 
 from service.lifecycle import JOB_BUSY, VersionState
-from service.store import digests, samples
-from service.store.tables import Dataset, DeletionRequest, Job, Version
+from service.store import digests, retention
+from service.store.tables import Dataset, Job, ReferenceFile, Version
 from workers.tasks import Bench
 
 DAY_SECONDS = 86_400.0
@@ -37,8 +37,14 @@ def remove_orphans(bench: Bench) -> None:
         chunk = old[start : start + 500]
         with bench.database.reading() as session:
             known = set(session.scalars(_named().where(Version.sha256.in_(chunk))))
+            for other in _OTHERS:
+                known |= set(session.scalars(select(other).where(other.in_(chunk))))
         for digest in set(chunk) - known:
             _remove_orphan(bench, digest)
+
+
+# Bytes beside the versions': weights that wait for approval, and reference models' logits.
+_OTHERS = (Job.candidate_sha256, ReferenceFile.sha256)
 
 
 def _named() -> Select[str]:
@@ -50,7 +56,9 @@ def _remove_orphan(bench: Bench, digest: str) -> None:
     with bench.database.writing() as session:
         digests.hold(session, digest)
         # Looked up again: somebody may have named the bytes since.
-        if session.scalar(_named().where(Version.sha256 == digest).limit(1)) is None:
+        others = (session.scalar(select(other).where(other == digest).limit(1)) for other in _OTHERS)
+        named = session.scalar(_named().where(Version.sha256 == digest).limit(1))
+        if named is None and not any(others):
             bench.artifacts.purge(digest)
 
 
@@ -64,17 +72,18 @@ def remove_strange_caches(bench: Bench) -> None:
 
 
 def clean_caches(bench: Bench) -> None:
-    """Overwrite erased images in this machine's decoded datasets, once per completed request."""
+    """Overwrite erased images in this machine's decoded datasets, once no policy lets an audit read them."""
     for folder in _folders(bench.settings.data_dir / "cache"):
         with bench.database.reading() as session:
             dataset = session.get(Dataset, folder.name)
-            last = session.scalar(
-                select(func.max(DeletionRequest.completed_at)).where(DeletionRequest.dataset_id == folder.name)
-            )
-            if dataset is None or last is None or not dataset.image_shape or _marked(folder) == last.isoformat():
+            if dataset is None or not dataset.image_shape:
                 continue
-            erased = samples.erased_positions(session, dataset.id)
-        overwrite(folder / "images.npy", erased, row_bytes=_product(dataset.image_shape))
+            days = retention.longest(session, dataset.id)
+            last = retention.last_over(session, dataset.id, days=days)
+            if last is None or _marked(folder) == last.isoformat():
+                continue
+            gone = retention.gone_positions(session, dataset.id, days=days)
+        overwrite(folder / "images.npy", gone, row_bytes=_product(dataset.image_shape))
         (folder / _MARK).write_text(last.isoformat())
 
 

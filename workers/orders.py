@@ -1,18 +1,22 @@
 """Turns a claimed job into an order for the child: positions and paths, never a sample ID or a session."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.artifacts import ArtifactStore
+from service.catalogue.methods import Purpose
+from service.catalogue.policy import frozen
 from service.evidence.commitments import derive
 from service.lifecycle import JobKind, SampleState, VersionState
 from service.settings import Settings
-from service.store import requests, samples, versions
-from service.store.tables import Dataset, Job, Model, Sample, Version, VersionExclusion
+from service.store import references, requests, retention, samples, versions
+from service.store.tables import Dataset, Job, Model, ReferenceFile, Sample, Version, VersionExclusion
+from service.store.types import now
+from workers.ladder import Rung, Situation, is_exact, next_rung, small_set_rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,14 @@ class Place:
     def roots(self) -> list[str]:
         return [str(root) for root in self.settings.roots]
 
+    def references(self, file: ReferenceFile) -> dict[str, str]:
+        """Return path and digest of a model's reference logits, fetching them if the store is elsewhere."""
+        local = self.artifacts.local_path(file.sha256)
+        if local is None:
+            local = self.out / "references.safetensors"
+            self.artifacts.fetch(file.sha256, local)
+        return {"path": str(local), "sha256": file.sha256}
+
     def cache(self, dataset: Dataset) -> str:
         return str((self.settings.data_dir / "cache" / dataset.id).resolve())
 
@@ -47,6 +59,24 @@ class Prepared:
     parent_id: str | None = None
     forget_keys: list[int] = field(default_factory=list)
     excluded_keys: list[int] = field(default_factory=list)
+    situation: Situation | None = None
+    rung: Rung | None = None
+
+    @property
+    def rung_name(self) -> str | None:
+        """Return the method that is tried, for an erasure."""
+        return None if self.rung is None else self.rung.method
+
+    @property
+    def tried(self) -> Situation:
+        """Return the situation once this order's method was tried."""
+        if self.situation is None or self.rung is None or self.rung.method is None:
+            raise ValueError("only an erasure climbs a ladder")
+        return replace(self.situation, tried=(*self.situation.tried, self.rung.method))
+
+
+class NoMethodLeft(Exception):
+    """No method of the ladder can work on the model; the message says why."""
 
 
 def prepare(session: Session, job: Job, place: Place) -> Prepared:
@@ -61,6 +91,10 @@ def prepare(session: Session, job: Job, place: Place) -> Prepared:
             return Prepared(order=_validate(session, job, dataset, place))
         case JobKind.ERASE:
             return _erase(session, job, dataset, place)
+        case JobKind.PREPARE:
+            return Prepared(order=_prepare(session, job, dataset, place))
+        case JobKind.TRIM:
+            return Prepared(order=_trim(session, job, place))
 
 
 def _index(dataset: Dataset, place: Place) -> dict[str, Any]:
@@ -93,7 +127,7 @@ def _base(session: Session, job: Job, dataset: Dataset, place: Place) -> dict[st
             "roots": place.roots,
             "digest": dataset.digest,
             "cache": place.cache(dataset),
-            "erased": samples.erased_positions(session, dataset.id),
+            "erased": retention.gone_positions(session, dataset.id, days=retention.longest(session, dataset.id)),
         },
     }
 
@@ -119,6 +153,27 @@ def _validate(session: Session, job: Job, dataset: Dataset, place: Place) -> dic
     return {**base, "weights": place.weights(version), "sha256": version.sha256}
 
 
+def _prepare(session: Session, job: Job, dataset: Dataset, place: Place) -> dict[str, Any]:
+    pools = samples.positions(session, dataset.id)
+    model = session.get_one(Model, job.model_id)
+    return {
+        **_base(session, job, dataset, place),
+        "pool": sorted(pools.get("train", []) + pools.get("audit", [])),
+        "population": pools.get("population", []),
+        "models": model.policy.get("reference_models", 8),
+        "seed": job.seed,
+    }
+
+
+def _trim(session: Session, job: Job, place: Place) -> dict[str, Any] | None:
+    model = session.get_one(Model, job.model_id)
+    file = references.of_model(session, model.id)
+    if file is None:
+        return None
+    gone = retention.gone_positions(session, model.dataset_id, days=retention.days_of(model))
+    return {"kind": job.kind, "out": str(place.out), "positions": gone, "references": place.references(file)}
+
+
 def _erase(session: Session, job: Job, dataset: Dataset, place: Place) -> Prepared:
     named = requests.sample_keys(session, [request.id for request in requests.of_job(session, job.id)])
     keys = sorted({key for group in named.values() for key in group})
@@ -138,7 +193,19 @@ def _erase(session: Session, job: Job, dataset: Dataset, place: Place) -> Prepar
     # Samples of other open requests are not trained on any more, but only retraining makes the model forget them.
     withheld = [row.id for row in rows if row.state != SampleState.LIVE and row.position not in forget]
     order = _base(session, job, dataset, place)
-    order |= _erase_inputs(session, job, dataset, dict(known), named)
+    inputs = _erase_inputs(session, dataset, dict(known), named)
+    situation = _situation(session, job, parent, forget_count=min(len(known), len(inputs["audit"])))
+    if job.approved_by and job.candidate_sha256 and job.parent_id == parent.id:
+        rung = Rung(method=job.rung, reason=f"approved by {job.approved_by}", passed_over={})
+    else:
+        rung = next_rung(situation)
+    if rung.method is None:
+        reasons = [f"{method}: {why}" for method, why in rung.passed_over.items()]
+        raise NoMethodLeft("; ".join([rung.reason, *reasons]))
+    order |= inputs | _method(job, rung.method) | {"bar": _bar(session, job, situation)}
+    file = references.of_model(session, str(job.model_id))
+    if file is not None:
+        order["references"] = place.references(file)
     index = {position: i for i, position in enumerate(train)}
     order |= {
         "train": train,
@@ -146,13 +213,64 @@ def _erase(session: Session, job: Job, dataset: Dataset, place: Place) -> Prepar
         "weights": place.weights(parent),
         "sha256": parent.sha256,
         "training_seconds": parent.training_seconds,
+        "earlier": _earlier(session, job),
     }
     return Prepared(
         order=order,
         parent_id=parent.id,
         forget_keys=forget_keys,
-        excluded_keys=forget_keys + (withheld if job.method == "retrain" else []),
+        excluded_keys=forget_keys + (withheld if is_exact(rung.method) else []),
+        situation=situation,
+        rung=rung,
     )
+
+
+def _earlier(session: Session, job: Job) -> list[dict[str, Any]]:
+    found = retention.earlier_forget_sets(session, session.get_one(Model, job.model_id), but=job)
+    return [asdict(each) for each in found]
+
+
+def _situation(session: Session, job: Job, parent: Version, *, forget_count: int) -> Situation:
+    model, policy = session.get_one(Model, job.model_id), held_to(session, job)
+    return Situation(
+        requested=str(job.method),
+        ladder=tuple(policy["ladder"]),
+        purpose=str(job.purpose),
+        small_sets=policy["small_sets"],
+        # An approval whose candidate is out of date begins anew.
+        tried=() if job.approved_by else tuple(x["method"] for x in job.rungs if not x.get("before_retry")),
+        forget_count=forget_count,
+        retraining_seconds=parent.training_seconds,
+        retraining_budget_seconds=policy["retraining_budget_seconds"],
+        seconds_left=(job.due_at - now()).total_seconds() if job.due_at else None,
+        surest_within_seconds=policy["surest_within_hours"] * 3600,
+        has_recipe=model.recipe is not None,
+    )
+
+
+def held_to(session: Session, job: Job) -> dict[str, Any]:
+    """Return the policy that was frozen when the job was queued."""
+    if job.policy is not None:
+        return job.policy
+    return frozen(session.get_one(Model, job.model_id).policy, cast("Purpose", job.purpose))
+
+
+def _bar(session: Session, job: Job, situation: Situation) -> dict[str, Any]:
+    policy = held_to(session, job)
+    return {
+        "bounds": policy["bounds"],
+        # The policy speaks of percentage points, the methods of shares.
+        "max_accuracy_drop": float(policy["max_accuracy_drop"]) / 100,
+        "disclose_small": small_set_rule(situation) != "exact",
+    }
+
+
+def _method(job: Job, method: str) -> dict[str, Any]:
+    """Return the method with its options: those that were given belong to the method that was asked for."""
+    options = dict(job.method_options or {})
+    seed = options.get("seed")
+    own = options if method == job.method else {"seed": seed}
+    return {"method": method, "config": own, "seed": job.seed if seed is None else seed}
 
 
 def _parent(session: Session, job: Job, keys: list[int]) -> tuple[Version, list[tuple[int, int]]] | None:
@@ -165,21 +283,14 @@ def _parent(session: Session, job: Job, keys: list[int]) -> tuple[Version, list[
 
 
 def _erase_inputs(
-    session: Session, job: Job, dataset: Dataset, known: dict[int, int], named: dict[str, list[int]]
+    session: Session, dataset: Dataset, known: dict[int, int], named: dict[str, list[int]]
 ) -> dict[str, Any]:
-    model = session.get_one(Model, job.model_id)
     pools = samples.positions(session, dataset.id)
     place_of = {key: i for i, key in enumerate(known)}
-    options = dict(job.method_options or {})
-    seed = options.get("seed")
     return {
-        "method": job.method,
-        "config": options,
-        "seed": job.seed if seed is None else seed,
-        # The policy speaks of percentage points, the methods of shares.
-        "max_accuracy_drop": float(model.policy["max_accuracy_drop"]) / 100,
         "selection": pools.get("selection", []),
         "audit": pools.get("audit", []),
+        "population": pools.get("population", []),
         "test": sorted(pools.get("audit", []) + pools.get("population", [])),
         "groups": {name: sorted(place_of[key] for key in group if key in place_of) for name, group in named.items()},
     }

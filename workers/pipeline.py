@@ -1,7 +1,7 @@
 """Train, unlearn and evaluate on tensors. Knows no database, queue, settings or paths."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,10 @@ from service.catalogue.methods import METHODS, MethodConfig
 from service.catalogue.recipe import Recipe
 from workers.architectures import ImageShape, build
 from workers.classification import Classification, device_of
+from workers.evaluation.earlier import EarlierSet
 from workers.evaluation.gate import Bar, judge
+from workers.evaluation.plots.data import PlotData
+from workers.evaluation.reference_attacks import PlacedReferences
 from workers.evaluation.report import EvaluationSplits, evaluate
 from workers.phases import EVALUATE
 from workers.reproducibility import deterministic, environment, generator_for
@@ -119,12 +122,15 @@ def erase(
     groups: Mapping[str, Tensor] | None = None,
     training_seconds: float | None = None,
     progress: Progress = no_progress,
+    plot: Callable[[PlotData], None] | None = None,
+    references: PlacedReferences | None = None,
+    earlier: Sequence[EarlierSet] = (),
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Unlearn the forget set and measure the result; return the new model and the report.
 
     The parent is put in eval mode and not changed otherwise; all sets must lie on its device. `config` None
     means the method's defaults; `bar` None means that nothing is judged. `groups` maps a request's name to
-    positions in the forget set.
+    positions in the forget set; `plot` is given what the plots are drawn from.
     Raises UnknownMethodError, TypeError for another method's config, UnlearningError when a guard leaves no
     model to return, when no weight moved, or when the selection pool is empty and the method chooses by it.
     """
@@ -155,6 +161,9 @@ def erase(
             seed=seed,
             groups=groups,
             progress=progress,
+            plot=plot,
+            references=references,
+            earlier=earlier,
         )
         where = environment(device_of(parent))
     return result.model, {

@@ -8,12 +8,14 @@ from typing import Any
 from sqlalchemy import delete, exists, select
 from sqlalchemy.orm import Session
 
-from service.lifecycle import JobStatus, SampleState, VersionState
-from service.store import audit, datasets, events, intake, jobs, requests, samples, versions
+from service.catalogue.report_schema import REPORT_SCHEMA
+from service.lifecycle import JobKind, JobStatus, SampleState, VersionState
+from service.store import audit, datasets, digests, events, intake, jobs, plots, references, requests, samples, versions
 from service.store.jobs import Claim
 from service.store.session import Database
 from service.store.tables import Dataset, Evaluation, Job, Model, Sample, Version
 from service.store.types import new_id
+from workers.ladder import Rung, is_exact
 from workers.orders import Prepared
 
 
@@ -82,7 +84,26 @@ def trained(session: Session, claim: Claim, prepared: Prepared, info: dict[str, 
     versions.count_training(session, version, job.dataset_id)
     job.version_id = version.id
     _finish(session, claim, job, JobStatus.PUBLISHED, "job.published", version=version.number, sha256=sha256)
+    if model.policy.get("prepare_audit"):
+        references.ask_for(session, model, JobKind.PREPARE)
     intake.attach_open_requests(session, model)
+
+
+def references_made(session: Session, claim: Claim, prepared: Prepared, result: dict[str, Any], sha256: str) -> None:
+    """Name the reference logits prepared, or rid of rows. Raises TrainingSetChanged, LeaseLost."""
+    job = jobs.hold_lease(session, claim)
+    datasets.lock(session, job.dataset_id)
+    order = prepared.order or {}
+    read = [*order.get("pool", []), *order.get("population", [])]
+    erased_since = exists().where(
+        Sample.dataset_id == job.dataset_id,
+        Sample.state == SampleState.ERASED,
+        samples.one_of(session, Sample.position, read),
+    )
+    if read and session.scalar(select(erased_since)):
+        raise TrainingSetChanged
+    references.record(session, job, sha256=sha256, models=result["models"], rows=result["rows"])
+    _finish(session, claim, job, JobStatus.COMPLETED, "job.completed", sha256=sha256, models=result["models"])
 
 
 def validated(session: Session, claim: Claim, faults: list[str]) -> None:
@@ -107,41 +128,100 @@ def erased(
     session: Session,
     claim: Claim,
     prepared: Prepared,
-    report: dict[str, Any],
+    result: dict[str, Any],
     weights: tuple[str, int],
     suppression_key: bytes,
 ) -> None:
     """Publish the unlearned version, retire every version that knows the samples, settle the requests."""
     job = jobs.hold_lease(session, claim)
     datasets.lock(session, job.dataset_id)
+    evaluation = _evaluate(session, job, prepared, result, sha256=weights[0])
+    _circulate(session, claim, job, prepared, weights, evaluation.id)
+    _settle(session, job, session.get_one(Model, job.model_id), suppression_key)
+
+
+def approved(session: Session, claim: Claim, prepared: Prepared, suppression_key: bytes) -> None:
+    """Publish the candidate that a person approved although its gate did not pass it."""
+    job = jobs.hold_lease(session, claim)
+    datasets.lock(session, job.dataset_id)
+    weights = str(job.candidate_sha256), int(job.candidate_size or 0)
+    digests.hold(session, weights[0])
+    _circulate(session, claim, job, prepared, weights, str(job.evaluation_id))
+    job.candidate_sha256, job.candidate_size = None, None
+    _settle(session, job, session.get_one(Model, job.model_id), suppression_key)
+
+
+def _circulate(
+    session: Session, claim: Claim, job: Job, prepared: Prepared, weights: tuple[str, int], evaluation_id: str
+) -> None:
     model, parent = session.get_one(Model, job.model_id), session.get_one(Version, prepared.parent_id)
-    sha256, size = weights
+    method, (sha256, size) = str(job.rung), weights
     version = versions.create(
         session,
         model,
         state=VersionState.ACTIVE,
-        role="retrained" if job.method == "retrain" else "unlearned",
+        role="retrained" if is_exact(method) else "unlearned",
         origin="erasure",
         sha256=sha256,
         size_bytes=size,
         parent=parent,
         job_id=job.id,
-        method=job.method,
+        method=method,
         training_seconds=parent.training_seconds,
     )
     versions.exclude(session, version, prepared.excluded_keys, like=parent)
     versions.count_training(session, version, job.dataset_id)
-    _evaluate(session, job, version, report)
+    version.evaluation_id = evaluation_id
     _retire(session, model, version, prepared.forget_keys, job)
     job.version_id, job.parent_id = version.id, parent.id
-    events.emit(
-        session,
-        "published",
-        {"job": job.id, "model": model.name, "version": version.number, "sha256": sha256},
-        job_id=job.id,
-    )
+    told = {"job": job.id, "model": model.name, "version": version.number, "sha256": sha256}
+    events.emit(session, "published", told, job_id=job.id)
     _finish(session, claim, job, JobStatus.PUBLISHED, "job.published", version=version.number, sha256=sha256)
-    _settle(session, job, model, suppression_key)
+
+
+def climbed(
+    session: Session,
+    claim: Claim,
+    prepared: Prepared,
+    rung: Rung,
+    *,
+    result: dict[str, Any] | None = None,
+    error: dict[str, Any] | None = None,
+) -> None:
+    """Queue the job for the next method, after one whose model did not pass or that found none to return."""
+    job = jobs.hold_lease(session, claim)
+    if result is not None:
+        _evaluate(session, job, prepared, result)
+    else:
+        job.rungs = [*job.rungs, {"method": job.rung, "verdict": "failed", "sentence": (error or {}).get("detail")}]
+    verdict = job.rungs[-1]["verdict"]
+    jobs.end_attempt(session, claim, f"gate_{verdict}" if result else "failed", error)
+    jobs.note(session, job, "job.attempt_finished", {"outcome": verdict, "method": job.rung, "fence": claim.fence})
+    told = {"method": job.rung, "verdict": verdict, "next": rung.method, "reason": rung.reason}
+    jobs.move(session, job, JobStatus.QUEUED, "job.escalated", **told)
+    # A new method starts with a clean count: the cap is on attempts that end without a result.
+    job.attempts, job.rung_at = 0, None
+
+
+def held(
+    session: Session,
+    claim: Claim,
+    prepared: Prepared,
+    result: dict[str, Any],
+    weights: tuple[str, int],
+    suppression_key: bytes,
+    *,
+    why: str,
+) -> None:
+    """Keep a model that did not pass for a person to approve, or to have the work tried again."""
+    job = jobs.hold_lease(session, claim)
+    datasets.lock(session, job.dataset_id)
+    _evaluate(session, job, prepared, result, sha256=weights[0])
+    job.candidate_sha256, job.candidate_size = weights
+    job.parent_id = prepared.parent_id
+    error = {"code": why, "detail": result["report"]["gate"]["sentence"]}
+    jobs.end_attempt(session, claim, str(JobStatus.HELD), error)
+    give_up(session, job, error, suppression_key, status=JobStatus.HELD)
 
 
 def nothing_left(session: Session, claim: Claim, suppression_key: bytes) -> None:
@@ -152,25 +232,56 @@ def nothing_left(session: Session, claim: Claim, suppression_key: bytes) -> None
     _settle(session, job, session.get_one(Model, job.model_id), suppression_key)
 
 
-def _evaluate(session: Session, job: Job, version: Version, report: dict[str, Any]) -> None:
-    row = Evaluation(id=new_id("evl"), job_id=job.id, report=report)
+def _evaluate(
+    session: Session, job: Job, prepared: Prepared, result: dict[str, Any], *, sha256: str | None = None
+) -> Evaluation:
+    """Store the report of an attempt, whatever its verdict, and add the attempt to the job's rungs."""
+    evaluation_id, report = new_id("evl"), result["report"]
+    gate = report["gate"]
+    rung = {
+        "method": job.rung,
+        "verdict": gate["verdict"],
+        "sentence": gate["sentence"],
+        "evaluation_id": evaluation_id,
+        "seconds": report["seconds"]["unlearning"] + report["seconds"]["evaluation"],
+    }
+    job.rungs = [*job.rungs, rung]
+    whole = {
+        "schema": REPORT_SCHEMA,
+        **report,
+        "rungs": job.rungs,
+        "policy_digest": job.policy_digest,
+        "inputs": _inputs(session, job, prepared, sha256),
+    }
+    row = Evaluation(id=evaluation_id, job_id=job.id, report=whole)
     session.add(row)
-    job.evaluation_id = version.evaluation_id = row.id
+    session.flush()
+    plots.save(session, row.id, result.get("plots", {}))
+    job.evaluation_id = row.id
     model = session.get_one(Model, job.model_id)
-    gate = report.get("gate", {}).get("verdict")
-    audit.record(
-        session,
-        "evaluation.recorded",
-        subject=f"evaluation/{row.id}",
-        payload={"method": job.method, "gate": gate, "metrics": len(report.get("metrics", []))},
-        links={
-            "job": job.id,
-            "model": model.name,
-            "version": f"{model.name}/{version.number}",
-            "request": [request.id for request in requests.of_job(session, job.id)],
-        },
-    )
-    events.emit(session, "evaluation", {"job": job.id, "evaluation_id": row.id, "gate": gate}, job_id=job.id)
+    payload = {
+        "method": job.rung,
+        "gate": gate["verdict"],
+        "metrics": len(report.get("metrics", [])),
+        "policy_digest": job.policy_digest,
+    }
+    linked = [request.id for request in requests.of_job(session, job.id)]
+    links = {"job": job.id, "model": model.name, "request": linked}
+    audit.record(session, "evaluation.recorded", subject=f"evaluation/{row.id}", payload=payload, links=links)
+    told = {"job": job.id, "evaluation_id": row.id, "method": job.rung, "gate": gate["verdict"]}
+    events.emit(session, "evaluation", told, job_id=job.id)
+    return row
+
+
+def _inputs(session: Session, job: Job, prepared: Prepared, sha256: str | None) -> dict[str, Any]:
+    order = prepared.order or {}
+    counts = {name: len(order.get(name, [])) for name in ("train", "selection", "audit", "test")}
+    return {
+        "dataset_digest": session.get_one(Dataset, job.dataset_id).digest,
+        "parent_sha256": session.get_one(Version, prepared.parent_id).sha256,
+        "weights_sha256": sha256,
+        "counts": {**counts, "forget": len(prepared.forget_keys)},
+    }
 
 
 def _retire(session: Session, model: Model, successor: Version, keys: list[int], job: Job) -> None:

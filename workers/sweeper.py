@@ -7,8 +7,8 @@ from collections.abc import Callable
 import structlog
 from sqlalchemy import select
 
-from service.lifecycle import JobStatus, VersionState
-from service.store import digests, jobs, versions, workers
+from service.lifecycle import JobKind, JobStatus, VersionState
+from service.store import digests, jobs, references, versions, workers
 from service.store.tables import Version
 from workers import leftovers, publish
 from workers.tasks import Bench
@@ -49,6 +49,9 @@ def sweep(bench: Bench, ring: Callable[[str], None]) -> None:
             jobs.give_back(session, job, max_attempts=bench.settings.max_attempts, reason="lease_expired")
             if job.status == JobStatus.POISONED:
                 publish.give_up(session, job, job.error or {}, bench.suppression_key, status=None)
+        session.flush()
+        for model in references.to_trim(session):
+            references.ask_for(session, model, JobKind.TRIM)
         session.flush()
         waiting = jobs.to_ring(session, older_than_seconds=2 * bench.settings.sweep_seconds)
     for job_id in waiting:

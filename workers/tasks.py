@@ -25,11 +25,12 @@ from service.store.session import Database
 from service.store.tables import Job
 from workers import orders, publish
 from workers.heartbeat import Heartbeat
+from workers.ladder import after, next_rung
 from workers.orders import Place, Prepared
 from workers.runner import ChildFailed, ChildLost, Runner
 
 log = structlog.get_logger()
-WEIGHTS_FILE, INDEX_FILE = "weights.safetensors", "index.jsonl"
+WEIGHTS_FILE, INDEX_FILE, REFERENCES_FILE = "weights.safetensors", "index.jsonl", "references.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +93,9 @@ def attempt(bench: Bench, claim: Claim) -> None:
             return
         log.warning("attempt.lost", reason=str(error))
         _give_back(bench, claim, str(error))
+    except orders.NoMethodLeft as error:
+        log.warning("attempt.no_method_left")
+        _record_failure(bench, claim, {"code": "no_method_left", "detail": str(error)}, JobStatus.HELD)
     except publish.TrainingSetChanged as error:
         log.warning("attempt.lost", reason=type(error).__name__)
         _give_back(bench, claim, "the training set changed")
@@ -121,19 +125,37 @@ def _where(error: BaseException) -> str:
 
 def _work(bench: Bench, claim: Claim, folder: Path, beat: Heartbeat) -> None:
     place = Place(settings=bench.settings, artifacts=bench.artifacts, out=folder.resolve())
-    with bench.database.writing() as session:
-        job = jobs.hold_lease(session, claim)
-        jobs.note(session, job, "job.attempt_started", {"method": job.method, "fence": claim.fence})
     with bench.database.reading() as session:
         prepared = orders.prepare(session, session.get_one(Job, claim.job_id), place)
-    if prepared.order is None:
-        with bench.database.writing() as session:
+    with bench.database.writing() as session:
+        approved = job_phase.begin_attempt(session, claim, rung=prepared.rung_name, parent_id=prepared.parent_id)
+        if prepared.order is None:
             publish.nothing_left(session, claim, bench.suppression_key)
+            return
+        if approved is not None:
+            publish.approved(session, claim, prepared, bench.suppression_key)
+            return
+    try:
+        result = bench.runner.run(
+            prepared.order, progress=beat.progress, stop=lambda: beat.lost.is_set() or bench.stopping.is_set()
+        )
+    except ChildFailed as error:
+        if not _climb_after_failure(bench, claim, prepared, error.error):
+            raise
         return
-    result = bench.runner.run(
-        prepared.order, progress=beat.progress, stop=lambda: beat.lost.is_set() or bench.stopping.is_set()
-    )
     _publish(bench, claim, prepared, result, folder)
+
+
+def _climb_after_failure(bench: Bench, claim: Claim, prepared: Prepared, error: dict[str, Any]) -> bool:
+    """Go on to the next method after one that found no model to return; False if there is none, or another cause."""
+    if prepared.situation is None or error.get("code") != "unlearning_failed":
+        return False
+    rung = next_rung(prepared.tried)
+    if rung.method is None:
+        return False
+    with bench.database.writing() as session:
+        publish.climbed(session, claim, prepared, rung, error=error)
+    return True
 
 
 def _publish(bench: Bench, claim: Claim, prepared: Prepared, result: dict[str, Any], folder: Path) -> None:
@@ -144,6 +166,14 @@ def _publish(bench: Bench, claim: Claim, prepared: Prepared, result: dict[str, A
         with bench.database.writing() as session:
             publish.validated(session, claim, result["faults"])
         return
+    if claim.kind in (JobKind.PREPARE, JobKind.TRIM):
+        _publish_references(bench, claim, prepared, result, folder / REFERENCES_FILE)
+        return
+    step = after(prepared.tried, result["report"]["gate"]) if claim.kind == JobKind.ERASE else None
+    if step is not None and step.rung is not None:
+        with bench.database.writing() as session:
+            publish.climbed(session, claim, prepared, step.rung, result=result)
+        return
     weights = folder / WEIGHTS_FILE
     size = weights.stat().st_size
     # Bytes first, row second: a crash in between leaves an orphan that the next attempt overwrites or a sweep removes.
@@ -151,10 +181,20 @@ def _publish(bench: Bench, claim: Claim, prepared: Prepared, result: dict[str, A
     with bench.database.writing() as session:
         digests.hold(session, digest)
         bench.artifacts.ensure(weights, digest)
-        if claim.kind == JobKind.TRAIN:
+        if step is None:
             publish.trained(session, claim, prepared, result["info"], digest, size)
+        elif step.why is not None:
+            publish.held(session, claim, prepared, result, (digest, size), bench.suppression_key, why=step.why)
         else:
-            publish.erased(session, claim, prepared, result["report"], (digest, size), bench.suppression_key)
+            publish.erased(session, claim, prepared, result, (digest, size), bench.suppression_key)
+
+
+def _publish_references(bench: Bench, claim: Claim, prepared: Prepared, result: dict[str, Any], file: Path) -> None:
+    digest = bench.artifacts.put(file)
+    with bench.database.writing() as session:
+        digests.hold(session, digest)
+        bench.artifacts.ensure(file, digest)
+        publish.references_made(session, claim, prepared, result, digest)
 
 
 def _record_failure(bench: Bench, claim: Claim, error: dict[str, Any], status: JobStatus) -> None:

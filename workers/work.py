@@ -8,18 +8,24 @@ import numpy as np
 import torch
 from torch import nn
 
+from service.catalogue.bounds import Bound
 from service.catalogue.methods import METHODS
 from service.catalogue.recipe import Recipe
-from workers import checkpoints, pipeline
+from workers import checkpoints, pipeline, reference_files
 from workers.data import cache
+from workers.evaluation.earlier import EarlierSet
+from workers.evaluation.gate import Bar
+from workers.evaluation.plots.data import PlotData
+from workers.evaluation.reference_attacks import PlacedReferences
 from workers.evaluation.report import EvaluationSplits
 from workers.pipeline import ModelSpec
+from workers.reference_training import PlacedSamples, spec_digest, train_references
 from workers.samples import LabelledSet
 from workers.training import Progress
 from workers.unlearning.interface import UnlearningSplits
 
 Order = Mapping[str, Any]
-WEIGHTS_FILE = "weights.safetensors"
+WEIGHTS_FILE, REFERENCES_FILE = "weights.safetensors", "references.safetensors"
 
 
 def execute(order: Order, progress: Progress) -> dict[str, Any]:
@@ -87,8 +93,15 @@ def _validate(order: Order, progress: Progress) -> dict[str, Any]:
 
 
 def _erase(order: Order, progress: Progress) -> dict[str, Any]:
-    take = _samples(order)
-    spec = _spec(order)
+    take, spec, bar = _samples(order), _spec(order), order["bar"]
+    drawn: dict[str, str] = {}
+
+    def plot(data: PlotData) -> None:
+        # Imported here: the plotting library takes a second to load, which other orders need not spend.
+        from workers.evaluation.plots import draw
+
+        drawn.update(draw(data))
+
     splits = UnlearningSplits(
         train=take(order["train"]),
         forget_index=torch.tensor(order["forget_index"], dtype=torch.int64, device=_device(order)),
@@ -104,17 +117,79 @@ def _erase(order: Order, progress: Progress) -> dict[str, Any]:
         method=order["method"],
         config=METHODS[order["method"]].config.model_validate(order["config"]),
         seed=order["seed"],
-        max_accuracy_drop=order["max_accuracy_drop"],
+        bar=Bar(
+            bounds=tuple(Bound.model_validate(bound) for bound in bar["bounds"]),
+            max_accuracy_drop=bar["max_accuracy_drop"],
+            disclose_small=bar["disclose_small"],
+        ),
+        max_accuracy_drop=bar["max_accuracy_drop"],
         groups={name: torch.tensor(index) for name, index in order["groups"].items()},
         training_seconds=order["training_seconds"],
         progress=progress,
+        plot=plot,
+        references=_references(order, spec),
+        earlier=[
+            EarlierSet(
+                evaluation_id=each["evaluation_id"],
+                num_samples=each["num_samples"],
+                samples=take(each["positions"]) if each["positions"] else None,
+            )
+            for each in order["earlier"]
+        ],
     )
     checkpoints.save(model, Path(order["out"]) / WEIGHTS_FILE)
-    return {"report": report}
+    return {"report": report, "plots": drawn}
+
+
+def _prepare(order: Order, progress: Progress) -> dict[str, Any]:
+    take, spec = _samples(order), _spec(order)
+    pool, population = (
+        PlacedSamples(samples=take(order[name]), positions=torch.tensor(order[name], dtype=torch.int64))
+        for name in ("pool", "population")
+    )
+    found = train_references(
+        spec,
+        pool,
+        population,
+        models=order["models"],
+        seed=order["seed"],
+        device=_device(order),
+        progress=progress,
+    )
+    origin = reference_files.Origin(
+        spec_sha256=spec_digest(spec), dataset_sha256=order["dataset"]["digest"], seed=order["seed"], way=found.plan.way
+    )
+    reference_files.save(found.logits, Path(order["out"]) / REFERENCES_FILE, origin=origin)
+    return {"models": order["models"], "rows": len(order["pool"]), "seconds": found.seconds}
+
+
+def _trim(order: Order, progress: Progress) -> dict[str, Any]:
+    progress("trimming", 0, 1)
+    file, positions = order["references"], torch.tensor(order["positions"], dtype=torch.int64)
+    target = Path(order["out"]) / REFERENCES_FILE
+    sha256 = reference_files.rewrite_without(Path(file["path"]), target, positions, sha256=file["sha256"])
+    left, _ = reference_files.load(target, sha256=sha256)
+    return {"models": left.models, "rows": len(left.positions)}
+
+
+def _references(order: Order, spec: ModelSpec) -> PlacedReferences | None:
+    """Return what was prepared for the model, unless it was for another network or dataset."""
+    file = order.get("references")
+    if file is None:
+        return None
+    logits, origin = reference_files.load(Path(file["path"]), sha256=file["sha256"])
+    if (origin.spec_sha256, origin.dataset_sha256) != (spec_digest(spec), order["dataset"]["digest"]):
+        return None
+    forget = [order["train"][i] for i in order["forget_index"]]
+    placed = {"forget": forget, **{name: order[name] for name in ("audit", "test", "population")}}
+    positions = {name: torch.tensor(where, dtype=torch.int64) for name, where in placed.items()}
+    return PlacedReferences(logits=logits, positions=positions)
 
 
 _KINDS: dict[str, Callable[[Order, Progress], dict[str, Any]]] = {
     "train": _train,
     "validate": _validate,
     "erase": _erase,
+    "prepare": _prepare,
+    "trim": _trim,
 }

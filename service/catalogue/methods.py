@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from service.catalogue.recipe import MAX_SEED
 
 Purpose = Literal["privacy", "bias", "confusion"]
+AUTO = "auto"
+"""Asks the service to choose: the methods of the model's ladder, in its order."""
 Need = Literal["forget", "forget_labels", "retain", "validation", "recipe"]
 
 
@@ -170,6 +172,11 @@ class MethodSpec:
     config: type[MethodConfig]
     summary: str
     does_not_prove: str
+
+
+def options_of(method: str) -> type[MethodConfig]:
+    """Return the schema of a method's options; `auto` takes the seed alone. Raises KeyError."""
+    return MethodConfig if method == AUTO else METHODS[method].config
 
 
 _SCRUB_PAPER = "Kurmanji et al., Towards Unbounded Machine Unlearning, NeurIPS 2023, arXiv:2302.09880"

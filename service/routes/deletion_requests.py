@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service.auth import Principal
-from service.catalogue.methods import METHODS
+from service.catalogue.methods import AUTO, METHODS, options_of
 from service.deps import Parts, PartsDep, needs, writing_as
 from service.errors import Fault
 from service.evidence.commitments import fingerprint
@@ -23,8 +23,6 @@ from service.store.tables import Dataset, DeletionRequest, Job, Version
 
 router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"])
 MAX_UNRESOLVED_LISTED = 1_000
-# What `auto` means for each purpose, following Kurmanji et al.: only privacy wants the rewind.
-AUTO = {"privacy": "scrub_r", "bias": "scrub", "confusion": "scrub"}
 
 
 def views(session: Session, found: list[DeletionRequest]) -> list[DeletionRequestOut]:
@@ -90,15 +88,13 @@ def _version_numbers(session: Session, ids: set[str | None]) -> dict[str, int]:
 def _order(body: DeletionRequestIn, parts: Parts, who: Principal) -> tuple[intake.Order, list[Fault]]:
     """Return the order and every fault that the body alone shows; the store knows the others."""
     faults = _id_faults(body.sample_ids, parts.settings.max_sample_ids)
-    method = AUTO[body.purpose] if body.method == "auto" else body.method
     options: dict[str, Any] = {}
-    spec = METHODS.get(method)
-    if spec is None:
-        known = ", ".join(["auto", *METHODS])
+    if body.method != AUTO and body.method not in METHODS:
+        known = ", ".join([AUTO, *METHODS])
         faults.append(Fault("/method", "unknown_method", body.method, f"Known: {known}."))
     else:
         try:
-            options = spec.config.model_validate(body.method_options).model_dump(mode="json")
+            options = options_of(body.method).model_validate(body.method_options).model_dump(mode="json")
         except ValidationError as error:
             faults += [
                 Fault(f"/method_options{f.pointer}", f.code, f.value, f.detail)
@@ -108,7 +104,7 @@ def _order(body: DeletionRequestIn, parts: Parts, who: Principal) -> tuple[intak
         dataset=body.dataset,
         sample_ids=body.sample_ids,
         purpose=body.purpose,
-        method=method,
+        method=body.method,
         method_options=options,
         models=body.models,
         report_unresolved=body.unresolved == "report",

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from service.auth import Principal
 from service.deps import PartsDep, needs, writing_as
 from service.errors import Conflict
 from service.lifecycle import JobKind, VersionState
@@ -17,8 +18,8 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 
 def view(session: Session, job: Job) -> JobOut:
-    same = ("id", "kind", "status", "method", "attempts", "error", "evaluation_id")
-    times = ("due_at", "created_at", "started_at", "finished_at")
+    same = ("id", "kind", "status", "method", "rung", "rungs", "attempts", "error", "evaluation_id", "approved_by")
+    times = ("due_at", "not_before", "created_at", "started_at", "finished_at")
     return JobOut(
         model=session.scalar(select(Model.name).where(Model.id == job.model_id)),
         dataset=str(session.scalar(select(Dataset.name).where(Dataset.id == job.dataset_id))),
@@ -39,6 +40,17 @@ def _refuse_rejected(session: Session, job: Job) -> None:
     if job.kind == JobKind.VALIDATE and session.get_one(Version, job.version_id).state != VersionState.VALIDATING:
         detail = "The weights were rejected when their check failed; upload them again, which makes a new version."
         raise Conflict(detail, code="version_rejected")
+
+
+@router.post("/{job_id}/approve", status_code=202, operation_id="approve_job")
+def approve(job_id: str, parts: PartsDep, who: Annotated[Principal, needs("admin")]) -> JobOut:
+    """Publish the model that a held job came to, although its gate did not pass it; the log says who decided."""
+    with writing_as(parts, who) as session:
+        job = jobs.get(session, job_id)
+        jobs.approve(session, job, by=who.name)
+        answer = view(session, job)
+    parts.bell.ring([job_id])
+    return answer
 
 
 @router.post("/{job_id}/retry", status_code=202, operation_id="retry_job")

@@ -9,11 +9,12 @@ from sqlalchemy.orm import Session
 
 from service.catalogue.architectures import ARCHITECTURES, ArchitectureSpec, smallest_image
 from service.deps import PartsDep, needs, writing_as
-from service.errors import Fault, InvalidRequest
+from service.errors import Conflict, Fault, InvalidRequest
+from service.lifecycle import JobKind
 from service.problems import validation_faults
 from service.schemas.common import Limit, Page, decode_cursor, encode_cursor
-from service.schemas.models import ModelIn, ModelOut
-from service.store import datasets, models
+from service.schemas.models import ModelIn, ModelOut, PreparedOut
+from service.store import datasets, models, references
 from service.store.tables import Dataset, Model
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -93,6 +94,20 @@ def register(
         )
         answer = view(session, model)
     response.headers["Location"] = f"/v1/models/{body.name}"
+    return answer
+
+
+@router.post("/{name}/prepare-audit", status_code=202, operation_id="prepare_audit")
+def prepare_audit(name: str, parts: PartsDep, who: Annotated[Any, needs("models:write")]) -> PreparedOut:
+    """Have a worker train reference models, whose logits make later attacks on this model stronger."""
+    with writing_as(parts, who) as session:
+        model = models.by_name(session, name)
+        if model.recipe is None:
+            detail = "Reference models are trained by the model's recipe, and it has none; register one with a recipe."
+            raise Conflict(detail, code="model_has_no_recipe")
+        job = references.ask_for(session, model, JobKind.PREPARE)
+        answer = PreparedOut(job={"id": job.id}, models=model.policy.get("reference_models", 8))
+    parts.bell.ring([answer.job["id"]])
     return answer
 
 

@@ -3,13 +3,22 @@
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 
 class ProgressOut(BaseModel):
     phase: str | None
     done: int
     total: int
+
+
+class RungOut(BaseModel):
+    method: str
+    verdict: str
+    sentence: str | None = None
+    evaluation_id: str | None = None
+    seconds: float | None = None
+    before_retry: bool = False
 
 
 class JobOut(BaseModel):
@@ -19,11 +28,15 @@ class JobOut(BaseModel):
     model: str | None
     dataset: str
     version: int | None
-    method: str | None
+    method: str | None = Field(description="What was asked for.")
+    rung: str | None = Field(description="The method being tried, or the last that was.")
+    rungs: list[RungOut] = Field(description="Methods tried before, in order, and how each ended.")
     attempts: int
     progress: ProgressOut
     error: dict[str, Any] | None
     evaluation_id: str | None
+    approved_by: str | None
+    not_before: datetime | None = Field(description="Until then the job waits for more requests.")
     due_at: datetime | None
     created_at: datetime
     started_at: datetime | None

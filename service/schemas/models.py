@@ -31,6 +31,11 @@ class ModelOut(BaseModel):
     created_at: datetime
 
 
+class PreparedOut(BaseModel):
+    job: dict[str, str]
+    models: int = Field(description="How many reference models are trained.")
+
+
 class TrainIn(Body):
     train: Literal[True]
 

@@ -103,6 +103,12 @@ class ReportOut(BaseModel):
     )
     rungs: list[RungOut] = Field([], description="Every method tried for the job so far, in order.")
     earlier_forget_sets: list[EarlierForgetSetOut] = []
+    ranks: list[float | None] | None = Field(
+        None,
+        description="Sorted share of controls that look at least as trained-on, for each forgotten sample; only where "
+        "they are too few to test together.",
+    )
+    references: int | None = Field(None, description="How many reference models the attacks compared with.")
 
 
 class EvaluationOut(ReportOut):

@@ -4,15 +4,17 @@ Each question is asked once for all models together where it can be: intake wait
 """
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from functools import cache, lru_cache
+from typing import Any, cast
 
 from sqlalchemy import BigInteger, Select, bindparam, exists, select
 from sqlalchemy.orm import Session
 
-from service.catalogue.methods import METHODS
+from service.catalogue.methods import AUTO, METHODS, Purpose
+from service.catalogue.policy import frozen
 from service.errors import Fault
 from service.evidence.leaf import canonical
 from service.lifecycle import JobKind, SampleState, VersionState
@@ -45,9 +47,23 @@ class Queued:
     new: bool
 
 
-def policy_digest(policy: dict[str, Any]) -> str:
-    """Return the digest under which a policy is frozen into the log."""
-    return hashlib.sha256(canonical(policy)).hexdigest()
+@dataclass(frozen=True, kw_only=True)
+class FrozenPolicy:
+    """A model's policy for one purpose, written out in full, and the digest that enters the log."""
+
+    policy: dict[str, Any]
+    digest: str
+
+
+def frozen_policy(model: Model, purpose: str) -> FrozenPolicy:
+    """Return what an acceptance freezes: the bar cannot move after it."""
+    return _frozen(json.dumps(model.policy, sort_keys=True), purpose)
+
+
+@lru_cache(maxsize=1024)
+def _frozen(policy: str, purpose: str) -> FrozenPolicy:
+    written = frozen(json.loads(policy), cast("Purpose", purpose))
+    return FrozenPolicy(policy=written, digest=hashlib.sha256(canonical(written)).hexdigest())
 
 
 def concerned(session: Session, targets: Sequence[tuple[Model, list[Version]]], keys: Sequence[int]) -> list[Concerned]:
@@ -69,18 +85,19 @@ def concerned(session: Session, targets: Sequence[tuple[Model, list[Version]]], 
 
 def unmet(session: Session, method: str, model: Concerned, keys: Sequence[int]) -> list[Fault]:
     """Return why the method cannot remove the samples from the model: nothing, where it can."""
-    spec = METHODS[method]
+    methods = frozen_policy(model.model, "privacy").policy["ladder"] if method == AUTO else [method]
     version, known = model.known[-1]
     faults: list[Fault] = []
-    if "recipe" in spec.needs and model.model.recipe is None:
-        reason = f"{method!r} needs a training recipe, and model {model.model.name!r} has none."
+    if model.model.recipe is None and all("recipe" in METHODS[name].needs for name in methods):
+        what = "every method of the ladder" if method == AUTO else repr(method)
+        reason = f"{what} needs a training recipe, and model {model.model.name!r} has none."
         faults.append(Fault("/method", "method_needs_not_met", method, reason))
     asked = {"dataset": model.model.dataset_id, "version": version.id, "listed": samples.packed(session, keys)}
     dialect = samples.dialect_of(session)
     if session.scalar(_any_left(dialect), asked) is None:
         reason = f"Nothing of model {model.model.name!r}'s training set would be left; delete the model instead."
         faults.append(Fault("/sample_ids", "forget_set_is_whole_training_set", len(known), reason))
-    elif spec.needs_in_class_retain:
+    elif all(METHODS[name].needs_in_class_retain for name in methods):
         kept = set(session.scalars(_classes_left(dialect), asked))
         emptied = sorted(samples.labels(session, sorted(known)) - kept)
         faults += [Fault("/sample_ids", "class_left_without_samples", label) for label in emptied]
@@ -120,27 +137,31 @@ def queue(session: Session, request: DeletionRequest, found: Sequence[Concerned]
     queued = []
     for each in found:
         withhold(session, request, each)
-        digest = policy_digest(each.model.policy)
-        joined = joinable.get((each.model.id, digest))
+        held_to = frozen_policy(each.model, request.purpose)
+        joined = joinable.get((each.model.id, held_to.digest))
         if joined is not None:
             gathering.link(session, joined, request)
-        job = joined or _create(session, request, each.model, digest)
+            gathering.stop_waiting_if_enough(session, joined)
+        job = joined or _create(session, request, each, held_to)
         queued.append(Queued(job=job, model=each.model.name, new=joined is None))
     return queued
 
 
-def _create(session: Session, request: DeletionRequest, model: Model, digest: str) -> Job:
-    return jobs.create(
+def _create(session: Session, request: DeletionRequest, model: Concerned, held_to: FrozenPolicy) -> Job:
+    job = jobs.create(
         session,
         JobKind.ERASE,
-        dataset_id=model.dataset_id,
-        model_id=model.id,
+        dataset_id=model.model.dataset_id,
+        model_id=model.model.id,
         purpose=request.purpose,
         method=request.method,
         method_options=request.method_options,
-        policy_digest=digest,
+        policy=held_to.policy,
+        policy_digest=held_to.digest,
         request=request,
     )
+    job.not_before = gathering.wait_until(request, held_to.policy, len(model.keys))
+    return job
 
 
 def withhold(session: Session, request: DeletionRequest, model: Concerned) -> None:

@@ -1,14 +1,18 @@
 """Requests gather in jobs: which a job works for, how urgent that makes it, and which a new request may join."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from functools import cache
+from typing import Any
 
 from sqlalchemy import Select, String, bindparam, delete, exists, func, insert, select
 from sqlalchemy.orm import Session
 
+from service.catalogue.bounds import WIDEST_BAND, band_by_size
 from service.lifecycle import JobKind, JobStatus
 from service.store import samples
-from service.store.tables import DeletionRequest, Job, JobRequest, table_of
+from service.store.tables import DeletionRequest, Job, JobRequest, RequestSample, table_of
+from service.store.types import now
 
 _JOB, _REQUEST = bindparam("job", type_=String), bindparam("request", type_=String)
 _LINK = insert(table_of(JobRequest)).from_select(
@@ -22,6 +26,33 @@ def link(session: Session, job: Job, request: DeletionRequest) -> None:
     session.execute(_LINK, {"job": job.id, "request": request.id})
     if request.due_at is not None and (job.due_at is None or request.due_at < job.due_at):
         job.due_at = request.due_at
+
+
+def wait_until(request: DeletionRequest, policy: Mapping[str, Any], known: int) -> datetime | None:
+    """Return until when a job for so few samples waits for more requests; None where the policy does not wait."""
+    if policy["small_sets"] != "gather" or request.due_at is None or is_enough(known):
+        return None
+    moment = now()
+    return moment + max(timedelta(), request.due_at - moment) * float(policy["gather_share"])
+
+
+def stop_waiting_if_enough(session: Session, job: Job) -> None:
+    """Let the job begin once its requests together name enough samples to test membership."""
+    if job.not_before is None:
+        return
+    session.flush()
+    named = (
+        select(func.count(func.distinct(RequestSample.sample_id)))
+        .join(JobRequest, JobRequest.request_id == RequestSample.request_id)
+        .where(JobRequest.job_id == job.id)
+    )
+    if is_enough(session.scalar(named) or 0):
+        job.not_before = None
+
+
+def is_enough(samples: int) -> bool:
+    """Say whether membership can be tested on so many forgotten samples against as many controls."""
+    return band_by_size(samples, samples) <= WIDEST_BAND
 
 
 def unlink(session: Session, job: Job, request: DeletionRequest) -> None:
@@ -61,6 +92,7 @@ def _queued(dialect: str) -> Select[Job]:
             Job.purpose == bindparam("purpose"),
             Job.method == bindparam("method"),
             Job.attempts == 0,
+            Job.rung.is_(None),
         )
         .order_by(Job.id.desc())
         .with_for_update(skip_locked=True)

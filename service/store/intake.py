@@ -194,7 +194,7 @@ def _announce(session: Session, request: DeletionRequest, targets: list[Model]) 
     }
     facts = {"purpose": request.purpose, "method": request.method, "commitment_root": request.commitment_root}
     requests.note(session, request, "request.received", {**counts, **facts})
-    policies = {model.name: fan_out.policy_digest(model.policy) for model in targets}
+    policies = {model.name: fan_out.frozen_policy(model, request.purpose).digest for model in targets}
     due = request.due_at.isoformat() if request.due_at else None
     requests.move(session, request, RequestStatus.ACCEPTED, scope=request.scope, policies=policies, due_at=due)
 

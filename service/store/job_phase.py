@@ -10,6 +10,26 @@ from service.store.tables import Attempt
 from service.store.types import now
 
 
+def begin_attempt(session: Session, claim: Claim, *, rung: str | None, parent_id: str | None) -> str | None:
+    """Note that the attempt begins, and with which method; return who approved a candidate that can be published.
+
+    An approval counts only while the version that the candidate was made from is still the one to replace; else it
+    is dropped, and the work is done anew. Raises LeaseLost.
+    """
+    job = jobs.hold_lease(session, claim)
+    approved = job.approved_by if job.candidate_sha256 and job.parent_id == parent_id else None
+    if approved is None:
+        if job.approved_by is not None:
+            job.rungs = [{**rung, "before_retry": True} for rung in job.rungs]
+        job.rung, job.approved_by = rung, None
+        job.candidate_sha256, job.candidate_size = None, None
+        of_attempt = (Attempt.job_id == claim.job_id, Attempt.fence == claim.fence)
+        session.execute(update(Attempt).where(*of_attempt).values(method=rung))
+    method = job.rung or job.method
+    jobs.note(session, job, "job.attempt_started", {"method": method, "fence": claim.fence})
+    return approved
+
+
 def begin_evaluation(session: Session, claim: Claim) -> None:
     """Move the claimed job from running to evaluating. Raises LeaseLost."""
     job = jobs.hold_lease(session, claim)

@@ -45,6 +45,7 @@ def create(
     purpose: str | None = None,
     method: str | None = None,
     method_options: dict[str, Any] | None = None,
+    policy: dict[str, Any] | None = None,
     policy_digest: str | None = None,
     request: DeletionRequest | None = None,
 ) -> Job:
@@ -59,6 +60,7 @@ def create(
         purpose=purpose,
         method=method,
         method_options=method_options,
+        policy=policy,
         policy_digest=policy_digest,
         seed=secrets.randbelow(2**31),
         rung_at=now(),
@@ -128,7 +130,7 @@ def _claim(session: Session, *, owner: str, lease_seconds: float) -> Claim | Non
     rank = case((Job.kind == JobKind.INDEX, 0), (Job.kind == JobKind.VALIDATE, 1), else_=2)
     candidate = (
         select(Job.id)
-        .where(Job.status == JobStatus.QUEUED, ~busy)
+        .where(Job.status == JobStatus.QUEUED, ~busy, or_(Job.not_before.is_(None), Job.not_before <= now()))
         .order_by(rank, Job.due_at.is_(None), Job.due_at, Job.id)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -252,5 +254,24 @@ def retry(session: Session, job: Job) -> None:
             f"The job is {job.status}; only one that is stuck can be tried again.", code=f"job_is_{job.status}"
         )
     move(session, job, JobStatus.QUEUED, "job.retried", attempts=job.attempts)
+    job.rungs = [{**rung, "before_retry": True} for rung in job.rungs]
+    job.candidate_sha256, job.candidate_size, job.approved_by, job.rung = None, None, None, None
+    _start_again(session, job)
+
+
+def approve(session: Session, job: Job, *, by: str) -> None:
+    """Have the candidate of a held job published, whatever its gate said. Raises Conflict where there is none."""
+    session.refresh(job, with_for_update=True)
+    if job.status != JobStatus.HELD:
+        raise Conflict(f"The job is {job.status}; only one that is held can be approved.", code=f"job_is_{job.status}")
+    if job.candidate_sha256 is None:
+        detail = "No model came out of the attempt, so there is nothing to approve; retry the job instead."
+        raise Conflict(detail, code="nothing_to_approve")
+    job.approved_by = by
+    move(session, job, JobStatus.QUEUED, "job.approved", by=by, method=job.rung, sha256=job.candidate_sha256)
+    _start_again(session, job)
+
+
+def _start_again(session: Session, job: Job) -> None:
     job.attempts, job.error, job.finished_at, job.rung_at = 0, None, None, now()
     requests.resume(session, job.id)

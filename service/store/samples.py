@@ -168,17 +168,6 @@ def positions(session: Session, dataset_id: str) -> dict[str, list[int]]:
     return pools
 
 
-def erased_positions(session: Session, dataset_id: str) -> list[int]:
-    """Return the positions whose image may no longer stand in any cache."""
-    return list(
-        session.scalars(
-            select(Sample.position)
-            .where(Sample.dataset_id == dataset_id, Sample.state == SampleState.ERASED)
-            .order_by(Sample.position)
-        )
-    )
-
-
 def set_state(session: Session, ids: Sequence[int], state: SampleState) -> None:
     session.execute(_setting_state(dialect_of(session)), {"new_state": state, "listed": packed(session, ids)})
 

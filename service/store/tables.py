@@ -20,7 +20,7 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {datetime: UtcDateTime, Json: JSON, list[str]: JSON, list[int]: JSON}  # noqa: RUF012
+    type_annotation_map = {datetime: UtcDateTime, Json: JSON, list[str]: JSON, list[int]: JSON, list[Json]: JSON}  # noqa: RUF012
 
 
 def table_of(entity: type[Base]) -> Table:
@@ -162,7 +162,11 @@ class RequestKey(Base):
 
 
 class Job(Base):
-    """One piece of work. SQL owns it: the lease, the fence and the progress live here, not in the broker."""
+    """One piece of work. SQL owns it: the lease, the fence and the progress live here, not in the broker.
+
+    ``method`` is what was asked for, ``rung`` what is being tried, ``rungs`` what was tried before it and how it
+    ended. ``policy`` is as it was when the job was queued. The candidate's weights wait for a person to approve them.
+    """
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -186,7 +190,14 @@ class Job(Base):
     purpose: Mapped[str | None] = mapped_column(String(16))
     method: Mapped[str | None] = mapped_column(String(64))
     method_options: Mapped[Json | None]
+    policy: Mapped[Json | None]
     policy_digest: Mapped[str | None] = mapped_column(String(64))
+    rung: Mapped[str | None] = mapped_column(String(64))
+    rungs: Mapped[list[Json]] = mapped_column(default=list)
+    candidate_sha256: Mapped[str | None] = mapped_column(String(64), index=True)
+    candidate_size: Mapped[int | None] = mapped_column(BigId)
+    approved_by: Mapped[str | None] = mapped_column(String(100))
+    not_before: Mapped[datetime | None]
     seed: Mapped[int] = mapped_column(BigId)
     due_at: Mapped[datetime | None]
     attempts: Mapped[int] = mapped_column(default=0)
@@ -240,6 +251,18 @@ class EvaluationPlot(Base):
     evaluation_id: Mapped[str] = mapped_column(ForeignKey("evaluations.id"), primary_key=True)
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     svg: Mapped[str] = mapped_column(Text)
+
+
+class ReferenceFile(Base):
+    """Where the logits of a model's reference models are. ``rows``: samples of the train and audit pools."""
+
+    __tablename__ = "reference_files"
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    models: Mapped[int]
+    rows: Mapped[int]
+    job_id: Mapped[str] = mapped_column(String(40))
+    made_at: Mapped[datetime]
 
 
 class Event(Base):

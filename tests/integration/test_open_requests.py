@@ -24,6 +24,12 @@ from workers import publish
 from workers.orders import Prepared
 from workers.tasks import Bench
 
+REPORT: dict[str, Any] = {
+    "method": "finetune",
+    "metrics": [],
+    "gate": {"verdict": "pass", "sentence": "-"},
+    "seconds": {"unlearning": 1.0, "evaluation": 1.0},
+}
 SECRETS = Secrets(suppression=b"s" * 32, time_zone="UTC")
 
 
@@ -99,7 +105,8 @@ def _erase(bench: Bench, claim: Claim) -> None:
     prepared = Prepared(order={}, parent_id=parent.id, forget_keys=keys, excluded_keys=keys)
     digest = hashlib.sha256(claim.job_id.encode()).hexdigest()
     with bench.database.writing() as session:
-        publish.erased(session, claim, prepared, {}, (digest, 4096), SECRETS.suppression)
+        jobs.hold_lease(session, claim).rung = "finetune"
+        publish.erased(session, claim, prepared, {"report": REPORT}, (digest, 4096), SECRETS.suppression)
 
 
 def _fail(bench: Bench, claim: Claim, status: JobStatus = JobStatus.FAILED) -> None:

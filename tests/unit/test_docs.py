@@ -1,5 +1,6 @@
 """The README names everything there is: every method, metric, setting and route, in its tables."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from service.app import create_app
 from service.catalogue.methods import METHODS
 from service.catalogue.metrics import METRICS
+from service.catalogue.policy import Policy
 from service.settings import Settings
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -54,3 +56,9 @@ def test_the_readme_states_the_defaults() -> None:
 def test_the_readme_lists_every_route_and_no_other(tmp_path: Path) -> None:
     listed = {name for name in LISTED if re.match(r"(GET|HEAD|POST|PUT|PATCH|DELETE) /", name)}
     assert listed == _routes(tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(Policy.model_fields))
+def test_the_readme_lists_the_policy_field_with_its_default(name: str) -> None:
+    default = json.dumps(Policy().model_dump(mode="json")[name])
+    assert f"| `{name}` | `{default}` | {Policy.model_fields[name].description} |" in README

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from service.catalogue.bounds import PHI_AUC, RATIO, WIDEST_BAND, Bound, band_by_size
+from service.catalogue.bounds import DROP, PHI_AUC, RATIO, WIDEST_BAND, Bound, band_by_size
 from service.catalogue.metrics import METRICS
 
 BoundVerdict = Literal["pass", "fail", "inconclusive", "untestable", "not_applicable"]
@@ -90,16 +90,27 @@ def _limits(bound: Bound, figure: Figure, figures: Figures) -> Ruling:
         return _ruling(bound, figure, "inconclusive", "there is no interval")
     if bound.at_most is not None:
         limit = bound.at_most * scale
-        # Were the figure at its ideal, this interval would still not fit: no figure could keep the bound.
-        if bound.on == "edge" and high > limit and high - float(figure["value"]) > limit - _ideal(bound):
-            verdict: BoundVerdict = "fail" if low > limit else "untestable"
-        else:
-            verdict = "pass" if high <= limit else "fail" if low > limit else "inconclusive"
+        verdict: BoundVerdict = "pass" if high <= limit else "fail" if low > limit else "inconclusive"
+        if verdict != "pass" and _too_coarse(bound, figure, limit):
+            verdict = "untestable"
         if verdict != "pass" or bound.at_least is None:
             return _ruling(bound, figure, verdict, _against(bound, figure, "at most", limit), limit=limit)
     limit = float(bound.at_least or 0) * scale
     verdict = "pass" if low >= limit else "fail" if high < limit else "inconclusive"
     return _ruling(bound, figure, verdict, _against(bound, figure, "at least", limit), limit=limit)
+
+
+def _too_coarse(bound: Bound, figure: Figure, limit: float) -> bool:
+    """Say whether a loss of utility is measured too coarsely to be held against this limit.
+
+    A point drop whose interval reaches from below the limit may be noise where half the interval is wider than
+    the limit; an edge cannot be kept by a model at half the limit where half the interval is wider than that half.
+    """
+    interval = _interval(figure)
+    if bound.metric != DROP or bound.of is not None or interval is None or interval[0] > limit:
+        return False
+    half = (interval[1] - interval[0]) / 2
+    return half > (limit if bound.on == "value" else limit / 2)
 
 
 def _band(bound: Bound, figure: Figure, figures: Figures) -> Ruling:

@@ -1,7 +1,7 @@
 """Measure parent and unlearned model once each and lay out the report. Passes no judgement."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from service.catalogue.bounds import WIDEST_BAND, band_by_size
 from service.catalogue.metrics import METRICS as CATALOGUE
 from workers.classification import Classification, device_of
+from workers.evaluation.earlier import EarlierSet, audit_again
 from workers.evaluation.measure import (
     BySplit,
     Draws,
@@ -20,6 +22,11 @@ from workers.evaluation.measure import (
     phi_auc,
     plan_for_pairs,
 )
+from workers.evaluation.mia_threshold import score_arrays
+from workers.evaluation.plot_data import gather
+from workers.evaluation.plots.data import PlotData
+from workers.evaluation.ranks import ranks_among_controls
+from workers.evaluation.reference_attacks import PlacedReferences, reference_attacks
 from workers.evaluation.relearning import (
     RelearningPlan,
     RelearningRuns,
@@ -67,11 +74,16 @@ def evaluate(
     seed: int,
     groups: Mapping[str, Tensor] | None = None,
     progress: Progress = no_progress,
+    plot: Callable[[PlotData], None] | None = None,
+    references: PlacedReferences | None = None,
+    earlier: Sequence[EarlierSet] = (),
 ) -> dict[str, Any]:
     """Return the JSON-safe report of `unlearned`, with the same measurements of `parent` beside it.
 
     Both models are on one device and are not changed. `groups` maps a request's name to positions in the
-    forget set. Equal seeds give equal reports, times apart.
+    forget set. Equal seeds give equal reports, times apart. `plot` is given what the plots are drawn from, which
+    the report does not hold. With `references` the report also has the attacks that need them;
+    the `earlier` forget sets are attacked again.
     """
     clock = _Clock()
     splits = splits.to(device_of(parent))
@@ -97,13 +109,30 @@ def evaluate(
         results[who] = [
             *measure_logits(logits[who], logits["parent"], labels, draws, seed=seed),
             weight_distance(parent, model),
+            *(reference_attacks(references, logits[who], labels, draws) if references else ()),
             *(replace(result, seconds=clock.seconds[f"relearning_{who}"]) for result in relearned),
         ]
+    if plot is not None:
+        with clock.timed("plots"):
+            plot(gather(logits, labels, draws, runs=runs, plan=plan, results=results))
     return {
         "metrics": [result.to_dict() for result in results["unlearned"]],
         "parent_metrics": [result.to_dict() for result in results["parent"]],
+        "ranks": _ranks(logits["unlearned"], labels, draws),
         "per_request": _per_request(logits["unlearned"], labels, draws),
         "curves": _curves(runs, plan),
+        "references": None if references is None else references.logits.models,
+        "earlier_forget_sets": [
+            audit_again(
+                unlearned,
+                each,
+                task=task,
+                audit_logits=logits["unlearned"]["audit"],
+                audit_labels=labels["audit"],
+                generator=generator,
+            )
+            for each in earlier
+        ],
         "planted_leak": _planted_leak(results["parent"]),
         "controls": _control_counts(labels, draws, plan),
         "does_not_prove": _limits(results["unlearned"]),
@@ -123,6 +152,20 @@ class _Clock:
         start = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - start
+
+
+def _ranks(logits: BySplit, labels: BySplit, draws: Draws) -> list[float | None] | None:
+    """Return each forgotten sample's rank among the controls, sorted, where they are too few to test them together.
+
+    The share of controls that look at least as trained-on: evenly spread when nothing is remembered.
+    """
+    pairs = draws.attack
+    if not len(pairs) or band_by_size(len(pairs), len(pairs)) <= WIDEST_BAND:
+        return None
+    members = score_arrays("phi", logits["forget"][pairs.forget], labels["forget"][pairs.forget])
+    controls = score_arrays("phi", logits["audit"][pairs.audit], labels["audit"][pairs.audit])
+    ranks = ranks_among_controls(members, controls)
+    return sorted(ranks, key=lambda rank: (rank is None, rank))
 
 
 def _per_request(logits: BySplit, labels: BySplit, draws: Draws) -> list[dict[str, Any]]:

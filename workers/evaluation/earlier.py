@@ -1,0 +1,48 @@
+"""Attack again what earlier versions had to forget: later work must not bring it back."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workers.classification import Classification
+from workers.evaluation.mia_threshold import auc_result, score_arrays
+from workers.evaluation.unseen_controls import draw_controls
+from workers.evaluation.utility import accuracy_and_loss
+from workers.samples import LabelledSet
+
+AUDITED, GONE = "audited", "data_gone"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EarlierSet:
+    """An earlier forget set: the evaluation it was forgotten under, its size, and what of it may still be read."""
+
+    evaluation_id: str | None
+    num_samples: int
+    samples: LabelledSet | None
+
+
+def audit_again(
+    model: nn.Module,
+    earlier: EarlierSet,
+    *,
+    task: Classification,
+    audit_logits: Tensor,
+    audit_labels: Tensor,
+    generator: torch.Generator,
+) -> dict[str, Any]:
+    """Return accuracy, loss and the attack on phi for the earlier set, or that its data is gone. JSON-safe."""
+    shown = {"evaluation_id": earlier.evaluation_id, "num_samples": earlier.num_samples}
+    if earlier.samples is None or not len(earlier.samples):
+        return {**shown, "state": GONE, "metrics": []}
+    logits, labels = task.predict(model, earlier.samples).cpu(), earlier.samples.labels.cpu()
+    pairs = draw_controls(labels, audit_labels, generator=generator)
+    members = score_arrays("phi", logits[pairs.forget], labels[pairs.forget])
+    controls = score_arrays("phi", audit_logits[pairs.audit], audit_labels[pairs.audit])
+    results = [
+        *accuracy_and_loss("forget", logits, labels),
+        auc_result("mia_threshold.phi.auc", members, controls),
+    ]
+    return {**shown, "state": AUDITED, "metrics": [result.to_dict() for result in results]}
