@@ -119,6 +119,8 @@ def _steps(client: httpx.Client) -> None:
     report = _json(client.get(f"/v1/evaluations/{done['jobs'][0]['evaluation_id']}"))
     console.print(f"\n5. What was measured (report {report['id']}):")
     console.print(comparison(report))
+    tried = ", then ".join(f"{rung['method']}: {rung['verdict']}" for rung in report["rungs"])
+    console.print(f"   The gate ({tried}). {report['gate']['sentence']}")
     _check_measures(report)
     _download(client, done["jobs"][0]["version"])
     _gone(client, original)
@@ -190,7 +192,9 @@ def _check_measures(report: dict[str, Any]) -> None:
     delay = {m["split"]: m["value"] for m in report["metrics"] if m["name"] == "relearning_delay"}
     before = {m["split"]: m["value"] for m in report["parent_metrics"] if m["name"] == "relearning_delay"}
     _expect(before["forget"] == 0, "the parent should know its own training samples")
-    _expect(delay["forget"] > 0, "the unlearned model still knows the forget set: its relearning delay is 0")
+    # A retrained model never saw the samples: on so small a set what it learned from others may do as well.
+    known = delay["forget"] == 0 and report["guarantee"] != "exact"
+    _expect(not known, "the unlearned model still knows the forget set: its relearning delay is 0")
 
 
 def _download(client: httpx.Client, number: int) -> None:
