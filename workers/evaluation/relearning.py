@@ -7,7 +7,6 @@ nats, L* the parent's loss on the forget set, so that the parent's own delay on 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
 from statistics import median_low
 
 import numpy as np
@@ -20,10 +19,10 @@ from workers.evaluation.relearning_curve import (
     RelearningProfile,
     Target,
     calibrate_rate,
-    relearn,
     target_loss,
 )
 from workers.evaluation.relearning_ratio import ratio_result
+from workers.evaluation.relearning_stacked import Protocol, Relearner, relearn_all
 from workers.evaluation.result import MetricResult
 from workers.evaluation.scores import loss
 from workers.samples import LabelledSet
@@ -94,32 +93,32 @@ def plan_relearning(
 
 
 def run_relearning(
-    model: nn.Module, plan: RelearningPlan, *, task: Classification, progress: Progress = no_progress
+    model: nn.Module,
+    plan: RelearningPlan,
+    *,
+    task: Classification,
+    progress: Progress = no_progress,
+    stacked: bool | None = None,
 ) -> RelearningRuns:
-    """Relearn both sets once per seed, from copies of `model`."""
+    """Relearn both sets once per seed, from copies of `model`; `stacked` as in relearn_all."""
     seeds = [plan.seed + offset for offset in range(len(plan.unseen))]
-    done = count()
-
-    def curve(samples: LabelledSet, seed: int) -> Curve:
-        progress("relearn", next(done), 2 * len(seeds))
-        return relearn(
-            model,
-            samples,
-            task=task,
-            rate=plan.rate,
-            target=plan.target,
-            cap=plan.profile.max_steps,
-            seed=seed,
-            batch_size=plan.profile.batch_size,
-        )
-
-    if len(plan.forget) <= plan.profile.batch_size:
-        # one batch has no order: every seed would walk the same path
-        forget = (curve(plan.forget, seeds[0]),) * len(seeds)
-    else:
-        forget = tuple(curve(plan.forget, seed) for seed in seeds)
-    unseen = tuple(curve(samples, seed) for samples, seed in zip(plan.unseen, seeds, strict=True))
-    return RelearningRuns(forget=forget, unseen=unseen)
+    # one batch has no order: every seed would walk the same path
+    walks = 1 if len(plan.forget) <= plan.profile.batch_size else len(seeds)
+    runs = [Relearner(samples=plan.forget, seed=seed) for seed in seeds[:walks]]
+    runs += [Relearner(samples=samples, seed=seed) for samples, seed in zip(plan.unseen, seeds, strict=True)]
+    protocol = Protocol(
+        task=task,
+        rate=plan.rate,
+        target=plan.target,
+        cap=plan.profile.max_steps,
+        batch_size=plan.profile.batch_size,
+        optimizer=plan.profile.optimizer,
+    )
+    curves = relearn_all(
+        model, runs, protocol, done=lambda count: progress("relearn", count, len(runs)), stacked=stacked
+    )
+    forget = curves[:walks] * (len(seeds) // walks)
+    return RelearningRuns(forget=forget, unseen=curves[walks:])
 
 
 def relearning(runs: RelearningRuns, plan: RelearningPlan, *, classes_gone: Sequence[int] = ()) -> list[MetricResult]:
