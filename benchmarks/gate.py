@@ -1,7 +1,8 @@
 """Does the gate tell right from wrong on Fashion-MNIST? The original passed off as unlearned must fail.
 
-A retrained model must pass. One row per seed. Membership and relearning bounds are judged together, at their default limits, without regard to the
-retrained model's guarantee. Needs the IDX files of Fashion-MNIST under --root. Exits non-zero if a target is missed.
+A retrained model must pass. One row per seed. Membership and relearning bounds are judged together, at their default
+limits, without regard to the retrained model's guarantee. Needs the IDX files of Fashion-MNIST under --root. Exits
+non-zero if a target is missed.
 """
 
 import argparse

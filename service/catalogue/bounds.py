@@ -90,7 +90,7 @@ DEFAULT_BOUNDS: dict[Purpose, tuple[Bound, ...]] = {
         *_UTILITY,
         Bound(metric=PHI_AUC, within="by_size"),
         Bound(metric=RATIO, at_least=0.8),
-        Bound(metric="mia_threshold.phi.retain_auc", at_most=1.05, of="parent", on="value", required=False),
+        Bound(metric="retain_harm", at_most=0.05, required=False),
     ),
     # A learned bias is undone when the samples that carried it are got wrong as often as ones never seen.
     "bias": (*_UTILITY, Bound(metric="accuracy", split="forget", at_most=1.0, of="unseen", on="value")),

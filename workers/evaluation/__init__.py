@@ -2,7 +2,10 @@
 
 from collections.abc import Callable
 
+from workers.evaluation.against_retrained import avg_gap, avg_gap_with_mia, prediction_agreement, tow
 from workers.evaluation.confusion import confusion
+from workers.evaluation.js_divergence import js_divergence
+from workers.evaluation.klom import klom
 from workers.evaluation.lira import lira_offline, lira_online
 from workers.evaluation.mia_entropy_lr import mia_entropy_lr
 from workers.evaluation.mia_loss_lr import mia_loss_lr
@@ -10,6 +13,8 @@ from workers.evaluation.mia_svc import mia_svc
 from workers.evaluation.mia_threshold import mia_threshold
 from workers.evaluation.relearning import relearning
 from workers.evaluation.result import MetricResult
+from workers.evaluation.retain_side import retain_harm
+from workers.evaluation.rf_jsd import rf_jsd
 from workers.evaluation.rmia import rmia
 from workers.evaluation.u_lira import u_lira
 from workers.evaluation.utility import accuracy_and_loss, utility, weight_distance
@@ -36,4 +41,12 @@ METRICS: dict[str, Callable[..., MetricResult | list[MetricResult]]] = {
     "relearning_area": relearning,
     "relearning_path_length": relearning,
     "relearning_ratio": relearning,
+    "avg_gap": avg_gap,
+    "avg_gap_with_mia": avg_gap_with_mia,
+    "tow": tow,
+    "js_divergence": js_divergence,
+    "prediction_agreement": prediction_agreement,
+    "klom": klom,
+    "rf_jsd": rf_jsd,
+    "retain_harm": retain_harm,
 }

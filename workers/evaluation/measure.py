@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from workers.classification import Classification
 from workers.evaluation.confusion import confusion
+from workers.evaluation.intervals import Floats
 from workers.evaluation.mia_entropy_lr import mia_entropy_lr
 from workers.evaluation.mia_loss_lr import mia_loss_lr
 from workers.evaluation.mia_svc import mia_svc
@@ -23,6 +24,8 @@ from workers.evaluation.relearning import (
     relearning,
 )
 from workers.evaluation.result import MetricResult
+from workers.evaluation.retain_side import retain_harm
+from workers.evaluation.rf_jsd import rf_jsd
 from workers.evaluation.unseen_controls import ControlPairs, draw_controls
 from workers.evaluation.utility import accuracy_and_loss, utility
 from workers.reproducibility import derived_seed
@@ -54,7 +57,7 @@ def draw_pairs(labels: BySplit, groups: Mapping[str, Tensor], *, generator: torc
 
 
 def measure_logits(logits: BySplit, parent: BySplit, labels: BySplit, draws: Draws, *, seed: int) -> list[MetricResult]:
-    """Return what one model's logits tell; the parent's are compared with on the test set alone.
+    """Return what one model's logits tell; the parent's are compared with.
 
     `seed` cuts the folds and draws the training samples of the attacks that are learned.
     """
@@ -73,16 +76,25 @@ def measure_logits(logits: BySplit, parent: BySplit, labels: BySplit, draws: Dra
     results += timed(mia_loss_lr, forget, unseen, seed=seed)
     results += timed(mia_entropy_lr, asked, retain=retain, test=test)
     results += timed(mia_svc, asked, retain=retain, test=test, seed=seed)
-    name = "mia_threshold.phi.retain_auc"
-    results += timed(lambda: [phi_auc(name, logits, labels, members="retain", pairs=draws.retain)])
+    results += timed(lambda: [rf_jsd(*asked, parent["audit"], labels["audit"])])
+    results += timed(_retain_side, logits, parent, labels, draws)
     return results
+
+
+def _retain_side(logits: BySplit, parent: BySplit, labels: BySplit, draws: Draws) -> list[MetricResult]:
+    before, after = (phi_scores(each, labels, members="retain", pairs=draws.retain) for each in (parent, logits))
+    return [auc_result("mia_threshold.phi.retain_auc", *after), retain_harm(before, after)]
 
 
 def phi_auc(name: str, logits: BySplit, labels: BySplit, *, members: str, pairs: ControlPairs) -> MetricResult:
     """Return the AUC of phi between one split's samples and their controls."""
+    return auc_result(name, *phi_scores(logits, labels, members=members, pairs=pairs))
+
+
+def phi_scores(logits: BySplit, labels: BySplit, *, members: str, pairs: ControlPairs) -> tuple[Floats, Floats]:
+    """Return phi of one split's samples and of their controls, as the attack reads it."""
     ours = score_arrays("phi", logits[members][pairs.forget], labels[members][pairs.forget])
-    controls = score_arrays("phi", logits["audit"][pairs.audit], labels["audit"][pairs.audit])
-    return auc_result(name, ours, controls)
+    return ours, score_arrays("phi", logits["audit"][pairs.audit], labels["audit"][pairs.audit])
 
 
 def plan_for_pairs(

@@ -7,7 +7,6 @@ nats, L* the parent's loss on the forget set, so that the parent's own delay on 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
 from statistics import median_low
 
 import numpy as np
@@ -19,11 +18,12 @@ from workers.evaluation.relearning_curve import (
     Curve,
     RelearningProfile,
     Target,
-    calibrate_rate,
-    relearn,
+    calibrate,
+    mean_loss,
     target_loss,
 )
 from workers.evaluation.relearning_ratio import ratio_result
+from workers.evaluation.relearning_stacked import Protocol, Relearner, relearn_all
 from workers.evaluation.result import MetricResult
 from workers.evaluation.scores import loss
 from workers.samples import LabelledSet
@@ -78,8 +78,8 @@ def plan_relearning(
     logits = task.predict(parent, forget)
     parent_losses: Floats = loss(logits, forget.labels).cpu().numpy()
     target = Target(loss=target_loss(float(parent_losses.mean())), accuracy=0.95 * task.accuracy(logits, forget.labels))
-    hardest = max(unseen, key=lambda controls: _mean_loss(parent, controls, task))
-    rate, calibrated = calibrate_rate(parent, hardest, task=task, target=target, seed=seed, profile=profile)
+    hardest = max(unseen, key=lambda controls: mean_loss(parent, controls, task))
+    rate, calibrated, profile = calibrate(parent, hardest, task=task, target=target, seed=seed, profile=profile)
     return RelearningPlan(
         forget=forget,
         unseen=tuple(unseen),
@@ -94,32 +94,32 @@ def plan_relearning(
 
 
 def run_relearning(
-    model: nn.Module, plan: RelearningPlan, *, task: Classification, progress: Progress = no_progress
+    model: nn.Module,
+    plan: RelearningPlan,
+    *,
+    task: Classification,
+    progress: Progress = no_progress,
+    stacked: bool | None = None,
 ) -> RelearningRuns:
-    """Relearn both sets once per seed, from copies of `model`."""
+    """Relearn both sets once per seed, from copies of `model`; `stacked` as in relearn_all."""
     seeds = [plan.seed + offset for offset in range(len(plan.unseen))]
-    done = count()
-
-    def curve(samples: LabelledSet, seed: int) -> Curve:
-        progress("relearn", next(done), 2 * len(seeds))
-        return relearn(
-            model,
-            samples,
-            task=task,
-            rate=plan.rate,
-            target=plan.target,
-            cap=plan.profile.max_steps,
-            seed=seed,
-            batch_size=plan.profile.batch_size,
-        )
-
-    if len(plan.forget) <= plan.profile.batch_size:
-        # one batch has no order: every seed would walk the same path
-        forget = (curve(plan.forget, seeds[0]),) * len(seeds)
-    else:
-        forget = tuple(curve(plan.forget, seed) for seed in seeds)
-    unseen = tuple(curve(samples, seed) for samples, seed in zip(plan.unseen, seeds, strict=True))
-    return RelearningRuns(forget=forget, unseen=unseen)
+    # one batch has no order: every seed would walk the same path
+    walks = 1 if len(plan.forget) <= plan.profile.batch_size else len(seeds)
+    runs = [Relearner(samples=plan.forget, seed=seed) for seed in seeds[:walks]]
+    runs += [Relearner(samples=samples, seed=seed) for samples, seed in zip(plan.unseen, seeds, strict=True)]
+    protocol = Protocol(
+        task=task,
+        rate=plan.rate,
+        target=plan.target,
+        cap=plan.profile.max_steps,
+        batch_size=plan.profile.batch_size,
+        optimizer=plan.profile.optimizer,
+    )
+    curves = relearn_all(
+        model, runs, protocol, done=lambda count: progress("relearn", count, len(runs)), stacked=stacked
+    )
+    forget = curves[:walks] * (len(seeds) // walks)
+    return RelearningRuns(forget=forget, unseen=curves[walks:])
 
 
 def relearning(runs: RelearningRuns, plan: RelearningPlan, *, classes_gone: Sequence[int] = ()) -> list[MetricResult]:
@@ -217,10 +217,6 @@ def _mean(name: str, split: str, values: Sequence[float], delays: Sequence[int |
 def _walked(curve: Curve, plan: RelearningPlan) -> float:
     delay = curve.delay(plan.target)
     return float(curve.path[-1 if delay is None else delay]) / plan.parent_norm
-
-
-def _mean_loss(model: nn.Module, samples: LabelledSet, task: Classification) -> float:
-    return float(loss(task.predict(model, samples), samples.labels).mean())
 
 
 def _norm(weights: Sequence[Tensor]) -> float:

@@ -1,13 +1,13 @@
 """Train a scratch copy on one set alone and record every step. Never touches the model it is given.
 
-The protocol: SGD at one constant rate without momentum or decay, norm statistics frozen, batches in an order
-drawn by seed, a cap on the steps.
+The protocol: SGD at one constant rate without momentum or decay (the thorough profile: Adam too), norm statistics
+frozen, batches in an order drawn by seed, a cap on the steps.
 """
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -22,17 +22,27 @@ from workers.samples import LabelledSet, shuffled_batches
 from workers.training import take_step
 
 Loss = TypeVar("Loss", float, Floats)
+Rule = Literal["sgd", "adam"]
+RULES: dict[Rule, type[torch.optim.SGD] | type[torch.optim.Adam]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+
+
+READ_ALL, READ_SHARE = 32, 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class RelearningProfile:
-    """The settings of the default profile; `rates` is the ascending grid the rate is calibrated on."""
+    """The settings of the default profile; `rates` is the ascending grid the rate is calibrated on.
+
+    Where no rate of it is fast enough without blowing up, `max_steps` is doubled, up to `most_steps`.
+    """
 
     seeds: int = 3
     max_samples: int = 512
     max_steps: int = 200
+    most_steps: int = 800
     batch_size: int = 128
     rates: tuple[float, ...] = tuple(float(f"{10 ** (k / 3 - 3):.3g}") for k in range(10))
+    optimizer: Rule = "sgd"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,7 +58,8 @@ class Curve:
     """Hold one run; row t was read before step t, so that row 0 is the model as it was given.
 
     losses (T + 1, n) per sample in nats, accuracies (T + 1,), path (T + 1,) the length walked so far in
-    weight space. T is below the cap when the targets were reached early or the loss stopped being finite.
+    weight space. Rows of steps at which the set was not read repeat the one before. T is below the cap when the
+    targets were reached early or the loss stopped being finite.
     """
 
     losses: Floats
@@ -91,39 +102,132 @@ def relearn(
     seed: int,
     batch_size: int = 128,
     run_on: bool = True,
+    optimizer: Rule = "sgd",
 ) -> Curve:
     """Train a copy of `model` on `samples` and return its curve.
 
     Ends at the cap, at a loss that is not finite, or once both targets are met: at once, or with `run_on` only
     after half as many steps again and ten more, which a bootstrap over samples needs to see.
     """
-    scratch = copy.deepcopy(model).requires_grad_(requires_grad=True).eval()
+    scratch = scratch_copy(model)
     weights = list(scratch.parameters())
-    optimizer = torch.optim.SGD(weights, rate)
-    batches = _endless_batches(len(samples), batch_size, seed)
-    one_batch = len(samples) <= batch_size
+    rule = RULES[optimizer](weights, rate)
+    batches = endless_batches(len(samples), batch_size, seed)
     losses: list[Tensor] = []
     accuracies, path, end = [], [0.0], cap
+    reads = reading_steps(cap)
     for step in range(cap + 1):
-        # with one batch the training pass reads the whole set already
-        with torch.set_grad_enabled(one_batch):
-            logits = task.logits(scratch, samples.images)
-            loss = task.loss_of_logits(logits, samples.labels)
-        losses.append(loss.detach())
-        accuracies.append(task.accuracy(logits.detach(), samples.labels))
+        index = next(batches)
+        if step in reads:
+            logits, objective = _read(scratch, samples, index, task)
+            losses.append(task.loss_of_logits(logits, samples.labels))
+            accuracies.append(task.accuracy(logits, samples.labels))
+        else:
+            batch = samples.take(index)
+            objective = task.per_sample_loss(scratch, batch.images, batch.labels).mean()
+            losses.append(losses[-1])
+            accuracies.append(accuracies[-1])
         mean = float(losses[-1].double().mean())
-        if end == cap and mean <= target.loss and accuracies[-1] >= target.accuracy:
-            end = min(cap, step + step // 2 + 10) if run_on else step
+        end = ending(step, end, cap, met=reached(mean, accuracies[-1], target), run_on=run_on)
         if step >= end or not np.isfinite(mean):
             break
-        if not one_batch:
-            batch = samples.take(next(batches))
-            loss = task.per_sample_loss(scratch, batch.images, batch.labels)
-        take_step(optimizer, loss.mean())
-        # without momentum a step is the rate times the gradient
-        path.append(path[-1] + rate * float(get_total_norm(w.grad for w in weights if w.grad is not None)))
+        path.append(path[-1] + _walk(rule, weights, objective, None if optimizer != "sgd" else rate))
     kept: Floats = torch.stack(losses).double().cpu().numpy()
     return Curve(losses=kept, accuracies=np.array(accuracies), path=np.array(path))
+
+
+def reading_steps(cap: int) -> frozenset[int]:
+    """Return the steps before which the whole set is read: the first 32, then every sixteenth part further, the cap.
+
+    In between the curve holds its last value: a delay is late by a sixteenth at most, for about half the time.
+    """
+    steps, step = [cap], 0
+    while step < cap:
+        steps.append(step)
+        step += max(1, step // READ_SHARE if step >= READ_ALL else 1)
+    return frozenset(steps)
+
+
+def scratch_copy(model: nn.Module) -> nn.Module:
+    """Return a copy to train, its norm statistics frozen; on a CPU in the layout its convolutions are faster in."""
+    scratch = copy.deepcopy(model).requires_grad_(requires_grad=True).eval()
+    on_cpu = all(w.device.type == "cpu" for w in scratch.parameters())
+    return scratch.to(memory_format=torch.channels_last) if on_cpu else scratch
+
+
+def reached(loss: float, accuracy: float, target: Target) -> bool:
+    """Say whether both targets are met."""
+    return loss <= target.loss and accuracy >= target.accuracy
+
+
+def ending(step: int, end: int, cap: int, *, met: bool, run_on: bool) -> int:
+    """Return the step to end at, known after `step`; `end` is what was known before, the cap at first."""
+    if end < cap or not met:
+        return end
+    return min(cap, step + step // 2 + 10) if run_on else step
+
+
+def endless_batches(count: int, batch_size: int, seed: int) -> Iterator[Tensor]:
+    """Yield positions below `count`, batch by batch, in an order drawn by seed; one batch alone has no order."""
+    generator = generator_for(seed)
+    while count <= batch_size:
+        yield torch.arange(count)
+    while True:
+        yield from shuffled_batches(count, batch_size, generator=generator)
+
+
+def complement(count: int, index: Tensor) -> Tensor:
+    """Return the positions below `count` that are not in `index`."""
+    left = torch.ones(count, dtype=torch.bool)
+    left[index] = False
+    return left.nonzero().squeeze(1)
+
+
+def _read(scratch: nn.Module, samples: LabelledSet, index: Tensor, task: Classification) -> tuple[Tensor, Tensor]:
+    """Return logits of the whole set, detached, and the mean loss of the batch at `index` to descend on.
+
+    The batch is read once for both: with frozen statistics a sample's logits do not depend on its batch mates.
+    """
+    batch, rest = samples.take(index), complement(len(samples), index).to(samples.device)
+    ours = task.logits(scratch, batch.images)
+    logits = ours.new_empty(len(samples), ours.shape[1])
+    logits[index.to(samples.device)] = ours.detach()
+    if len(rest):
+        with torch.no_grad():
+            logits[rest] = task.logits(scratch, samples.images[rest])
+    return logits, task.loss_of_logits(ours, batch.labels).mean()
+
+
+def _walk(rule: torch.optim.Optimizer, weights: list[nn.Parameter], objective: Tensor, rate: float | None) -> float:
+    """Take a step and return its length; with a rate it is that times the gradient, without it is measured."""
+    before = [w.detach().clone() for w in weights] if rate is None else []
+    take_step(rule, objective)
+    if rate is not None:
+        return rate * float(get_total_norm(w.grad for w in weights if w.grad is not None))
+    return float(get_total_norm(w.detach() - b for w, b in zip(weights, before, strict=True)))
+
+
+def calibrate(
+    parent: nn.Module,
+    unseen: LabelledSet,
+    *,
+    task: Classification,
+    target: Target,
+    seed: int,
+    profile: RelearningProfile,
+) -> tuple[float, bool, RelearningProfile]:
+    """Return rate, whether it was calibrated, and the profile with the cap it needs."""
+    while True:
+        rate, found = calibrate_rate(parent, unseen, task=task, target=target, seed=seed, profile=profile)
+        known = found or mean_loss(parent, unseen, task) <= target.loss
+        if known or 2 * profile.max_steps > profile.most_steps:
+            return rate, found, profile
+        profile = replace(profile, max_steps=2 * profile.max_steps)
+
+
+def mean_loss(model: nn.Module, samples: LabelledSet, task: Classification) -> float:
+    """Return the mean loss of the set in nats."""
+    return float(task.loss_of_logits(task.predict(model, samples), samples.labels).mean())
 
 
 def calibrate_rate(
@@ -159,6 +263,7 @@ def calibrate_rate(
             seed=seed,
             batch_size=profile.batch_size,
             run_on=False,
+            optimizer=profile.optimizer,
         )
         if curve.delay(target) == 0:
             return profile.rates[len(profile.rates) // 2], False
@@ -171,9 +276,3 @@ def calibrate_rate(
         else:
             high = middle - 1
     return (reached, True) if reached is not None else (min(ends, key=lambda rate: ends[rate]), False)
-
-
-def _endless_batches(count: int, batch_size: int, seed: int) -> Iterator[Tensor]:
-    generator = generator_for(seed)
-    while True:
-        yield from shuffled_batches(count, batch_size, generator=generator)

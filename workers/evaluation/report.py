@@ -20,9 +20,9 @@ from workers.evaluation.measure import (
     measure_logits,
     measure_runs,
     phi_auc,
+    phi_scores,
     plan_for_pairs,
 )
-from workers.evaluation.mia_threshold import score_arrays
 from workers.evaluation.plot_data import gather
 from workers.evaluation.plots.data import PlotData
 from workers.evaluation.ranks import ranks_among_controls
@@ -162,9 +162,7 @@ def _ranks(logits: BySplit, labels: BySplit, draws: Draws) -> list[float | None]
     pairs = draws.attack
     if not len(pairs) or band_by_size(len(pairs), len(pairs)) <= WIDEST_BAND:
         return None
-    members = score_arrays("phi", logits["forget"][pairs.forget], labels["forget"][pairs.forget])
-    controls = score_arrays("phi", logits["audit"][pairs.audit], labels["audit"][pairs.audit])
-    ranks = ranks_among_controls(members, controls)
+    ranks = ranks_among_controls(*phi_scores(logits, labels, members="forget", pairs=pairs))
     return sorted(ranks, key=lambda rank: (rank is None, rank))
 
 

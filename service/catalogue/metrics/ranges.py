@@ -3,6 +3,8 @@
 import math
 
 SHARE, DIFFERENCE, POSITIVE = (0.0, 1.0), (-1.0, 1.0), (0.0, math.inf)
+NATS_OF_TWO = (0.0, math.log(2))
+"""Of a Jensen-Shannon divergence, which is at most ln 2."""
 
 RANGES: dict[str, tuple[float, float]] = {
     "accuracy": SHARE,
@@ -26,6 +28,14 @@ RANGES: dict[str, tuple[float, float]] = {
     "relearning_area": POSITIVE,
     "relearning_path_length": POSITIVE,
     "relearning_ratio": POSITIVE,
+    "avg_gap": SHARE,
+    "avg_gap_with_mia": SHARE,
+    "tow": SHARE,
+    "js_divergence": NATS_OF_TWO,
+    "prediction_agreement": SHARE,
+    "klom": (-math.inf, math.inf),
+    "rf_jsd": NATS_OF_TWO,
+    "retain_harm": DIFFERENCE,
 }
 """By family: the part of an id up to its first dot."""
 

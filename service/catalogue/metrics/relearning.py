@@ -7,8 +7,8 @@ RELEARNING = [
         id="relearning_delay",
         title="Relearning delay",
         formula="first SGD step on the set alone at which its loss <= 1.05 L* + 0.05 nats, L* the original's "
-        "loss on the forget set; constant rate, norm statistics frozen; lower median of 3 seeds; "
-        "at the cap a lower bound, marked censored",
+        "loss on the forget set; constant rate, norm statistics frozen; read at every step up to 32 and every "
+        "sixteenth part further after that; lower median of 3 seeds; at the cap a lower bound, marked censored",
         source=RELEARNING_SOURCE,
         basis="original",
         direction="higher",
