@@ -23,6 +23,7 @@ from service.catalogue.recipe import Recipe
 from workers.classification import Classification
 from workers.data import read
 from workers.data.pools import cut
+from workers.data.source import SourceArrays
 from workers.evaluation.gate import Bar, judge
 from workers.evaluation.report import EvaluationSplits, evaluate
 from workers.pipeline import ModelSpec, train_original
@@ -71,8 +72,8 @@ def main() -> int:
     return 1 if missed else 0
 
 
-def _row(arrays: Any, seed: int, *, forget: int, epochs: int) -> dict[str, Any]:
-    pools = _pools(arrays, seed)
+def _row(arrays: SourceArrays, seed: int, *, forget: int, epochs: int) -> dict[str, Any]:
+    pools = pools_of(arrays, seed)
     spec = ModelSpec(
         architecture="small_cnn",
         options={"width": 16},
@@ -114,15 +115,27 @@ def _shown(bound: Mapping[str, Any]) -> list[Any]:
     return [bound["verdict"], bound["value"], bound["ci95"]]
 
 
-def _pools(arrays: Any, seed: int) -> dict[str, LabelledSet]:
+def fashion_pools(root: Path, train: int, seed: int) -> dict[str, LabelledSet]:
+    """Return train, selection, audit, population, and test, which is the two before it."""
+    return pools_of(read_fashion(root, train), seed)
+
+
+def read_fashion(root: Path, train: int) -> SourceArrays:
+    """Read a class-balanced subset of the training images, and all test images."""
+    subset = {"train": train, "seed": 0}
+    return read({"source": "torchvision:FashionMNIST", "root": str(root), "subset": subset}, roots=[root])
+
+
+def pools_of(arrays: SourceArrays, seed: int) -> dict[str, LabelledSet]:
+    """Cut the arrays as the service does, and put test = audit + population in that order."""
     names = cut(arrays, seed.to_bytes(4, "big"))[1]
     images, labels = torch.from_numpy(arrays.images), torch.from_numpy(arrays.labels)
 
     def pool(*wanted: str) -> LabelledSet:
-        index = torch.tensor([i for i, name in enumerate(names) if name in wanted])
+        index = torch.tensor([i for name in wanted for i, found in enumerate(names) if found == name])
         return LabelledSet(images=images[index], labels=labels[index])
 
-    single = {name: pool(name) for name in ("train", "selection", "audit")}
+    single = {name: pool(name) for name in ("train", "selection", "audit", "population")}
     return {**single, "test": pool("audit", "population")}
 
 
