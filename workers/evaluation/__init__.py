@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from workers.evaluation.against_retrained import avg_gap, avg_gap_with_mia, prediction_agreement, tow
 from workers.evaluation.confusion import confusion
+from workers.evaluation.forget_error import forget_error
 from workers.evaluation.js_divergence import js_divergence
 from workers.evaluation.klom import klom
 from workers.evaluation.lira import lira_offline, lira_online
@@ -28,6 +29,7 @@ METRICS: dict[str, Callable[..., MetricResult | list[MetricResult]]] = {
     "weight_distance": weight_distance,
     "ic_err": confusion,
     "fgt_err": confusion,
+    "forget_error": forget_error,
     "mia_threshold": mia_threshold,
     "mia_loss_lr": mia_loss_lr,
     "mia_entropy_lr": mia_entropy_lr,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from workers.classification import Classification
 from workers.evaluation.confusion import confusion
+from workers.evaluation.forget_error import forget_error
 from workers.evaluation.intervals import Floats
 from workers.evaluation.mia_entropy_lr import mia_entropy_lr
 from workers.evaluation.mia_loss_lr import mia_loss_lr
@@ -72,6 +73,7 @@ def measure_logits(logits: BySplit, parent: BySplit, labels: BySplit, draws: Dra
     results += timed(accuracy_and_loss, "unseen", *unseen)
     results += timed(utility, parent["test"], logits["test"], labels["test"], labels["retain"])
     results += timed(confusion, logits["test"], labels["test"], labels["forget"])
+    results += timed(forget_error, forget, unseen)
     results += timed(mia_threshold, *forget, *unseen)
     results += timed(mia_loss_lr, forget, unseen, seed=seed)
     results += timed(mia_entropy_lr, asked, retain=retain, test=test)

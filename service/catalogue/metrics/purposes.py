@@ -1,8 +1,9 @@
-"""What undoing a confusion of two classes must change."""
+"""What undoing a confusion of two classes, and removing a learned bias, must change."""
 
 from service.catalogue.metrics.spec import MetricSpec
 
 _SOURCE = "Goel et al. 2022, arXiv:2201.06640; Kurmanji et al., NeurIPS 2023, arXiv:2302.09880"
+_BIAS = "Kurmanji et al., NeurIPS 2023, arXiv:2302.09880"
 
 PURPOSES = [
     MetricSpec(
@@ -27,5 +28,27 @@ PURPOSES = [
         ideal=0.0,
         kind="evidence",
         does_not_prove="A clean model confuses some samples as well: compare with a retrained one where there is one.",
+    ),
+    MetricSpec(
+        id="forget_error.rate",
+        title="Error on the forget set",
+        formula="share of forget samples predicted as any class other than their label",
+        source=_BIAS,
+        basis="none",
+        direction="higher",
+        ideal=1.0,
+        kind="smoke_test",
+        does_not_prove="Erring on purpose is no forgetting: what is avoided is still known.",
+    ),
+    MetricSpec(
+        id="forget_error.excess",
+        title="Error on the forget set above that on unseen controls",
+        formula="error on forget samples minus error on unseen controls of the same labels; interval by Newcombe",
+        source=_BIAS,
+        basis="unseen controls",
+        direction="higher",
+        ideal=None,
+        kind="evidence",
+        does_not_prove="Meant for bias: for privacy, an error above the controls' tells members.",
     ),
 ]

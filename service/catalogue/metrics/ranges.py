@@ -15,6 +15,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "weight_distance": POSITIVE,
     "ic_err": SHARE,
     "fgt_err": POSITIVE,
+    "forget_error": DIFFERENCE,
     "mia_threshold": SHARE,
     "mia_loss_lr": SHARE,
     "mia_entropy_lr": SHARE,
