@@ -7,9 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.catalogue.methods import Purpose
 from service.catalogue.metrics import METRICS
-from service.catalogue.metrics.ranges import has_interval, range_of
+from service.catalogue.metrics.ranges import has_interval, range_of, splits_of
 
 PHI_AUC, RATIO, DROP = "mia_threshold.phi.auc", "relearning_ratio", "utility_drop"
+FLOOR = "mia_threshold.phi.floor"
 WIDEST_BAND = 0.10
 """A membership bound wider than this shows nothing: it is untestable at that size."""
 
@@ -42,7 +43,8 @@ class Bound(BaseModel):
         """Refuse an unknown metric, and limits that every figure or none would keep."""
         if self.metric not in METRICS:
             raise ValueError(f"unknown metric {self.metric!r}; GET /v1/metrics lists them")
-        faults = [*self._shape_faults(), *(self._limit_faults() if self.of is None else [])]
+        faults = [*self._shape_faults(), *self._split_faults()]
+        faults += self._limit_faults() if self.of is None else self._multiple_faults()
         if faults:
             raise ValueError(f"the bound on {self.metric}: {'; '.join(faults)}")
         return self
@@ -56,6 +58,8 @@ class Bound(BaseModel):
             faults.append("within stands alone, without at_least and at_most")
         if self.within is not None and METRICS[self.metric].ideal is None:
             faults.append("this metric has no ideal to lie around")
+        if self.metric == FLOOR:
+            faults.append("it is shown to read the noise by and is never a bound")
         if self.within == "by_size" and self.metric != PHI_AUC:
             faults.append(f"by_size is for {PHI_AUC} alone")
         if self.within is not None and self.of is not None:
@@ -66,9 +70,32 @@ class Bound(BaseModel):
             faults.append('this metric has no interval; say "on": "value"')
         return faults
 
+    def _split_faults(self) -> list[str]:
+        splits = splits_of(self.metric)
+        if splits is None or self.split in splits or (self.split is None and len(splits) < 2):
+            return []
+        if self.split is None:
+            return [f"name its split: {', '.join(splits)}"]
+        return [f"it has no split {self.split}; it has {', '.join(splits) or 'none'}"]
+
+    def _multiple_faults(self) -> list[str]:
+        faults = []
+        if range_of(self.metric)[0] < 0:
+            faults.append("a multiple means nothing where figures can be negative; leave `of` out")
+        if self.of == "unseen" and ("unseen" not in (splits_of(self.metric) or ()) or self.split == "unseen"):
+            faults.append("it has no figure on unseen controls to be compared with")
+        if self.at_least is not None and self.at_least <= 0:
+            faults.append(f"at_least {self.at_least:g} times a figure always holds")
+        if self.at_most is not None and self.at_most < 0:
+            faults.append(f"at_most {self.at_most:g} times a figure never holds")
+        return faults
+
     def _limit_faults(self) -> list[str]:
         low, high = range_of(self.metric)
         faults = []
+        # an interval has some width: its far edge never lies on the end of the range
+        if self.on == "edge" and (self.at_least == high or self.at_most == low):
+            faults.append(f'no interval lies on the end of [{low:g}, {high:g}] alone; say "on": "value"')
         if self.at_least is not None and not low < self.at_least <= high:
             faults.append(f"at_least {self.at_least:g} would always or never hold; values lie in [{low:g}, {high:g}]")
         if self.at_most is not None and not low <= self.at_most < high:
@@ -76,7 +103,9 @@ class Bound(BaseModel):
         ideal = METRICS[self.metric].ideal
         if isinstance(self.within, float) and ideal is not None:
             widest = min(ideal - low, high - ideal) or max(ideal - low, high - ideal)
-            if not 0 < self.within < widest:
+            if is_attack(self.metric) and self.within > WIDEST_BAND:
+                faults.append(f"within {self.within:g} could hold a leak; name at most {WIDEST_BAND:g} or by_size")
+            elif not 0 < self.within < widest:
                 faults.append(f"within {self.within:g} would always or never hold; name one in (0, {widest:g})")
         return faults
 
@@ -101,6 +130,11 @@ DEFAULT_BOUNDS: dict[Purpose, tuple[Bound, ...]] = {
     ),
 }
 """What holds where the model's policy names no bounds for the purpose."""
+
+
+def is_attack(metric: str) -> bool:
+    """Say whether the metric is an attack on membership, which needs as many samples as its band does."""
+    return metric.startswith(("mia_", "lira_", "rmia", "u_lira"))
 
 
 def band_by_size(n: int, m: int) -> float:

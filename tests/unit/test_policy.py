@@ -32,7 +32,19 @@ def test_every_metric_has_a_range_that_holds_its_ideal() -> None:
         ({"metric": "accuracy", "at_most": 1}, "always or never"),
         ({"metric": "accuracy", "at_least": 0.9, "at_most": 0.5}, "at_least is above at_most"),
         ({"metric": "relearning_delay", "at_least": 5}, "no interval"),
-        ({"metric": "mia_threshold.phi.auc", "within": 0.5}, "always or never"),
+        ({"metric": "mia_threshold.phi.auc", "within": 0.5}, "could hold a leak"),
+        ({"metric": "mia_threshold.phi.auc", "within": 0.11}, "could hold a leak"),
+        ({"metric": "mia_threshold.phi.floor", "at_most": 0.6}, "never a bound"),
+        ({"metric": "mia_threshold.phi.auc", "split": "test", "at_most": 0.6}, "no split test; it has none"),
+        ({"metric": "utility_drop", "split": "forget", "at_most": 0.02}, "no split forget; it has test"),
+        ({"metric": "accuracy", "at_least": 0.5}, "name its split: retain, forget, unseen, test"),
+        ({"metric": "disagreement", "at_most": 0}, "on the end of"),
+        ({"metric": "accuracy", "split": "test", "at_least": 1}, "on the end of"),
+        ({"metric": "ic_err", "at_most": -1, "of": "parent", "on": "value"}, "never holds"),
+        ({"metric": "ic_err", "at_least": 0, "of": "parent", "on": "value"}, "always holds"),
+        ({"metric": "utility_drop", "at_most": 1, "of": "parent"}, "can be negative"),
+        ({"metric": "mia_threshold.phi.auc", "at_most": 1, "of": "unseen"}, "no figure on unseen"),
+        ({"metric": "accuracy", "split": "unseen", "at_most": 1, "of": "unseen"}, "no figure on unseen"),
         ({"metric": "mia_threshold.phi.auc", "within": -0.1}, "always or never"),
         ({"metric": "mia_threshold.phi.auc", "within": 0.1, "at_most": 0.6}, "stands alone"),
         ({"metric": "relearning_ratio", "within": "by_size"}, "by_size is for"),
@@ -62,6 +74,23 @@ def test_a_bound_that_means_nothing_is_refused(bound: dict[str, Any], told: str)
 def test_an_impossible_policy_is_refused(policy: dict[str, Any], told: str) -> None:
     with pytest.raises(ValidationError, match=told):
         Policy.model_validate(policy)
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [
+        {"metric": "mia_threshold.phi.auc", "within": 0.1},
+        {"metric": "relearning_ratio", "at_least": 0.9},
+        {"metric": "utility_drop", "at_most": 0.02},
+        {"metric": "fgt_err", "at_most": 0, "on": "value"},
+        {"metric": "accuracy", "split": "forget", "at_most": 1, "of": "unseen"},
+        {"metric": "relearning_delay", "split": "forget", "at_least": 1, "of": "unseen", "on": "value"},
+        {"metric": "prediction_agreement", "split": "test", "at_least": 0.9},
+    ],
+)
+def test_a_bound_that_some_models_keep_and_some_miss_is_taken(bound: dict[str, Any]) -> None:
+    policy = Policy.model_validate({"gate": {"privacy": [bound]}})
+    assert [stated.metric for stated in bounds_of(policy, "privacy")] == [bound["metric"]]
 
 
 def test_a_purpose_not_named_has_the_default_bounds_and_an_empty_list_none() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from service.catalogue.bounds import DROP, PHI_AUC, RATIO, WIDEST_BAND, Bound, band_by_size
+from service.catalogue.bounds import DROP, PHI_AUC, RATIO, WIDEST_BAND, Bound, band_by_size, is_attack
 from service.catalogue.metrics import METRICS
 
 BoundVerdict = Literal["pass", "fail", "inconclusive", "untestable", "not_applicable"]
@@ -71,8 +71,11 @@ def rule(bound: Bound, figures: Figures) -> Ruling:
     if figure is None:
         return _unsure(bound, "it was not measured on this split")
     if figure["verdict"] == "not_applicable":
-        return _ruling(bound, figure, "not_applicable", _reason(figure, "it has no meaning here"))
-    if not _finite(figure.get("value")):
+        # there was nothing to measure it on, which shows no more than too few samples do
+        return _ruling(bound, figure, "untestable", _reason(figure, "there is nothing to measure it on"))
+    if is_attack(bound.metric) and bound.of is None and band_by_size(int(figure["n"]), int(figure["n"])) > WIDEST_BAND:
+        return _too_few(bound, figure)
+    if not finite(figure.get("value")):
         return _ruling(bound, figure, "inconclusive", _reason(figure, "there is no figure"))
     if bound.within is not None:
         return _band(bound, figure, figures)
@@ -117,21 +120,27 @@ def _band(bound: Bound, figure: Figure, figures: Figures) -> Ruling:
     centre, n = _ideal(bound), int(figure["n"])
     margin = band_by_size(n, n) if bound.within == "by_size" else float(bound.within or 0)
     interval = _interval(figure)
-    if bound.within == "by_size" and margin > WIDEST_BAND:
-        text = f"{n} a side are too few: the band would be {centre:g} ± {margin:.2f}, at most ± {WIDEST_BAND:g} counts"
-        return _ruling(bound, figure, "untestable", text, margin=margin if math.isfinite(margin) else None)
     if interval is None:
         return _ruling(bound, figure, "inconclusive", "there is no interval", margin=margin)
     before = figures.find(bound, parent=True)
     known_before = None if before is None else _interval(before)
-    if bound.metric == PHI_AUC and known_before is not None and _inside(known_before, centre, margin):
+    outside = interval[1] < centre - margin or interval[0] > centre + margin
+    # what lies wholly outside was given away by unlearning itself, which no earlier secrecy excuses
+    if bound.metric == PHI_AUC and not outside and known_before is not None and _inside(known_before, centre, margin):
         text = "the original itself lay inside the band: membership was not detectable before"
         return _ruling(bound, figure, "not_applicable", text, limit=centre, margin=margin)
     inside = _inside(interval, centre, margin)
-    outside = interval[1] < centre - margin or interval[0] > centre + margin
     verdict: BoundVerdict = "pass" if inside else "fail" if outside else "inconclusive"
     text = f"{_shown(figure)}, to lie within {centre:g} ± {margin:.3f}"
     return _ruling(bound, figure, verdict, text, limit=centre, margin=margin)
+
+
+def _too_few(bound: Bound, figure: Figure) -> Ruling:
+    """Say that an attack cannot tell at this size, whatever limit or band the policy names for it."""
+    n = int(figure["n"])
+    margin = band_by_size(n, n)
+    text = f"{n} a side are too few: the band would be ± {margin:.2f}, at most ± {WIDEST_BAND:g} counts"
+    return _ruling(bound, figure, "untestable", text, margin=margin if math.isfinite(margin) else None)
 
 
 def _relearning(bound: Bound, figure: Figure, figures: Figures) -> Ruling:
@@ -154,7 +163,7 @@ def _relearning(bound: Bound, figure: Figure, figures: Figures) -> Ruling:
 def _whole_classes(bound: Bound, figures: Figures) -> Ruling:
     """Where a class is gone unseen samples of it are no yardstick: the net must have lost the class on both."""
     accuracy = [figures.own.get(("accuracy", split)) for split in ("forget", "unseen")]
-    known = [figure for figure in accuracy if figure is not None and _finite(figure.get("value"))]
+    known = [figure for figure in accuracy if figure is not None and finite(figure.get("value"))]
     if figures.chance is None or not known:
         return _unsure(bound, "a class is gone, and its accuracy was not measured")
     worst = max(known, key=lambda figure: float(figure["value"]))
@@ -170,7 +179,7 @@ def _scale(bound: Bound, figures: Figures) -> float | None:
         return 1.0
     other = figures.find(bound, parent=True) if bound.of == "parent" else figures.own.get((bound.metric, "unseen"))
     value = None if other is None else other.get("value")
-    return float(value) if value is not None and _finite(value) else None
+    return float(value) if value is not None and finite(value) else None
 
 
 def _edges(bound: Bound, figure: Figure) -> tuple[float | None, float | None]:
@@ -187,7 +196,7 @@ def _edges(bound: Bound, figure: Figure) -> tuple[float | None, float | None]:
 
 def _interval(figure: Figure) -> Interval | None:
     edges = figure.get("ci95")
-    if not edges or not all(_finite(edge) for edge in edges):
+    if not edges or not all(finite(edge) for edge in edges):
         return None
     return float(edges[0]), float(edges[1])
 
@@ -201,7 +210,8 @@ def _ideal(bound: Bound) -> float:
     return 0.0 if ideal is None else ideal
 
 
-def _finite(value: object) -> bool:
+def finite(value: object) -> bool:
+    """Say whether a figure is there and finite."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
@@ -238,7 +248,7 @@ def _ruling(
         bound=bound,
         verdict=verdict,
         sentence=f"{METRICS[bound.metric].title}: {text}.",
-        value=float(value) if value is not None and _finite(value) else None,
+        value=float(value) if value is not None and finite(value) else None,
         ci95=_interval(figure),
         n=int(figure.get("n", 0)),
         limit=limit,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from service.catalogue.bounds import DROP, PHI_AUC, RATIO, Bound
-from workers.evaluation.bound_rules import Figures, Ruling, rule
+from workers.evaluation.bound_rules import Figures, Ruling, finite, rule
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 MEMBERSHIP_METRICS = (PHI_AUC, RATIO)
@@ -39,8 +39,9 @@ def judge(
 ) -> dict[str, Any]:
     """Return verdict, sentence and the ruling on every bound, JSON-safe.
 
-    `exact`: the method carries a retraining guarantee, on which it passes whatever was measured; a lost utility
-    stops it all the same. `classes_gone` and `chance` (1 / classes) are for forgotten whole classes.
+    `exact`: the method carries a retraining guarantee, on which it passes whatever was measured; a lost utility, or
+    a loss that is no finite number, stops it all the same. `classes_gone` and `chance` (1 / classes) are for
+    forgotten whole classes.
     """
     figures = Figures(
         own=_by_name(metrics),
@@ -52,6 +53,9 @@ def judge(
     rulings = [rule(bound, figures) for bound in bar.bounds]
     broken = _breaker(figures, bar.max_accuracy_drop)
     verdict, sentence = _verdict(rulings, bar, exact=exact)
+    ruined = _not_finite(metrics)
+    if ruined and verdict == "pass":
+        verdict, sentence = "inconclusive", ruined
     if broken:
         verdict, sentence = "fail", broken
     untested = [r for r in rulings if r.bound.required and r.verdict == "untestable"]
@@ -106,6 +110,13 @@ def _breaker(figures: Figures, allowed: float) -> str | None:
         return None
     low, high = drop["ci95"]
     return f"Test accuracy fell by {drop['value']:.4f} (95 %: {low:.4f} to {high:.4f}), {allowed:.4f} allowed."
+
+
+def _not_finite(metrics: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return a sentence if the model's mean loss is no number anywhere it was measured: such a model is ruined."""
+    measured = [x for x in metrics if x["name"] == "loss" and x["verdict"] != "not_applicable"]
+    bad = [str(x.get("split")) for x in measured if not finite(x.get("value"))]
+    return f"Undecided: the mean loss is not finite on {', '.join(bad)}." if bad else None
 
 
 def _noticed(planted_leak: Mapping[str, Any] | None) -> bool | None:

@@ -54,6 +54,35 @@ WITHOUT_INTERVAL = frozenset(
 """Families whose figures have no interval, so that a bound on them is a bound on the value."""
 
 
+_BY_SPLIT = ("retain", "forget", "unseen", "test")
+_RELEARNED = ("forget", "unseen")
+SPLITS: dict[str, tuple[str, ...]] = {
+    "accuracy": _BY_SPLIT,
+    "loss": _BY_SPLIT,
+    "utility_drop": ("test",),
+    "class_accuracy_drop": ("test",),
+    "disagreement": ("test",),
+    "ic_err": ("test",),
+    "fgt_err": ("test",),
+    "forget_error.rate": ("forget",),
+    "rf_jsd": ("forget",),
+    "retain_harm": ("retain",),
+    "relearning_delay": _RELEARNED,
+    "relearning_accuracy_delay": _RELEARNED,
+    "relearning_area": _RELEARNED,
+    "relearning_path_length": _RELEARNED,
+}
+"""Where a metric's figures are told apart by the set they are read on; a report's others have no split."""
+
+# What a report holds only with a retrained model; nothing is ruled out for it.
+_SPLIT_AS_GIVEN = frozenset({"avg_gap", "avg_gap_with_mia", "tow", "js_divergence", "prediction_agreement", "klom"})
+
+
+def splits_of(metric: str) -> tuple[str, ...] | None:
+    """Return the splits a metric is read on, none for one figure alone; None where any may be named."""
+    return None if metric in _SPLIT_AS_GIVEN else SPLITS.get(metric, ())
+
+
 def range_of(metric: str) -> tuple[float, float]:
     """Return the lowest and highest value the metric can take."""
     return RANGES[metric.split(".", 1)[0]]

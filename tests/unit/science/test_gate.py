@@ -78,6 +78,25 @@ def test_a_small_set_is_never_reported_as_a_membership_pass(value: float) -> Non
     assert _judge(_report(auc=_figure(AUC, 0.5, (0.49, 0.51), n=20)), disclose=False)["verdict"] == "inconclusive"
 
 
+@pytest.mark.parametrize("bound", [{"within": 0.09}, {"at_most": 0.6}, {"at_least": 0.4, "at_most": 0.6}])
+def test_no_bound_of_the_owner_makes_a_small_set_a_membership_pass(bound: dict[str, float]) -> None:
+    bar = Bar(bounds=(Bound.model_validate({"metric": AUC, **bound}),), max_accuracy_drop=0.02)
+    tied = [_figure(AUC, 0.5, (0.45, 0.55), n=20)]
+    assert _of(judge(bar, tied, PARENT), AUC) == ["untestable"]
+    assert _of(judge(bar, [_figure(AUC, 0.5, (0.45, 0.55))], PARENT), AUC) == ["pass"]
+
+
+def test_where_there_are_no_controls_nothing_passes_without_saying_so() -> None:
+    none = {"verdict": "not_applicable", "n": 0, "extra": {"reason": "the audit pool has no sample of these labels"}}
+    report = _report(auc={**_figure(AUC, None), **none}, ratio={**_figure(RATIO, None), **none})
+    result = _judge(report)
+    assert _of(result, AUC) + _of(result, RATIO) == ["untestable", "untestable"]
+    assert (result["verdict"], result["disclosed"]) == ("pass", True)
+    assert "the audit pool has no sample of these labels" in result["sentence"]
+    assert "Whether the samples are forgotten was not shown" in result["sentence"]
+    assert _judge(report, disclose=False)["verdict"] == "inconclusive"
+
+
 def test_about_260_a_side_are_needed_to_test_membership() -> None:
     verdicts = [_of(_judge(_report(auc=_figure(AUC, 0.5, (0.49, 0.51), n=n))), AUC) for n in (266, 268)]
     assert verdicts == [["untestable"], ["pass"]]
@@ -89,6 +108,22 @@ def test_where_the_original_was_not_detectable_the_relearning_ratio_decides() ->
     assert _judge(_report(), parent)["verdict"] == "pass"
     known = _report(ratio=_figure(RATIO, 0.3, (0.2, 0.4)))
     assert _judge(known, parent)["verdict"] == "fail"
+
+
+@pytest.mark.parametrize("ci95", [(0.27, 0.33), (0.67, 0.73)])
+def test_a_leak_that_unlearning_itself_made_fails_where_the_original_had_none(ci95: tuple[float, float]) -> None:
+    parent = [_figure(AUC, 0.51, (0.48, 0.54))]
+    assert _of(_judge(_report(auc=_figure(AUC, sum(ci95) / 2, ci95)), parent), AUC) == ["fail"]
+
+
+@pytest.mark.parametrize("split", ["retain", "forget", "unseen", "test"])
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_model_whose_loss_is_not_finite_is_never_passed(split: str, *, exact: bool) -> None:
+    ruined = _report(loss=_figure("loss", None, split=split, verdict="inconclusive"))
+    result = _judge(ruined, exact=exact)
+    assert (result["verdict"], result["disclosed"]) == ("inconclusive", False)
+    assert f"not finite on {split}" in result["sentence"]
+    assert _judge(_report(loss=_figure("loss", None, split=split, n=0, verdict="not_applicable")))["verdict"] == "pass"
 
 
 @pytest.mark.parametrize(

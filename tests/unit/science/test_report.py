@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from service.catalogue.metrics import METRICS as CATALOGUE
+from service.catalogue.metrics.ranges import splits_of
 from service.catalogue.recipe import Recipe
 from workers.classification import Classification
 from workers.evaluation import METRICS
@@ -133,6 +134,13 @@ def test_both_models_are_measured_alike(standard: dict[str, Any]) -> None:
     assert len(ours) == len(standard["metrics"])
     for name in ("accuracy", "loss"):
         assert {split for key, split in ours if key == name} == {"retain", "forget", "unseen", "test"}
+
+
+def test_figures_stand_on_the_splits_that_bounds_may_name(standard: dict[str, Any]) -> None:
+    found: dict[str, set[str | None]] = {}
+    for row in standard["metrics"]:
+        found.setdefault(row["name"], set()).add(row.get("split"))
+    assert found == {name: {*(splits_of(name) or (None,))} for name in found}
 
 
 def test_every_figure_has_the_fields_of_the_contract(standard: dict[str, Any]) -> None:
