@@ -55,19 +55,20 @@ def next_rung(situation: Situation) -> Rung:
 
     Near the due date the surest comes at once. A method that cannot work on the model is passed over.
     """
-    passed_over = {name: why for name in (situation.requested, *situation.ladder) if (why := _unfit(name, situation))}
-    steps = [name for name in order(situation) if name not in passed_over and name not in situation.tried]
+    passed_over = {name: why for name in (situation.requested, *order(situation)) if (why := _unfit(name, situation))}
+    steps = [name for name in _above(situation) if name not in passed_over]
     if not steps:
         return Rung(method=None, reason="every method of the ladder was tried", passed_over=passed_over)
     if _short_of_time(situation) and len(steps) > 1:
         return Rung(method=surest(steps), reason="the due date is near: the surest method", passed_over=passed_over)
+    untested = is_small(situation) and small_set_rule(situation) == "exact"
+    exact = next((name for name in steps if is_exact(name)), None)
+    # a method asked for has its try; after it only what needs no test can pass
+    if untested and exact is not None and (situation.tried or situation.requested == AUTO):
+        reason = "too few samples to test membership, and an exact method needs no test"
+        return Rung(method=exact, reason=reason, passed_over=passed_over)
     if situation.tried:
         return Rung(method=steps[0], reason="the method before did not pass the gate", passed_over=passed_over)
-    if situation.requested == AUTO and small_set_rule(situation) == "exact" and is_small(situation):
-        exact = next((name for name in steps if METHODS[name].guarantee == "exact"), None)
-        if exact is not None:
-            reason = "too few samples to test membership, and retraining fits the budget"
-            return Rung(method=exact, reason=reason, passed_over=passed_over)
     return Rung(method=steps[0], reason="first of the ladder" if situation.requested == AUTO else "asked for",
                 passed_over=passed_over)  # fmt: skip
 
@@ -94,6 +95,16 @@ def order(situation: Situation) -> tuple[str, ...]:
     if is_exact(situation.requested):
         above = ()
     return (situation.requested, *above)
+
+
+def _above(situation: Situation) -> list[str]:
+    """Return the methods not tried yet that come after all that were; after an exact one, exact ones alone."""
+    steps = list(dict.fromkeys(order(situation)))
+    reached = max((steps.index(name) for name in situation.tried if name in steps), default=-1)
+    exact_tried = any(is_exact(name) for name in situation.tried)
+    return [
+        name for name in steps[reached + 1 :] if name not in situation.tried and (is_exact(name) or not exact_tried)
+    ]
 
 
 def surest(methods: Sequence[str]) -> str:
@@ -135,4 +146,6 @@ def _unfit(method: str, situation: Situation) -> str | None:
         return situation.skipped[method]
     if "recipe" in METHODS[method].needs and not situation.has_recipe:
         return "the model has no training recipe"
+    if method != situation.requested and situation.purpose not in METHODS[method].purposes:
+        return f"it does not serve the purpose {situation.purpose}"
     return None

@@ -49,6 +49,26 @@ def test_auto_retrains_for_a_small_set_when_the_forecast_fits_the_budget() -> No
     assert _next("scrub_r", forget_count=20, retraining_seconds=60.0) == "scrub_r", "a method asked for is kept"
 
 
+def test_after_a_method_asked_for_a_small_set_that_must_not_be_disclosed_is_retrained() -> None:
+    assert _next("scrub_r", forget_count=20, small_sets="exact") == "scrub_r"
+    assert _next("scrub_r", "scrub_r", forget_count=20, small_sets="exact") == "retrain"
+    assert _next("scrub_r", "scrub_r", forget_count=20, small_sets="disclose") == "finetune"
+    assert _next("scrub_r", "scrub_r", forget_count=600, small_sets="exact") == "finetune"
+
+
+def test_nothing_less_sure_follows() -> None:
+    near: dict[str, Any] = {"ladder": ("scrub_r", "finetune"), "seconds_left": 60.0, "surest_within_seconds": 86_400}
+    assert _next("auto", **near) == "finetune"
+    assert _next("auto", "finetune", **near) is None, "the rungs below were passed over for want of time"
+    assert _next("auto", "retrain", ladder=("retrain", "finetune")) is None
+
+
+def test_a_rung_for_another_purpose_is_passed_over() -> None:
+    rung = next_rung(Situation(requested="auto", ladder=("scrub", "retrain"), forget_count=600))
+    assert (rung.method, rung.passed_over) == ("retrain", {"scrub": "it does not serve the purpose privacy"})
+    assert _next("auto", purpose="bias") == "scrub"
+
+
 def test_the_policys_word_on_small_sets_wins() -> None:
     assert small_set_rule(Situation(requested="auto", ladder=LADDER, small_sets="disclose")) == "disclose"
     assert small_set_rule(Situation(requested="scrub", ladder=LADDER, small_sets="exact")) == "exact"
