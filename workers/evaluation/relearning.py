@@ -13,7 +13,6 @@ import numpy as np
 from torch import Tensor, nn
 
 from workers.classification import Classification
-from workers.evaluation.intervals import Floats
 from workers.evaluation.relearning_curve import (
     Curve,
     RelearningProfile,
@@ -37,14 +36,13 @@ DEFAULT_PROFILE = RelearningProfile()
 class RelearningPlan:
     """What is fixed once per parent: the sets, their target and the rate.
 
-    unseen has one set per seed, each with the forget set's labels. parent_losses (n,) are the parent's on the
-    forget set and parent_norm is ||w_o||. `calibrated` is false when no rate reached the target.
+    unseen has one set per seed, each with the forget set's labels. parent_norm is ||w_o||. `calibrated` is false
+    when no rate reached the target.
     """
 
     forget: LabelledSet
     unseen: tuple[LabelledSet, ...]
     target: Target
-    parent_losses: Floats
     parent_norm: float
     rate: float
     calibrated: bool
@@ -76,15 +74,14 @@ def plan_relearning(
     All sets are non-empty, of one size, and on the parent's device.
     """
     logits = task.predict(parent, forget)
-    parent_losses: Floats = loss(logits, forget.labels).cpu().numpy()
-    target = Target(loss=target_loss(float(parent_losses.mean())), accuracy=0.95 * task.accuracy(logits, forget.labels))
+    known = float(loss(logits, forget.labels).mean())
+    target = Target(loss=target_loss(known), accuracy=0.95 * task.accuracy(logits, forget.labels))
     hardest = max(unseen, key=lambda controls: mean_loss(parent, controls, task))
     rate, calibrated, profile = calibrate(parent, hardest, task=task, target=target, seed=seed, profile=profile)
     return RelearningPlan(
         forget=forget,
         unseen=tuple(unseen),
         target=target,
-        parent_losses=parent_losses,
         parent_norm=_norm(list(parent.parameters())),
         rate=rate,
         calibrated=calibrated,
@@ -148,7 +145,6 @@ def relearning(runs: RelearningRuns, plan: RelearningPlan, *, classes_gone: Sequ
                 runs.forget,
                 runs.unseen,
                 target=plan.target,
-                parent_losses=plan.parent_losses,
                 cap=plan.profile.max_steps,
                 seed=plan.seed,
             )

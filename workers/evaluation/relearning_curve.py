@@ -33,13 +33,13 @@ READ_ALL, READ_SHARE = 32, 16
 class RelearningProfile:
     """The settings of the default profile; `rates` is the ascending grid the rate is calibrated on.
 
-    Where no rate of it is fast enough without blowing up, `max_steps` is doubled, up to `most_steps`.
+    Where plain SGD is too slow at every rate that does not blow up, Adam takes its place, on `adam_rates`.
     """
 
     seeds: int = 3
     max_samples: int = 512
     max_steps: int = 200
-    most_steps: int = 800
+    adam_rates: tuple[float, ...] = tuple(float(f"{10 ** (k / 3 - 4):.3g}") for k in range(7))
     batch_size: int = 128
     rates: tuple[float, ...] = tuple(float(f"{10 ** (k / 3 - 3):.3g}") for k in range(10))
     optimizer: Rule = "sgd"
@@ -107,7 +107,7 @@ def relearn(
     """Train a copy of `model` on `samples` and return its curve.
 
     Ends at the cap, at a loss that is not finite, or once both targets are met: at once, or with `run_on` only
-    after half as many steps again and ten more, which a bootstrap over samples needs to see.
+    after as many steps again and ten more, which a bootstrap over samples needs to see.
     """
     scratch = scratch_copy(model)
     weights = list(scratch.parameters())
@@ -164,7 +164,7 @@ def ending(step: int, end: int, cap: int, *, met: bool, run_on: bool) -> int:
     """Return the step to end at, known after `step`; `end` is what was known before, the cap at first."""
     if end < cap or not met:
         return end
-    return min(cap, step + step // 2 + 10) if run_on else step
+    return min(cap, 2 * step + 10) if run_on else step
 
 
 def endless_batches(count: int, batch_size: int, seed: int) -> Iterator[Tensor]:
@@ -216,13 +216,13 @@ def calibrate(
     seed: int,
     profile: RelearningProfile,
 ) -> tuple[float, bool, RelearningProfile]:
-    """Return rate, whether it was calibrated, and the profile with the cap it needs."""
-    while True:
-        rate, found = calibrate_rate(parent, unseen, task=task, target=target, seed=seed, profile=profile)
-        known = found or mean_loss(parent, unseen, task) <= target.loss
-        if known or 2 * profile.max_steps > profile.most_steps:
-            return rate, found, profile
-        profile = replace(profile, max_steps=2 * profile.max_steps)
+    """Return rate, whether it was calibrated, and the profile with the optimiser it is for."""
+    rate, found = calibrate_rate(parent, unseen, task=task, target=target, seed=seed, profile=profile)
+    if found or profile.optimizer == "adam" or mean_loss(parent, unseen, task) <= target.loss:
+        return rate, found, profile
+    adam = replace(profile, optimizer="adam", rates=profile.adam_rates)
+    faster, found = calibrate_rate(parent, unseen, task=task, target=target, seed=seed, profile=adam)
+    return (faster, True, adam) if found else (rate, False, profile)
 
 
 def mean_loss(model: nn.Module, samples: LabelledSet, task: Classification) -> float:

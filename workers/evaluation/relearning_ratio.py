@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.evaluation.intervals import Floats, Interval, percentile_interval
-from workers.evaluation.relearning_curve import Curve, Target, target_loss
+from workers.evaluation.relearning_curve import Curve, Target
 from workers.evaluation.result import MetricResult
 
 NAME = "relearning_ratio"
@@ -23,7 +23,6 @@ def ratio_result(
     unseen: Sequence[Curve],
     *,
     target: Target,
-    parent_losses: Floats,
     cap: int,
     seed: int,
 ) -> MetricResult:
@@ -47,8 +46,8 @@ def ratio_result(
     bound = "lower" if None in ours else "upper" if None in theirs else None
     if bound is not None:
         extra["bound"] = bound
-    interval = bootstrap_ratio(forget, unseen, parent_losses=parent_losses, seed=seed)
-    extra["null"] = null_ratio(unseen, target=target, parent_losses=parent_losses, seed=seed)
+    interval = bootstrap_ratio(forget, unseen, target=target, seed=seed)
+    extra["null"] = null_ratio(unseen, target=target, seed=seed)
     return MetricResult(
         name=NAME,
         value=float(np.exp(np.mean(known))),
@@ -59,9 +58,7 @@ def ratio_result(
     )
 
 
-def null_ratio(
-    unseen: Sequence[Curve], *, target: Target, parent_losses: Floats, seed: int
-) -> dict[str, object] | None:
+def null_ratio(unseen: Sequence[Curve], *, target: Target, seed: int) -> dict[str, object] | None:
     """Return value and interval of the ratio of each seed's controls to the next seed's; None when one hit the cap.
 
     What sets that nobody saw read against each other: an interval no wider than this can be hoped for.
@@ -71,7 +68,7 @@ def null_ratio(
         return None
     turned = [*unseen[1:], unseen[0]]
     logs = [np.log((a + 0.5) / (b + 0.5)) for a, b in pairwise([*delays, delays[0]]) if a is not None and b is not None]
-    interval = bootstrap_ratio(unseen, turned, parent_losses=parent_losses, seed=seed)
+    interval = bootstrap_ratio(unseen, turned, target=target, seed=seed)
     return {"value": float(np.exp(np.mean(logs))), "ci95": interval}
 
 
@@ -79,24 +76,23 @@ def bootstrap_ratio(
     forget: Sequence[Curve],
     unseen: Sequence[Curve],
     *,
-    parent_losses: Floats,
+    target: Target,
     seed: int,
     resamples: int = DRAWS,
 ) -> Interval:
     """Return the percentile interval over resampled seeds and samples.
 
-    A resample weighs the samples whose loss is read, the parent's losses and so the target with them; the
-    walked path stays. Where its controls never get there the ratio counts as 0, where its forget set does not
-    the delay counts as the run's length, so that the lower edge is never too high.
+    A resample weighs the samples whose loss is read; the target, one stored number, and the walked path stay.
+    Where its controls never get there the ratio counts as 0, where its forget set does not the delay counts as
+    the run's length, so that the lower edge is never too high.
     """
     rng = np.random.default_rng(seed)
-    n = len(parent_losses)
+    n = forget[0].losses.shape[1]
     ours, theirs = _weights(rng, n, resamples), _weights(rng, n, resamples)
     # one weighing for all seeds: their sets overlap, and independent ones would average the noise away
-    targets = target_loss(parent_losses @ ours)
     cells = np.empty((len(forget), resamples))
     for cell, (own, other) in enumerate(zip(forget, unseen, strict=True)):
-        mine, yours = _delays(own, ours, targets), _delays(other, theirs, targets)
+        mine, yours = _delays(own, ours, target), _delays(other, theirs, target)
         steps = np.where(mine < 0, len(own.losses), mine)
         with np.errstate(divide="ignore"):
             cells[cell] = np.log(np.where(yours < 0, 0.0, (steps + 0.5) / (np.maximum(yours, 0) + 0.5)))
@@ -110,10 +106,10 @@ def _weights(rng: np.random.Generator, n: int, resamples: int) -> Floats:
     return counts
 
 
-def _delays(curve: Curve, weights: Floats, targets: Floats) -> NDArray[np.int64]:
+def _delays(curve: Curve, weights: Floats, target: Target) -> NDArray[np.int64]:
     """Return the first step at the target for every resample, (R,); -1 where there is none."""
     # a row that is not finite reached nothing; infinity itself would turn a weight of 0 into nan
-    reached = np.nan_to_num(curve.losses, nan=1e30, posinf=1e30) @ weights <= targets
+    reached = np.nan_to_num(curve.losses, nan=1e30, posinf=1e30) @ weights <= target.loss
     return np.where(reached.any(0), reached.argmax(0), -1)
 
 

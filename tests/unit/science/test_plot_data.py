@@ -34,7 +34,6 @@ PLAN = RelearningPlan(
     forget=NO_SAMPLES,
     unseen=(),
     target=Target(loss=0.5, accuracy=0.9),
-    parent_losses=np.zeros(2),
     parent_norm=1.0,
     rate=0.1,
     calibrated=True,

@@ -117,7 +117,8 @@ def test_a_model_that_never_saw_the_set_learns_it_as_slowly_as_any_other() -> No
 def test_the_rate_makes_the_parent_learn_unseen_samples_within_half_the_cap() -> None:
     plan = _plan()
     assert plan.calibrated
-    assert plan.target.loss == pytest.approx(target_loss(float(plan.parent_losses.mean())))
+    known = TASK.loss_of_logits(TASK.predict(_parent(), plan.forget), plan.forget.labels).mean()
+    assert plan.target.loss == pytest.approx(target_loss(float(known)))
     index = PROFILE.rates.index(plan.rate)
     losses = [TASK.loss_of_logits(TASK.predict(_parent(), s), s.labels).mean() for s in plan.unseen]
     hardest = plan.unseen[int(torch.stack(losses).argmax())]
@@ -211,7 +212,7 @@ def test_a_run_that_diverges_ends_and_counts_as_never_there() -> None:
 
 
 def _ratio(ours: list[Curve], theirs: list[Curve]) -> MetricResult:
-    return ratio_result(ours, theirs, target=TARGET, parent_losses=np.zeros(8), cap=3, seed=0)
+    return ratio_result(ours, theirs, target=TARGET, cap=3, seed=0)
 
 
 REACHED_AT_1 = [1.0, 0.01, 0.01]
@@ -273,14 +274,13 @@ def test_area_counts_what_is_above_the_target_before_it_is_reached() -> None:
 
 def test_the_bootstrap_sees_samples_and_seeds() -> None:
     rng = np.random.default_rng(0)
-    parent_losses = np.zeros(8)
     noisy = [
         Curve(losses=np.linspace(0.4, 0, 30)[:, None] * rng.uniform(0, 2, 8), accuracies=np.ones(30), path=np.ones(30))
         for _ in range(3)
     ]
-    low, high = bootstrap_ratio(noisy, noisy[::-1], parent_losses=parent_losses, seed=1)
+    low, high = bootstrap_ratio(noisy, noisy[::-1], target=TARGET, seed=1)
     assert low < 1 < high
-    assert (low, high) == bootstrap_ratio(noisy, noisy[::-1], parent_losses=parent_losses, seed=1)
+    assert (low, high) == bootstrap_ratio(noisy, noisy[::-1], target=TARGET, seed=1)
 
 
 def test_compact_curves_are_thin() -> None:
