@@ -108,12 +108,15 @@ def _too_coarse(bound: Bound, figure: Figure, limit: float) -> bool:
 
     A point drop whose interval reaches from below the limit may be noise where half the interval is wider than
     the limit; an edge cannot be kept by a model at half the limit where half the interval is wider than that half.
+    A drop of more than twice a point limit, or beyond an edge's own, is no noise to be excused.
     """
     interval = _interval(figure)
     if bound.metric != DROP or bound.of is not None or interval is None or interval[0] > limit:
         return False
-    half = (interval[1] - interval[0]) / 2
-    return half > (limit if bound.on == "value" else limit / 2)
+    half, value = (interval[1] - interval[0]) / 2, float(figure["value"])
+    if bound.on == "value":
+        return half > limit and value <= 2 * limit
+    return half > limit / 2 and value <= limit
 
 
 def _band(bound: Bound, figure: Figure, figures: Figures) -> Ruling:

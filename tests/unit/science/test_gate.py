@@ -171,6 +171,7 @@ def test_untestable_membership_and_relearning_are_said_to_show_nothing() -> None
         # some 360 test samples: neither a point nor two can be told from none
         ((-0.004, 0.026), 0.008, ["pass", "untestable"]),
         ((0.002, 0.032), 0.016, ["untestable", "untestable"]),
+        ((0.0076, 0.0532), 0.0306, ["fail", "inconclusive"]),
     ],
 )
 def test_accuracy_may_fall_by_a_point_and_its_interval_by_two(
