@@ -5,7 +5,7 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.lifecycle import JOB_BUSY, JobKind, JobStatus, RequestStatus
+from service.lifecycle import JOB_BUSY, JOB_STUCK, JobKind, JobStatus, RequestStatus
 from service.store import audit, jobs
 from service.store.retention import days_of
 from service.store.tables import DeletionRequest, Job, Model, ReferenceFile
@@ -20,9 +20,13 @@ def of_model(session: Session, model_id: str) -> ReferenceFile | None:
 
 
 def ask_for(session: Session, model: Model, kind: JobKind) -> Job:
-    """Queue a job that prepares the model's references, or trims them, unless one waits or runs already."""
+    """Queue a job that prepares the model's references, or trims them, unless one waits or runs already.
+
+    A trim that is stuck waits for a person: asked for at every sweep, it would be tried for ever.
+    """
+    blocking = (*PENDING, *JOB_STUCK) if kind == JobKind.TRIM else PENDING
     waiting = session.scalar(
-        select(Job).where(Job.model_id == model.id, Job.kind == kind, Job.status.in_(PENDING)).limit(1)
+        select(Job).where(Job.model_id == model.id, Job.kind == kind, Job.status.in_(blocking)).limit(1)
     )
     return waiting or jobs.create(session, kind, dataset_id=model.dataset_id, model_id=model.id)
 
