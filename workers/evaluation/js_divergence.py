@@ -32,5 +32,7 @@ def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
     The mixture is the second argument of both: the other way round is unbounded.
     """
     m = (p + q) / 2
-    both = [torch.xlogy(side, side) - torch.xlogy(side, m) for side in (p, q)]
+    # half of the smallest number there is rounds to 0: such a share weighs nothing
+    counted = m > 0
+    both = [torch.where(counted, torch.xlogy(side, side) - torch.xlogy(side, m), 0.0) for side in (p, q)]
     return ((both[0] + both[1]).sum(1) / 2).clamp(0.0, math.log(2))
