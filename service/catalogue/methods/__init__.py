@@ -1,0 +1,32 @@
+"""The unlearning methods, what each needs and promises, and its options with the paper's presets.
+
+One file per method, as in workers.unlearning, where the methods themselves stand under the same names.
+"""
+
+from service.catalogue.methods.finetune import FINETUNE, FinetuneConfig
+from service.catalogue.methods.retrain import RETRAIN, RetrainConfig
+from service.catalogue.methods.scrub import SCRUB, SCRUB_R, ScrubConfig, ScrubRConfig
+from service.catalogue.methods.spec import MethodConfig, MethodSpec, Need, Purpose
+
+__all__ = [
+    "AUTO",
+    "METHODS",
+    "FinetuneConfig",
+    "MethodConfig",
+    "MethodSpec",
+    "Need",
+    "Purpose",
+    "RetrainConfig",
+    "ScrubConfig",
+    "ScrubRConfig",
+    "options_of",
+]
+
+AUTO = "auto"
+"""Asks the service to choose: the methods of the model's ladder, in its order."""
+METHODS: dict[str, MethodSpec] = {spec.id: spec for spec in (SCRUB, SCRUB_R, FINETUNE, RETRAIN)}
+
+
+def options_of(method: str) -> type[MethodConfig]:
+    """Return the schema of a method's options; `auto` takes the seed alone. Raises KeyError."""
+    return MethodConfig if method == AUTO else METHODS[method].config

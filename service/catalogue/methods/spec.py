@@ -1,0 +1,56 @@
+"""What is known of every method before it runs: its needs, its promise, and the base of its options."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from service.catalogue.recipe import MAX_SEED
+
+Purpose = Literal["privacy", "bias", "confusion"]
+Need = Literal["forget", "forget_labels", "retain", "validation", "recipe"]
+APPROXIMATE = (
+    "Not a proof of removal: influence of the forget set may remain in the weights in ways the reported "
+    "attacks do not see."
+)
+
+
+class MethodConfig(BaseModel):
+    """Base of every method's options. Fields that a request names override those of the preset."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    seed: int | None = Field(
+        None, ge=0, le=MAX_SEED, description="Seed of every random choice; drawn by the service if left out."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def fill_from_preset(cls, given: object) -> object:
+        """Lay the options given over the values of the preset named."""
+        if not isinstance(given, Mapping):
+            return given
+        return {**cls.PRESETS.get(str(given.get("preset")), {}), **given}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodSpec:
+    """Describe one method: what it needs, what it promises, and what it does not prove.
+
+    `needs_in_class_retain` is True when every forgotten class must still occur in the retain set.
+    """
+
+    id: str
+    title: str
+    paper: str
+    guarantee: Literal["exact", "approximate"]
+    fidelity: Literal["paper", "reconstruction"]
+    needs: frozenset[Need]
+    needs_in_class_retain: bool
+    purposes: frozenset[Purpose]
+    config: type[MethodConfig]
+    summary: str
+    does_not_prove: str
