@@ -63,6 +63,11 @@ class ControlsOut(BaseModel):
     audit: int = Field(ge=0, description="Samples in the audit pool, from which controls are drawn.")
     matched: int = Field(ge=0, description="Pairs of equal label the attacks compare.")
     relearning: int = Field(ge=0, description="Samples a side that relearning used.")
+    attack: int = Field(
+        ge=0,
+        description="Controls of the threshold attack and of those with reference models: the "
+        "pairs' and, as far as the audit pool has them, further ones in whole rounds of the same labels.",
+    )
     unmatched_per_class: dict[str, int] = Field(description="Forget samples left out for want of a control.")
 
 

@@ -157,7 +157,10 @@ def _relearning(bound: Bound, figure: Figure, figures: Figures) -> Ruling:
     if figures.relearning_noticed is False:
         text = "the original itself relearns the samples no sooner than unseen ones here, so a pass would show nothing"
         return _ruling(bound, figure, "untestable", text, limit=plain.limit)
-    if plain.verdict == "inconclusive" and null and null["ci95"] and null["ci95"][0] < float(plain.limit or 0):
+    # an interval wholly below 1 shows that knowledge is left, whatever the noise
+    reaches_one = (_edges(bound, figure)[1] or 0.0) >= 1.0
+    noisy = bool(null and null["ci95"] and null["ci95"][0] < float(plain.limit or 0))
+    if plain.verdict == "inconclusive" and reaches_one and noisy:
         text = f"even unseen samples against others reach only {null['ci95'][0]:.2f} at the lower edge at this size"
         return _ruling(bound, figure, "untestable", text, limit=plain.limit)
     return plain

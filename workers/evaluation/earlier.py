@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from workers.classification import Classification
 from workers.evaluation.mia_threshold import auc_result, score_arrays
-from workers.evaluation.unseen_controls import draw_controls
+from workers.evaluation.unseen_controls import draw_controls, in_rounds
 from workers.evaluation.utility import accuracy_and_loss
 from workers.samples import LabelledSet
 
@@ -39,6 +39,7 @@ def audit_again(
         return {**shown, "state": GONE, "metrics": []}
     logits, labels = task.predict(model, earlier.samples).cpu(), earlier.samples.labels.cpu()
     pairs = draw_controls(labels, audit_labels, generator=generator)
+    pairs = in_rounds(pairs, labels, audit_labels, generator=generator)
     members = score_arrays("phi", logits[pairs.forget], labels[pairs.forget])
     controls = score_arrays("phi", audit_logits[pairs.audit], audit_labels[pairs.audit])
     results = [

@@ -27,7 +27,7 @@ from workers.evaluation.relearning import (
 from workers.evaluation.result import MetricResult
 from workers.evaluation.retain_side import retain_harm
 from workers.evaluation.rf_jsd import rf_jsd
-from workers.evaluation.unseen_controls import ControlPairs, draw_controls
+from workers.evaluation.unseen_controls import ControlPairs, draw_controls, in_rounds
 from workers.evaluation.utility import accuracy_and_loss, utility
 from workers.reproducibility import derived_seed
 from workers.samples import LabelledSet
@@ -39,8 +39,12 @@ BySplit = Mapping[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Draws:
-    """Hold the attack's pairs, retained samples' pairs (first side retain), and the pairs of each request."""
+    """Hold the forget set's pairs, retained samples' pairs (first side retain), and the pairs of each request.
 
+    `attack` has all rounds of controls, for attacks that need no equal sides; its first is `pairs`.
+    """
+
+    pairs: ControlPairs
     attack: ControlPairs
     retain: ControlPairs
     requests: Mapping[str, ControlPairs]
@@ -48,13 +52,16 @@ class Draws:
 
 def draw_pairs(labels: BySplit, groups: Mapping[str, Tensor], *, generator: torch.Generator) -> Draws:
     """Draw all pairs against the audit pool; requests have pairs of their own when there are several."""
-    attack = draw_controls(labels["forget"], labels["audit"], generator=generator)
+    pairs = draw_controls(labels["forget"], labels["audit"], generator=generator)
+    attack = in_rounds(pairs, labels["forget"], labels["audit"], generator=generator)
     retain = draw_controls(labels["retain"], labels["audit"], generator=generator)
     requests = {}
     for name, positions in groups.items() if len(groups) > 1 else ():
-        own = draw_controls(labels["forget"][positions.cpu()], labels["audit"], generator=generator)
+        asked = labels["forget"][positions.cpu()]
+        own = draw_controls(asked, labels["audit"], generator=generator)
+        own = in_rounds(own, asked, labels["audit"], generator=generator)
         requests[name] = ControlPairs(forget=positions.cpu()[own.forget], audit=own.audit)
-    return Draws(attack=attack, retain=retain, requests=requests)
+    return Draws(pairs=pairs, attack=attack, retain=retain, requests=requests)
 
 
 def measure_logits(logits: BySplit, parent: BySplit, labels: BySplit, draws: Draws, *, seed: int) -> list[MetricResult]:
@@ -62,7 +69,7 @@ def measure_logits(logits: BySplit, parent: BySplit, labels: BySplit, draws: Dra
 
     `seed` cuts the folds and draws the training samples of the attacks that are learned.
     """
-    pairs = draws.attack
+    pairs, rounds = draws.pairs, draws.attack.audit
     unseen = logits["audit"][pairs.audit], labels["audit"][pairs.audit]
     forget = logits["forget"][pairs.forget], labels["forget"][pairs.forget]
     retain, test = (logits["retain"], labels["retain"]), (logits["test"], labels["test"])
@@ -74,7 +81,7 @@ def measure_logits(logits: BySplit, parent: BySplit, labels: BySplit, draws: Dra
     results += timed(utility, parent["test"], logits["test"], labels["test"], labels["retain"])
     results += timed(confusion, logits["test"], labels["test"], labels["forget"])
     results += timed(forget_error, forget, unseen)
-    results += timed(mia_threshold, *forget, *unseen)
+    results += timed(mia_threshold, *forget, logits["audit"][rounds], labels["audit"][rounds])
     results += timed(mia_loss_lr, forget, unseen, seed=seed)
     results += timed(mia_entropy_lr, asked, retain=retain, test=test)
     results += timed(mia_svc, asked, retain=retain, test=test, seed=seed)

@@ -74,7 +74,7 @@ def mia_threshold(
     *,
     records: tuple[Records, Records] | None = None,
 ) -> list[MetricResult]:
-    """Attack paired sets of equal size and labels with every score; return all results of the family.
+    """Attack sets of equal label shares with every score; return all results of the family.
 
     `records` are the ids of both sides, in one namespace. Raises ValueError if a record stands on both.
     """

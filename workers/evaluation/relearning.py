@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from workers.classification import Classification
 from workers.evaluation.relearning_curve import (
+    RUN_ON,
     Curve,
     RelearningProfile,
     Target,
-    calibrate,
-    mean_loss,
     target_loss,
 )
+from workers.evaluation.relearning_rate import calibrate, mean_loss
 from workers.evaluation.relearning_ratio import ratio_result
 from workers.evaluation.relearning_stacked import Protocol, Relearner, relearn_all
 from workers.evaluation.result import MetricResult
@@ -97,8 +97,9 @@ def run_relearning(
     task: Classification,
     progress: Progress = no_progress,
     stacked: bool | None = None,
+    run_on: float = RUN_ON,
 ) -> RelearningRuns:
-    """Relearn both sets once per seed, from copies of `model`; `stacked` as in relearn_all."""
+    """Relearn both sets once per seed, from copies of `model`; `stacked` as in relearn_all, `run_on` as in relearn."""
     seeds = [plan.seed + offset for offset in range(len(plan.unseen))]
     # one batch has no order: every seed would walk the same path
     walks = 1 if len(plan.forget) <= plan.profile.batch_size else len(seeds)
@@ -111,6 +112,7 @@ def run_relearning(
         cap=plan.profile.max_steps,
         batch_size=plan.profile.batch_size,
         optimizer=plan.profile.optimizer,
+        run_on=run_on,
     )
     curves = relearn_all(
         model, runs, protocol, done=lambda count: progress("relearn", count, len(runs)), stacked=stacked

@@ -5,8 +5,9 @@ frozen, batches in an order drawn by seed, a cap on the steps.
 """
 
 import copy
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -23,10 +24,13 @@ from workers.training import take_step
 
 Loss = TypeVar("Loss", float, Floats)
 Rule = Literal["sgd", "adam"]
+Hopeless = Callable[[Sequence[float]], bool]
+"""Says from the mean loss before every step so far whether going on is in vain."""
 RULES: dict[Rule, type[torch.optim.SGD] | type[torch.optim.Adam]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 
 
-READ_ALL, READ_SHARE = 32, 16
+READ_ALL, READ_SHARE = 16, 10
+RUN_ON = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,21 +105,24 @@ def relearn(
     cap: int,
     seed: int,
     batch_size: int = 128,
-    run_on: bool = True,
+    run_on: float = RUN_ON,
     optimizer: Rule = "sgd",
+    hopeless: Hopeless | None = None,
 ) -> Curve:
     """Train a copy of `model` on `samples` and return its curve.
 
-    Ends at the cap, at a loss that is not finite, or once both targets are met: at once, or with `run_on` only
-    after as many steps again and ten more, which a bootstrap over samples needs to see.
+    Ends at the cap, at a loss that is not finite, or once both targets are met: at once, or after `run_on`
+    times as many steps again and ten more, which a bootstrap over samples needs to see. `hopeless`, asked at every
+    reading, may end it before.
     """
     scratch = scratch_copy(model)
     weights = list(scratch.parameters())
     rule = RULES[optimizer](weights, rate)
     batches = endless_batches(len(samples), batch_size, seed)
     losses: list[Tensor] = []
+    means: list[float] = []
     accuracies, path, end = [], [0.0], cap
-    reads = reading_steps(cap)
+    reads = reading_steps(cap, free=len(samples) <= batch_size)
     for step in range(cap + 1):
         index = next(batches)
         if step in reads:
@@ -127,20 +134,24 @@ def relearn(
             objective = task.per_sample_loss(scratch, batch.images, batch.labels).mean()
             losses.append(losses[-1])
             accuracies.append(accuracies[-1])
-        mean = float(losses[-1].double().mean())
-        end = ending(step, end, cap, met=reached(mean, accuracies[-1], target), run_on=run_on)
-        if step >= end or not np.isfinite(mean):
+        means.append(float(losses[-1].double().mean()) if step in reads else means[-1])
+        end = ending(step, end, cap, met=reached(means[-1], accuracies[-1], target), run_on=run_on)
+        given_up = hopeless is not None and hopeless(means)
+        if step >= end or given_up or not np.isfinite(means[-1]):
             break
         path.append(path[-1] + _walk(rule, weights, objective, None if optimizer != "sgd" else rate))
     kept: Floats = torch.stack(losses).double().cpu().numpy()
     return Curve(losses=kept, accuracies=np.array(accuracies), path=np.array(path))
 
 
-def reading_steps(cap: int) -> frozenset[int]:
-    """Return the steps before which the whole set is read: the first 32, then every sixteenth part further, the cap.
+def reading_steps(cap: int, *, free: bool = False) -> frozenset[int]:
+    """Return the steps before which the whole set is read: the first 16, then every tenth part further, the cap.
 
-    In between the curve holds its last value: a delay is late by a sixteenth at most, for about half the time.
+    In between the curve holds its last value: a delay is late by a tenth at most, for a third less time. All of
+    them where reading is `free`, the batch being the set.
     """
+    if free:
+        return frozenset(range(cap + 1))
     steps, step = [cap], 0
     while step < cap:
         steps.append(step)
@@ -160,11 +171,11 @@ def reached(loss: float, accuracy: float, target: Target) -> bool:
     return loss <= target.loss and accuracy >= target.accuracy
 
 
-def ending(step: int, end: int, cap: int, *, met: bool, run_on: bool) -> int:
+def ending(step: int, end: int, cap: int, *, met: bool, run_on: float) -> int:
     """Return the step to end at, known after `step`; `end` is what was known before, the cap at first."""
     if end < cap or not met:
         return end
-    return min(cap, 2 * step + 10) if run_on else step
+    return min(cap, step + math.ceil(run_on * step) + 10) if run_on else step
 
 
 def endless_batches(count: int, batch_size: int, seed: int) -> Iterator[Tensor]:
@@ -205,74 +216,3 @@ def _walk(rule: torch.optim.Optimizer, weights: list[nn.Parameter], objective: T
     if rate is not None:
         return rate * float(get_total_norm(w.grad for w in weights if w.grad is not None))
     return float(get_total_norm(w.detach() - b for w, b in zip(weights, before, strict=True)))
-
-
-def calibrate(
-    parent: nn.Module,
-    unseen: LabelledSet,
-    *,
-    task: Classification,
-    target: Target,
-    seed: int,
-    profile: RelearningProfile,
-) -> tuple[float, bool, RelearningProfile]:
-    """Return rate, whether it was calibrated, and the profile with the optimiser it is for."""
-    rate, found = calibrate_rate(parent, unseen, task=task, target=target, seed=seed, profile=profile)
-    if found or profile.optimizer == "adam" or mean_loss(parent, unseen, task) <= target.loss:
-        return rate, found, profile
-    adam = replace(profile, optimizer="adam", rates=profile.adam_rates)
-    faster, found = calibrate_rate(parent, unseen, task=task, target=target, seed=seed, profile=adam)
-    return (faster, True, adam) if found else (rate, False, profile)
-
-
-def mean_loss(model: nn.Module, samples: LabelledSet, task: Classification) -> float:
-    """Return the mean loss of the set in nats."""
-    return float(task.loss_of_logits(task.predict(model, samples), samples.labels).mean())
-
-
-def calibrate_rate(
-    parent: nn.Module,
-    unseen: LabelledSet,
-    *,
-    task: Classification,
-    target: Target,
-    seed: int,
-    profile: RelearningProfile,
-) -> tuple[float, bool]:
-    """Return the smallest rate of the grid at which the parent learns `unseen` within half the cap, and True.
-
-    Found by bisection: a run that ended below its first loss was too slow, any other too fast. When no rate
-    tried reaches the target, the rate tried that ended at the lowest loss is returned, and False: delays are
-    then still comparable with each other but likely censored. A set that is at the target before any step
-    says nothing about rates: the middle of the grid is returned, and False.
-    """
-    cap = profile.max_steps // 2
-    low, high = 0, len(profile.rates) - 1
-    reached: float | None = None
-    ends: dict[float, float] = {}
-    while low <= high:
-        middle = (low + high) // 2
-        rate = profile.rates[middle]
-        curve = relearn(
-            parent,
-            unseen,
-            task=task,
-            rate=rate,
-            target=target,
-            cap=cap,
-            seed=seed,
-            batch_size=profile.batch_size,
-            run_on=False,
-            optimizer=profile.optimizer,
-        )
-        if curve.delay(target) == 0:
-            return profile.rates[len(profile.rates) // 2], False
-        first, last = float(curve.mean_losses[0]), float(curve.mean_losses[-1])
-        ends[rate] = last if np.isfinite(last) else np.inf
-        hit = curve.delay(target) is not None
-        reached = rate if hit else reached
-        if not hit and last < first:
-            low = middle + 1
-        else:
-            high = middle - 1
-    return (reached, True) if reached is not None else (min(ends, key=lambda rate: ends[rate]), False)

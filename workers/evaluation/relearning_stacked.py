@@ -17,6 +17,7 @@ from workers.classification import Classification, device_of
 from workers.evaluation.intervals import Floats
 from workers.evaluation.relearning_curve import (
     RULES,
+    RUN_ON,
     Curve,
     Rule,
     Target,
@@ -53,6 +54,7 @@ class Protocol:
     cap: int
     batch_size: int
     optimizer: Rule = "sgd"
+    run_on: float = RUN_ON
 
 
 def relearn_all(
@@ -90,8 +92,8 @@ def relearn_stacked(model: nn.Module, runs: Sequence[Relearner], protocol: Proto
     losses: list[Tensor] = []
     accuracies: list[list[float]] = []
     walked: list[Tensor] = []
-    clocks = [_Clock(cap=protocol.cap) for _ in runs]
-    reads = reading_steps(protocol.cap)
+    clocks = [_Clock(cap=protocol.cap, run_on=protocol.run_on) for _ in runs]
+    reads = reading_steps(protocol.cap, free=count <= protocol.batch_size)
     for step in range(protocol.cap + 1):
         index = torch.stack([next(order) for order in orders])
         if step in reads:
@@ -118,15 +120,15 @@ def relearn_stacked(model: nn.Module, runs: Sequence[Relearner], protocol: Proto
 class _Clock:
     """Know when one copy has ended, by the rules of `relearn`."""
 
-    def __init__(self, *, cap: int) -> None:
-        self._cap, self._end = cap, cap
+    def __init__(self, *, cap: int, run_on: float) -> None:
+        self._cap, self._end, self._run_on = cap, cap, run_on
         self.last, self.over = 0, False
 
     def tell(self, step: int, mean: float, accuracy: float, target: Target) -> None:
         if self.over:
             return
         self.last = step
-        self._end = ending(step, self._end, self._cap, met=reached(mean, accuracy, target), run_on=True)
+        self._end = ending(step, self._end, self._cap, met=reached(mean, accuracy, target), run_on=self._run_on)
         self.over = step >= self._end or not np.isfinite(mean)
 
 
@@ -205,6 +207,7 @@ def _alone(model: nn.Module, run: Relearner, protocol: Protocol) -> Curve:
         seed=run.seed,
         batch_size=protocol.batch_size,
         optimizer=protocol.optimizer,
+        run_on=protocol.run_on,
     )
 
 

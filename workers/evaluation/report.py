@@ -33,12 +33,14 @@ from workers.evaluation.relearning import (
     compact,
     run_relearning,
 )
+from workers.evaluation.relearning_curve import RUN_ON
 from workers.evaluation.result import MetricResult
 from workers.evaluation.utility import weight_distance
 from workers.reproducibility import generator_for
 from workers.samples import LabelledSet
 from workers.training import Progress, no_progress
 
+PARENT_RUN_ON = 0.3
 SPLITS = ("retain", "forget", "audit", "test")
 PHI_AUC = "mia_threshold.phi.auc"
 GENERAL_LIMITS = (
@@ -104,7 +106,9 @@ def evaluate(
     for who, model in models.items():
         with clock.timed(f"relearning_{who}"):
             if plan is not None:
-                runs[who] = run_relearning(model, plan, task=task, progress=progress)
+                # of the parent the gate reads the upper edge alone, which short runs tell as well
+                run_on = PARENT_RUN_ON if who == "parent" else RUN_ON
+                runs[who] = run_relearning(model, plan, task=task, progress=progress, run_on=run_on)
             relearned = measure_runs(runs.get(who), plan, labels)
         results[who] = [
             *measure_logits(logits[who], logits["parent"], labels, draws, seed=seed),
@@ -207,7 +211,7 @@ def _leak(figure: Mapping[str, Any], *, noticed: bool) -> dict[str, Any]:
 
 
 def _control_counts(labels: BySplit, draws: Draws, plan: RelearningPlan | None) -> dict[str, Any]:
-    pairs = draws.attack
+    pairs = draws.pairs
     wanted = torch.bincount(labels["forget"])
     matched = torch.bincount(labels["forget"][pairs.forget], minlength=len(wanted))
     short = {str(c): int(wanted[c] - matched[c]) for c in (wanted > matched).nonzero().flatten().tolist()}
@@ -215,6 +219,7 @@ def _control_counts(labels: BySplit, draws: Draws, plan: RelearningPlan | None) 
         "forget": len(labels["forget"]),
         "audit": len(labels["audit"]),
         "matched": len(pairs),
+        "attack": len(draws.attack.audit),
         "relearning": 0 if plan is None else len(plan.forget),
         "unmatched_per_class": short,
     }

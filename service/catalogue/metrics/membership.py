@@ -17,7 +17,8 @@ def _threshold_auc(score: str, formula: str) -> MetricSpec:
         id=f"mia_threshold.{score}.auc",
         title=f"Membership attack on {score.replace('_', ' ')}, AUC",
         formula="P(score of a forgotten sample looks more trained-on than an unseen control's), "
-        f"score = {formula}; ties count half; both sets cut to equal size and the same labels",
+        f"score = {formula}; ties count half; controls in whole rounds of the forget samples' labels, "
+        "as many as the audit pool has",
         source=_THRESHOLD_SOURCE,
         basis="unseen controls",
         direction="target",

@@ -8,7 +8,7 @@ RELEARNING = [
         title="Relearning delay",
         formula="first step of SGD (of Adam where SGD is too slow) on the set alone at which its loss <= 1.05 L* + .05 "
         "nats, L* the original's loss on the forget set; constant rate, norm statistics frozen; read at every step up "
-        "to 32 and every sixteenth part further after that; lower median of 3 seeds; at the cap a lower bound, "
+        "to 16 and every tenth part further after that; lower median of 3 seeds; at the cap a lower bound, "
         "marked censored",
         source=RELEARNING_SOURCE,
         basis="original",

@@ -151,6 +151,8 @@ def test_a_pass_in_relearning_needs_a_test_that_could_have_failed() -> None:
 def test_where_unseen_samples_against_others_would_miss_it_too_the_ratio_is_untestable() -> None:
     wide = _figure(RATIO, 1.0, (0.3, 3.0), extra={"null": {"value": 1.0, "ci95": (0.4, 2.5)}})
     assert _of(_judge(_report(ratio=wide)), RATIO) == ["untestable"]
+    known = _figure(RATIO, 0.6, (0.3, 0.98), extra={"null": {"value": 1.0, "ci95": (0.4, 2.5)}})
+    assert _of(_judge(_report(ratio=known)), RATIO) == ["inconclusive"]
     narrow = _figure(RATIO, 1.0, (0.3, 3.0), extra={"null": {"value": 1.0, "ci95": (0.9, 1.1)}})
     assert _of(_judge(_report(ratio=narrow)), RATIO) == ["inconclusive"]
 

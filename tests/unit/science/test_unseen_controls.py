@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.evaluation.unseen_controls import draw_controls
+from workers.evaluation.unseen_controls import draw_controls, in_rounds
 from workers.reproducibility import generator_for
 
 label_lists = st.lists(st.integers(0, 4), max_size=40).map(lambda x: torch.tensor(x, dtype=torch.int64))
@@ -51,3 +51,31 @@ def test_labels_are_left_alone() -> None:
     draw_controls(forget, audit, generator=generator_for(0))
     assert torch.equal(forget, copies[0])
     assert torch.equal(audit, copies[1])
+
+
+@given(label_lists, label_lists, st.integers(0, 5))
+def test_further_rounds_have_the_same_labels_and_repeat_no_control(
+    forget: torch.Tensor, audit: torch.Tensor, seed: int
+) -> None:
+    pairs = draw_controls(forget, audit, generator=generator_for(seed))
+    more = in_rounds(pairs, forget, audit, generator=generator_for(seed))
+    assert torch.equal(more.forget, pairs.forget)
+    assert torch.equal(more.audit[: len(pairs)], pairs.audit)
+    assert len(set(more.audit.tolist())) == len(more.audit)
+    if not len(pairs):
+        return
+    rounds, left = divmod(len(more.audit), len(pairs))
+    assert left == 0
+    wanted = forget[pairs.forget].sort().values
+    for k in range(rounds):
+        assert torch.equal(audit[more.audit[k * len(pairs) : (k + 1) * len(pairs)]].sort().values, wanted)
+
+
+@given(label_lists, label_lists)
+def test_no_whole_round_is_left_over(forget: torch.Tensor, audit: torch.Tensor) -> None:
+    pairs = draw_controls(forget, audit, generator=generator_for(0))
+    more = in_rounds(pairs, forget, audit, generator=generator_for(0))
+    if len(pairs):
+        asked, there = torch.bincount(forget[pairs.forget], minlength=5), torch.bincount(audit, minlength=5)
+        used = torch.bincount(audit[more.audit], minlength=5)
+        assert bool((there - used < asked)[asked > 0].any())
