@@ -2,8 +2,8 @@
 
 A retrained model must pass, and with 20 ids neither may pass as untold apart. One row per seed. Membership and
 relearning bounds are judged together, at their default limits, without regard to the retrained model's guarantee;
-the original's figures are those that every evaluation takes of it beside the unlearned model's. Needs the IDX files of Fashion-MNIST under --root. Exits
-non-zero if a target is missed.
+the original's figures are those that every evaluation takes of it beside the unlearned model's. Needs the IDX files
+of Fashion-MNIST under --root. Exits non-zero if a target is missed.
 """
 
 import argparse

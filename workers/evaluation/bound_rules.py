@@ -159,9 +159,9 @@ def _relearning(bound: Bound, figure: Figure, figures: Figures) -> Ruling:
         return _ruling(bound, figure, "untestable", text, limit=plain.limit)
     # an interval wholly below 1 shows that knowledge is left, whatever the noise
     reaches_one = (_edges(bound, figure)[1] or 0.0) >= 1.0
-    noisy = bool(null and null["ci95"] and null["ci95"][0] < float(plain.limit or 0))
-    if plain.verdict == "inconclusive" and reaches_one and noisy:
-        text = f"even unseen samples against others reach only {null['ci95'][0]:.2f} at the lower edge at this size"
+    lowest = null["ci95"][0] if null and null["ci95"] else math.inf
+    if plain.verdict == "inconclusive" and reaches_one and lowest < float(plain.limit or 0):
+        text = f"even unseen samples against others reach only {lowest:.2f} at the lower edge at this size"
         return _ruling(bound, figure, "untestable", text, limit=plain.limit)
     return plain
 
