@@ -13,7 +13,7 @@ from service.catalogue.policy import frozen
 from service.evidence.commitments import derive
 from service.lifecycle import JobKind, SampleState, VersionState
 from service.settings import Settings
-from service.store import references, requests, retention, samples, versions
+from service.store import references, requests, retention, retrained, samples, versions
 from service.store.tables import Dataset, Job, Model, ReferenceFile, Sample, Version, VersionExclusion
 from service.store.types import now
 from workers.ladder import Rung, Situation, is_exact, next_rung, small_set_rule
@@ -27,11 +27,11 @@ class Place:
     artifacts: ArtifactStore
     out: Path
 
-    def weights(self, version: Version) -> str:
-        """Return a local path of the version's weights, fetching them if the store is elsewhere."""
+    def weights(self, version: Version, *, name: str = "parent") -> str:
+        """Return a local path of the version's weights, fetching them, as `name`, if the store is elsewhere."""
         local = self.artifacts.local_path(version.sha256)
         if local is None:
-            local = self.out / "parent.safetensors"
+            local = self.out / f"{name}.safetensors"
             self.artifacts.fetch(version.sha256, local)
         return str(local)
 
@@ -192,6 +192,7 @@ def _erase(session: Session, job: Job, dataset: Dataset, place: Place) -> Prepar
     train = sorted(forget | {row.position for row in rows if row.state == SampleState.LIVE})
     # Samples of other open requests are not trained on any more, but only retraining makes the model forget them.
     withheld = [row.id for row in rows if row.state != SampleState.LIVE and row.position not in forget]
+    retained = [row.id for row in rows if row.state == SampleState.LIVE and row.position not in forget]
     order = _base(session, job, dataset, place)
     inputs = _erase_inputs(session, dataset, dict(known), named)
     situation = _situation(session, job, parent, forget_count=min(len(known), len(inputs["audit"])))
@@ -203,6 +204,8 @@ def _erase(session: Session, job: Job, dataset: Dataset, place: Place) -> Prepar
         reasons = [f"{method}: {why}" for method, why in rung.passed_over.items()]
         raise NoMethodLeft("; ".join([rung.reason, *reasons]))
     order |= inputs | _method(job, rung.method) | {"bar": _bar(session, job, situation)}
+    if not is_exact(rung.method):
+        order |= _retrained(session, job, retained, place)
     file = references.of_model(session, str(job.model_id))
     if file is not None:
         order["references"] = place.references(file)
@@ -223,6 +226,13 @@ def _erase(session: Session, job: Job, dataset: Dataset, place: Place) -> Prepar
         situation=situation,
         rung=rung,
     )
+
+
+def _retrained(session: Session, job: Job, retained: list[int], place: Place) -> dict[str, Any]:
+    version = retrained.newest(session, session.get_one(Model, job.model_id), retained)
+    if version is None:
+        return {}
+    return {"retrained": {"weights": place.weights(version, name="retrained"), "sha256": version.sha256}}
 
 
 def _earlier(session: Session, job: Job) -> list[dict[str, Any]]:

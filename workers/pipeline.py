@@ -125,12 +125,13 @@ def erase(
     plot: Callable[[PlotData], None] | None = None,
     references: PlacedReferences | None = None,
     earlier: Sequence[EarlierSet] = (),
+    retrained: nn.Module | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Unlearn the forget set and measure the result; return the new model and the report.
 
     The parent is put in eval mode and not changed otherwise; all sets must lie on its device. `config` None
     means the method's defaults; `bar` None means that nothing is judged. `groups` maps a request's name to
-    positions in the forget set; `plot` is given what the plots are drawn from.
+    positions in the forget set; `plot` is given what the plots are drawn from; `retrained` is only measured.
     Raises UnknownMethodError, TypeError for another method's config, UnlearningError when a guard leaves no
     model to return, when no weight moved, or when the selection pool is empty and the method chooses by it.
     """
@@ -164,6 +165,7 @@ def erase(
             plot=plot,
             references=references,
             earlier=earlier,
+            retrained=retrained,
         )
         where = environment(device_of(parent))
     return result.model, {

@@ -280,6 +280,7 @@ def _inputs(session: Session, job: Job, prepared: Prepared, sha256: str | None) 
         "dataset_digest": session.get_one(Dataset, job.dataset_id).digest,
         "parent_sha256": session.get_one(Version, prepared.parent_id).sha256,
         "weights_sha256": sha256,
+        "retrained_sha256": order["retrained"]["sha256"] if "retrained" in order else None,
         "counts": {**counts, "forget": len(prepared.forget_keys)},
     }
 

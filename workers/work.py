@@ -72,11 +72,11 @@ def _samples(order: Order) -> Callable[[list[int]], LabelledSet]:
     return take
 
 
-def _parent(order: Order, spec: ModelSpec) -> nn.Module:
-    tensors = checkpoints.load(Path(order["weights"]), sha256=order["sha256"])
+def _stored(version: Mapping[str, Any], spec: ModelSpec, device: torch.device) -> nn.Module:
+    tensors = checkpoints.load(Path(version["weights"]), sha256=version["sha256"])
     model = pipeline.build_model(spec)
     model.load_state_dict(dict(tensors))
-    return model.to(_device(order)).eval()
+    return model.to(device).eval()
 
 
 def _train(order: Order, progress: Progress) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def _erase(order: Order, progress: Progress) -> dict[str, Any]:
     )
     model, report = pipeline.erase(
         spec,
-        _parent(order, spec),
+        _stored(order, spec, _device(order)),
         splits,
         EvaluationSplits(
             retain=splits.retain, forget=splits.forget, audit=take(order["audit"]), test=take(order["test"])
@@ -128,6 +128,7 @@ def _erase(order: Order, progress: Progress) -> dict[str, Any]:
         progress=progress,
         plot=plot,
         references=_references(order, spec),
+        retrained=_stored(order["retrained"], spec, _device(order)) if "retrained" in order else None,
         earlier=[
             EarlierSet(
                 evaluation_id=each["evaluation_id"],

@@ -52,6 +52,9 @@ class InputsOut(BaseModel):
     dataset_digest: str | None = Field(None, pattern=SHA256, description="Of ids, images and labels as indexed.")
     parent_sha256: str | None = Field(None, pattern=SHA256, description="Of the weights the work started from.")
     weights_sha256: str | None = Field(None, pattern=SHA256, description="Of the weights that were evaluated.")
+    retrained_sha256: str | None = Field(
+        None, pattern=SHA256, description="Of the weights of the retrained version, where there was one."
+    )
     counts: dict[str, int] = Field({}, description="Samples by set.")
 
 
@@ -88,6 +91,11 @@ class ReportOut(BaseModel):
     guard: str = Field(description="completed, or the guard that ended the run early.")
     metrics: list[MetricOut] = Field(description="Of the unlearned model.")
     parent_metrics: list[MetricOut] = Field(description="The same measurements of the parent.")
+    retrained_metrics: list[MetricOut] | None = Field(
+        None,
+        description="The same measurements of a version trained on exactly the retain set, with which `metrics` then "
+        "compare. Null: none was in circulation, or the method is a retraining itself.",
+    )
     per_request: list[RequestFigureOut] = Field(description="Only where several requests share the work.")
     curves: CurvesOut
     planted_leak: PlantedLeakOut

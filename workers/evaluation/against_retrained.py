@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from workers.evaluation.intervals import Floats, paired_difference, wilson
+from workers.evaluation.js_divergence import js_divergence
 from workers.evaluation.paired_intervals import Estimated, auc_change, size_of, sum_of
 from workers.evaluation.result import MetricResult
 from workers.evaluation.roc import NOT_A_NUMBER, no_figure
@@ -20,6 +21,19 @@ BySplit = Mapping[str, Tensor]
 """Logits (N, K) or labels (N,) by the names in SPLITS."""
 Scores = tuple[Floats, Floats]
 """A model's membership scores of forget samples and of their controls."""
+
+
+def against_retrained(
+    unlearned: BySplit, retrained: BySplit, labels: BySplit, *, scores: Scores, retrained_scores: Scores
+) -> list[MetricResult]:
+    """Return every comparison with one retrained model; scores are of the attack that the average gap includes."""
+    return [
+        avg_gap(unlearned, retrained, labels),
+        avg_gap_with_mia(unlearned, retrained, labels, scores=scores, retrained_scores=retrained_scores),
+        tow(unlearned, retrained, labels),
+        js_divergence(unlearned["forget"], retrained["forget"]),
+        prediction_agreement(unlearned["forget"], retrained["forget"]),
+    ]
 
 
 def avg_gap(unlearned: BySplit, retrained: BySplit, labels: BySplit) -> MetricResult:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from service.catalogue.bounds import WIDEST_BAND, band_by_size
 from service.catalogue.metrics import METRICS as CATALOGUE
 from workers.classification import Classification, device_of
+from workers.evaluation.against_retrained import against_retrained
 from workers.evaluation.earlier import EarlierSet, audit_again
 from workers.evaluation.measure import (
     BySplit,
@@ -22,6 +23,7 @@ from workers.evaluation.measure import (
     phi_auc,
     phi_scores,
     plan_for_pairs,
+    timed,
 )
 from workers.evaluation.plot_data import gather
 from workers.evaluation.plots.data import PlotData
@@ -79,13 +81,15 @@ def evaluate(
     plot: Callable[[PlotData], None] | None = None,
     references: PlacedReferences | None = None,
     earlier: Sequence[EarlierSet] = (),
+    retrained: nn.Module | None = None,
 ) -> dict[str, Any]:
     """Return the JSON-safe report of `unlearned`, with the same measurements of `parent` beside it.
 
-    Both models are on one device and are not changed. `groups` maps a request's name to positions in the
+    All models are on one device and are not changed. `groups` maps a request's name to positions in the
     forget set. Equal seeds give equal reports, times apart. `plot` is given what the plots are drawn from, which
     the report does not hold. With `references` the report also has the attacks that need them;
-    the `earlier` forget sets are attacked again.
+    the `earlier` forget sets are attacked again. `retrained` was trained on the retain set alone: it is measured
+    like the others, and the unlearned model is compared with it.
     """
     clock = _Clock()
     splits = splits.to(device_of(parent))
@@ -93,9 +97,11 @@ def evaluate(
     generator = generator_for(seed)
     draws = draw_pairs(labels, groups or {}, generator=generator)
     models = {"parent": parent, "unlearned": unlearned}
+    if retrained is not None:
+        models["retrained"] = retrained
     logits: dict[str, dict[str, Tensor]] = {}
     for done, (who, model) in enumerate(models.items()):
-        progress("predict", done, 2)
+        progress("predict", done, len(models))
         with clock.timed(f"predict_{who}"):
             logits[who] = {name: task.predict(model, getattr(splits, name)).cpu() for name in SPLITS}
     progress("calibrate", 0, 1)
@@ -116,12 +122,15 @@ def evaluate(
             *(reference_attacks(references, logits[who], labels, draws) if references else ()),
             *(replace(result, seconds=clock.seconds[f"relearning_{who}"]) for result in relearned),
         ]
+    if retrained is not None:
+        results["unlearned"] += timed(_compared, logits, labels, draws)
     if plot is not None:
         with clock.timed("plots"):
             plot(gather(logits, labels, draws, runs=runs, plan=plan, results=results))
     return {
         "metrics": [result.to_dict() for result in results["unlearned"]],
         "parent_metrics": [result.to_dict() for result in results["parent"]],
+        "retrained_metrics": [each.to_dict() for each in results["retrained"]] if retrained is not None else None,
         "ranks": _ranks(logits["unlearned"], labels, draws),
         "per_request": _per_request(logits["unlearned"], labels, draws),
         "curves": _curves(runs, plan),
@@ -156,6 +165,13 @@ class _Clock:
         start = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - start
+
+
+def _compared(logits: Mapping[str, BySplit], labels: BySplit, draws: Draws) -> list[MetricResult]:
+    ours, theirs = (
+        phi_scores(logits[who], labels, members="forget", pairs=draws.attack) for who in ("unlearned", "retrained")
+    )
+    return against_retrained(logits["unlearned"], logits["retrained"], labels, scores=ours, retrained_scores=theirs)
 
 
 def _ranks(logits: BySplit, labels: BySplit, draws: Draws) -> list[float | None] | None:

@@ -14,6 +14,7 @@ from service.catalogue.metrics.ranges import splits_of
 from service.catalogue.recipe import Recipe
 from workers.classification import Classification
 from workers.evaluation import METRICS
+from workers.evaluation.plots.data import PlotData
 from workers.evaluation.relearning_curve import RelearningProfile
 from workers.evaluation.report import EvaluationSplits, evaluate
 from workers.reproducibility import generator_for
@@ -128,6 +129,49 @@ def test_a_report_holds_every_metric_that_needs_nothing_prepared_and_no_other(st
     assert {row["name"] for row in standard["metrics"]} == expected
 
 
+def test_without_a_retrained_model_one_place_says_so(standard: dict[str, Any]) -> None:
+    assert standard["retrained_metrics"] is None
+    assert not [row for row in standard["metrics"] if row["basis"] == "retrained"]
+    assert "retrained" not in standard["curves"]
+
+
+def test_beside_a_retrained_model_stands_every_comparison_and_the_rest_stays_as_it_was() -> None:
+    parent, unlearned, _ = _world()
+    with_one, without = _report(retrained=unlearned, unlearned=parent), _report(unlearned=parent)
+    compared = [row for row in with_one["metrics"] if row["basis"] == "retrained"]
+    assert {row["name"] for row in compared} == {spec.id for spec in CATALOGUE.values() if spec.when == "retrained"}
+    assert {row["verdict"] for row in compared} == {"measured"}
+    rest = [row for row in with_one["metrics"] if row["basis"] != "retrained"]
+    assert _without_times(rest) == _without_times(without["metrics"])
+    assert _without_times(with_one["parent_metrics"]) == _without_times(without["parent_metrics"])
+    assert _without_times(with_one["retrained_metrics"]) == _without_times(_report()["metrics"])
+    assert len(with_one["curves"]["retrained"]["forget"]) == len(with_one["curves"]["parent"]["forget"])
+
+
+def test_a_model_against_itself_differs_in_nothing() -> None:
+    _, unlearned, _ = _world()
+    figures = _figures(_report(retrained=unlearned)["metrics"])
+    none, all_of_it = ("avg_gap", "avg_gap_with_mia", "js_divergence"), ("tow", "prediction_agreement")
+    found = {name: row["value"] for (name, _), row in figures.items() if row["basis"] == "retrained"}
+    assert found == {**dict.fromkeys(none, 0.0), **dict.fromkeys(all_of_it, 1.0)}
+
+
+def test_the_original_is_farther_from_a_retrained_model_than_another_retrained_one_is() -> None:
+    parent, retrained, splits = _world()
+    another = _trained(splits.retain, 2)
+    near, far = (_figures(_report(retrained=retrained, unlearned=model)["metrics"]) for model in (another, parent))
+    for name, split in (("avg_gap", None), ("avg_gap_with_mia", None), ("js_divergence", "forget")):
+        assert near[name, split]["value"] < far[name, split]["value"]
+    assert near["tow", None]["value"] > far["tow", None]["value"]
+
+
+def test_the_plots_show_the_retrained_model_too() -> None:
+    drawn: list[PlotData] = []
+    _report(retrained=_world()[1], plot=drawn.append)
+    assert list(drawn[0].models) == ["parent", "unlearned", "retrained"]
+    assert drawn[0].models["retrained"].relearned_forget is not None
+
+
 def test_both_models_are_measured_alike(standard: dict[str, Any]) -> None:
     ours, parents = _figures(standard["metrics"]), _figures(standard["parent_metrics"])
     assert list(ours) == list(parents)
@@ -184,10 +228,12 @@ def test_a_model_that_did_not_change_is_as_the_parent() -> None:
 
 def test_equal_seeds_give_equal_reports_and_leave_models_and_data_alone() -> None:
     parent, unlearned, splits = _world()
-    tensors = [*parent.state_dict().values(), *unlearned.state_dict().values()]
+    retrained = _trained(splits.retain, 3)
+    tensors = [*retrained.state_dict().values(), *parent.state_dict().values(), *unlearned.state_dict().values()]
     tensors += [t for s in (splits.retain, splits.forget, splits.audit, splits.test) for t in (s.images, s.labels)]
     before = [tensor.clone() for tensor in tensors]
-    assert _without_times(_report(seed=4)) == _without_times(_report(seed=4))
+    twice = [_without_times(_report(seed=4, retrained=retrained)) for _ in range(2)]
+    assert twice[0] == twice[1]
     assert all(torch.equal(tensor, copy) for tensor, copy in zip(tensors, before, strict=True))
 
 

@@ -77,6 +77,7 @@ def _text(kind: str) -> str:
         max_accuracy_drop=1.0,
         groups={"req_a": torch.arange(9), "req_b": torch.arange(9, 18)},
         training_seconds=None if kind == "not judged" else 2.0,
+        retrained=train_original(SPEC, splits.retain)[0] if kind == "with a retrained version" else None,
     )
     return json.dumps({**ENVELOPE, **report}, allow_nan=False)
 
@@ -99,7 +100,7 @@ def test_the_schema_is_a_json_schema_of_its_own_version() -> None:
     assert "extra" in schema["$defs"]["MetricOut"]["properties"]
 
 
-@pytest.mark.parametrize("kind", ["standard", "without controls", "not judged"])
+@pytest.mark.parametrize("kind", ["standard", "without controls", "not judged", "with a retrained version"])
 def test_a_report_of_the_worker_fits_and_every_field_of_it_is_described(kind: str) -> None:
     report = _report(kind)
     assert [error.message for error in OPEN.iter_errors(report)] == []
@@ -123,7 +124,12 @@ def test_the_gates_rulings_are_described() -> None:
 
 def test_what_the_service_adds_around_a_report_fits() -> None:
     added = {
-        "inputs": {"dataset_digest": "0" * 64, "parent_sha256": "1" * 64, "counts": {"forget": 18}},
+        "inputs": {
+            "dataset_digest": "0" * 64,
+            "parent_sha256": "1" * 64,
+            "retrained_sha256": "2" * 64,
+            "counts": {"forget": 18},
+        },
         "policy_digest": "a" * 64,
         "rungs": [{"method": "scrub_r", "verdict": "fail", "evaluation_id": "evl_0", "seconds": 1.5}],
         "earlier_forget_sets": [{"num_samples": 4, "state": "data_gone"}],
