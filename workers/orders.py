@@ -196,7 +196,8 @@ def _erase(session: Session, job: Job, dataset: Dataset, place: Place) -> Prepar
     order = _base(session, job, dataset, place)
     inputs = _erase_inputs(session, dataset, dict(known), named)
     situation = _situation(session, job, parent, forget_count=min(len(known), len(inputs["audit"])))
-    if job.approved_by and job.candidate_sha256 and job.parent_id == parent.id:
+    approved = bool(job.approved_by and job.candidate_sha256 and job.parent_id == parent.id)
+    if approved:
         rung = Rung(method=job.rung, reason=f"approved by {job.approved_by}", passed_over={})
     else:
         rung = next_rung(situation)
@@ -222,7 +223,8 @@ def _erase(session: Session, job: Job, dataset: Dataset, place: Place) -> Prepar
         order=order,
         parent_id=parent.id,
         forget_keys=forget_keys,
-        excluded_keys=forget_keys + (withheld if is_exact(rung.method) else []),
+        # what is withheld now may have been trained on by a candidate made before
+        excluded_keys=forget_keys + (withheld if is_exact(rung.method) and not approved else []),
         situation=situation,
         rung=rung,
     )

@@ -134,6 +134,25 @@ def test_the_order_of_an_approximate_method_names_the_retrained_weights(
         assert stated == {"weights": str(bench.artifacts.local_path(expected)), "sha256": expected}
 
 
+@pytest.mark.parametrize("approved", [False, True])
+def test_a_candidate_approved_later_claims_no_sample_that_was_withheld_since(
+    bench: Bench, name: str, *, approved: bool
+) -> None:
+    job_id = _ask(bench, name, "retrain")
+    place = Place(settings=bench.settings, artifacts=bench.artifacts, out=bench.settings.data_dir)
+    with bench.database.writing() as session:
+        samples.set_state(session, _keys(bench, name, [30]), SampleState.PENDING)
+        parent = versions.get(session, models.by_name(session, name), 1)
+        row = session.get_one(Job, job_id)
+        row.rung = "retrain"
+        if approved:
+            row.parent_id, row.candidate_sha256, row.approved_by = parent.id, parent.sha256, "key_other"
+    with bench.database.reading() as session:
+        prepared = prepare(session, session.get_one(Job, job_id), place)
+    assert (_keys(bench, name, [30])[0] in prepared.excluded_keys) is not approved
+    assert set(_keys(bench, name, FORGOTTEN)) <= set(prepared.excluded_keys)
+
+
 def _ask(bench: Bench, name: str, method: str) -> str:
     """Queue a job that is to forget the samples, whose request is accepted."""
     keys = _keys(bench, name, FORGOTTEN)
