@@ -37,10 +37,10 @@ def _read(orders: "queue.Queue[dict[str, Any]]") -> None:
 
 def _answer(order: dict[str, Any], channel: IO[str]) -> None:
     try:
-        message = {"type": "done", "result": _execute(order, _reporter(channel))}
+        line = json.dumps({"type": "done", "result": _execute(order, _reporter(channel))}, allow_nan=False)
     except Exception as error:  # noqa: BLE001 - the task boundary: every outcome must reach the parent
-        message = {"type": "failed", **describe(error)}
-    channel.write(json.dumps(message, allow_nan=False) + "\n")
+        line = json.dumps({"type": "failed", **describe(error)}, allow_nan=False)
+    channel.write(line + "\n")
 
 
 def _execute(order: dict[str, Any], report: Callable[[str, int, int], None]) -> dict[str, Any]:

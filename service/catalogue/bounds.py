@@ -11,6 +11,10 @@ from service.catalogue.metrics.ranges import has_interval, range_of, splits_of
 
 PHI_AUC, RATIO, DROP = "mia_threshold.phi.auc", "relearning_ratio", "utility_drop"
 FLOOR = "mia_threshold.phi.floor"
+NEVER_AT_HAND = {
+    "benchmarks": "only benchmarks measure this metric",
+    "retrained": "a report has this metric only where the service holds a model retrained without the same samples",
+}
 WIDEST_BAND = 0.10
 """A membership bound wider than this shows nothing: it is untestable at that size."""
 
@@ -51,6 +55,9 @@ class Bound(BaseModel):
 
     def _shape_faults(self) -> list[str]:
         faults = []
+        needed = NEVER_AT_HAND.get(METRICS[self.metric].when)
+        if self.required and needed:
+            faults.append(f'no erasure could keep it: {needed}; say "required": false')
         limits = (self.at_least, self.at_most)
         if self.within is None and limits == (None, None):
             faults.append("name at_least, at_most or within")

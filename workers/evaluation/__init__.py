@@ -18,10 +18,11 @@ from workers.evaluation.retain_side import retain_harm
 from workers.evaluation.rf_jsd import rf_jsd
 from workers.evaluation.rmia import rmia
 from workers.evaluation.u_lira import u_lira
-from workers.evaluation.utility import accuracy_and_loss, utility, weight_distance
+from workers.evaluation.utility import accuracy_and_loss, gone_class_accuracy, utility, weight_distance
 
 METRICS: dict[str, Callable[..., MetricResult | list[MetricResult]]] = {
     "accuracy": accuracy_and_loss,
+    "gone_class_accuracy": gone_class_accuracy,
     "loss": accuracy_and_loss,
     "utility_drop": utility,
     "class_accuracy_drop": utility,

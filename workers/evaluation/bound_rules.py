@@ -9,6 +9,7 @@ from service.catalogue.bounds import DROP, PHI_AUC, RATIO, WIDEST_BAND, Bound, b
 from service.catalogue.metrics import METRICS
 
 BoundVerdict = Literal["pass", "fail", "inconclusive", "untestable", "not_applicable"]
+WORST_FIRST = ("fail", "inconclusive", "untestable", "not_applicable", "pass")
 Figure = Mapping[str, Any]
 Interval = tuple[float, float]
 
@@ -66,17 +67,27 @@ class Ruling:
 def rule(bound: Bound, figures: Figures) -> Ruling:
     """Judge one bound. Never raises on figures that are missing or not finite: they are inconclusive."""
     if bound.metric == RATIO and figures.classes_gone:
-        return _whole_classes(bound, figures)
+        return _with_whole_classes(bound, figures)
+    return _rule(bound, figures)
+
+
+def _rule(bound: Bound, figures: Figures) -> Ruling:
     figure = figures.find(bound)
+    if figure is None and METRICS[bound.metric].when == "whole classes" and not figures.classes_gone:
+        return Ruling(bound=bound, verdict="not_applicable", sentence=f"{METRICS[bound.metric].title}: there are none.")
     if figure is None:
         return _unsure(bound, "it was not measured on this split")
     if figure["verdict"] == "not_applicable":
-        # there was nothing to measure it on, which shows no more than too few samples do
-        return _ruling(bound, figure, "untestable", _reason(figure, "there is nothing to measure it on"))
-    if is_attack(bound.metric) and bound.of is None and band_by_size(int(figure["n"]), int(figure["n"])) > WIDEST_BAND:
+        # there was nothing to measure it on, which shows no more than too few samples do; a purpose's own measure
+        # that has no meaning for the set asked for is another matter
+        verdict: BoundVerdict = "inconclusive" if bound.metric in ("ic_err", "fgt_err") else "untestable"
+        return _ruling(bound, figure, verdict, _reason(figure, "there is nothing to measure it on"))
+    if is_attack(bound.metric) and band_by_size(int(figure["n"]), int(figure["n"])) > WIDEST_BAND:
         return _too_few(bound, figure)
     if not finite(figure.get("value")):
         return _ruling(bound, figure, "inconclusive", _reason(figure, "there is no figure"))
+    if figure["verdict"] == "inconclusive" and bound.metric != RATIO:
+        return _ruling(bound, figure, "untestable", _reason(figure, "the figure cannot tell at this size"))
     if bound.within is not None:
         return _band(bound, figure, figures)
     if bound.metric == RATIO:
@@ -160,15 +171,25 @@ def _relearning(bound: Bound, figure: Figure, figures: Figures) -> Ruling:
     # an interval wholly below 1 shows that knowledge is left, whatever the noise
     reaches_one = (_edges(bound, figure)[1] or 0.0) >= 1.0
     lowest = null["ci95"][0] if null and null["ci95"] else math.inf
-    if plain.verdict == "inconclusive" and reaches_one and lowest < float(plain.limit or 0):
+    excused = reaches_one and lowest <= float(figure["value"])
+    if plain.verdict == "inconclusive" and excused and lowest < float(plain.limit or 0):
         text = f"even unseen samples against others reach only {lowest:.2f} at the lower edge at this size"
         return _ruling(bound, figure, "untestable", text, limit=plain.limit)
     return plain
 
 
+def _with_whole_classes(bound: Bound, figures: Figures) -> Ruling:
+    """Judge what is left of the forget set by its ratio, and what is of classes gone by accuracy; the worse holds."""
+    rulings = [_whole_classes(bound, figures)]
+    figure = figures.find(bound)
+    if figure is not None and figure["verdict"] != "not_applicable":
+        rulings.append(_rule(bound, figures))
+    return min(rulings, key=lambda ruling: WORST_FIRST.index(ruling.verdict))
+
+
 def _whole_classes(bound: Bound, figures: Figures) -> Ruling:
     """Where a class is gone unseen samples of it are no yardstick: the net must have lost the class on both."""
-    accuracy = [figures.own.get(("accuracy", split)) for split in ("forget", "unseen")]
+    accuracy = [figures.own.get(("gone_class_accuracy", split)) for split in ("forget", "unseen")]
     known = [figure for figure in accuracy if figure is not None and finite(figure.get("value"))]
     if figures.chance is None or not known:
         return _unsure(bound, "a class is gone, and its accuracy was not measured")
@@ -191,13 +212,14 @@ def _scale(bound: Bound, figures: Figures) -> float | None:
 def _edges(bound: Bound, figure: Figure) -> tuple[float | None, float | None]:
     """Return the interval, open where the figure is a bound itself; the value twice for a bound on the value."""
     value = float(figure["value"])
-    if bound.on == "value":
-        return value, value
-    interval = _interval(figure)
+    interval = (value, value) if bound.on == "value" else _interval(figure)
     if interval is None:
         return None, None
-    side = (figure.get("extra") or {}).get("bound") if figure.get("censored") else None
-    return interval[0], math.inf if side == "lower" else interval[1]
+    if not figure.get("censored"):
+        return interval
+    # a ratio says which side of it is open; a delay at the cap is a lower bound
+    side = (figure.get("extra") or {}).get("bound", "lower")
+    return (interval[0], math.inf) if side == "lower" else (0.0, interval[1])
 
 
 def _interval(figure: Figure) -> Interval | None:

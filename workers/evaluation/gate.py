@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from service.catalogue.bounds import DROP, PHI_AUC, RATIO, Bound
+from service.catalogue.bounds import DROP, Bound
 from workers.evaluation.bound_rules import Figures, Ruling, finite, rule
 
 Verdict = Literal["pass", "fail", "inconclusive"]
-MEMBERSHIP_METRICS = (PHI_AUC, RATIO)
+UTILITY_METRICS = ("utility_drop", "class_accuracy_drop", "disagreement", "weight_distance", "retain_harm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +89,18 @@ def _verdict(rulings: Sequence[Ruling], bar: Bar, *, exact: bool) -> tuple[Verdi
 
 def _passed(required: Sequence[Ruling], untested: Sequence[Ruling]) -> str:
     kept = [ruling for ruling in required if ruling.verdict == "pass"]
-    text = f"{len(kept)} of {len(required)} required bounds are kept"
-    if not untested:
-        return f"{text}; the others do not apply here." if len(kept) < len(required) else f"{text}."
-    what = " ".join(ruling.sentence for ruling in untested)
-    none = not any(ruling.bound.metric in MEMBERSHIP_METRICS for ruling in kept)
-    doubt = " Whether the samples are forgotten was not shown by any bound." if none else ""
-    return f"{text}. Not tested: {what}{doubt}"
+    others = len(required) - len(kept) - len(untested)
+    parts = [f"{len(kept)} of {len(required)} required bounds are kept." if required else "No bound was required."]
+    parts += [f"{others} {'does' if others == 1 else 'do'} not apply here."] if others else []
+    parts += ["Not tested: " + " ".join(ruling.sentence for ruling in untested)] if untested else []
+    if not any(shows_forgetting(ruling.bound) for ruling in kept):
+        parts.append("Whether the samples are forgotten was not shown by any bound.")
+    return " ".join(parts)
+
+
+def shows_forgetting(bound: Bound) -> bool:
+    """Say whether keeping the bound says something of the forget set: the others speak of utility alone."""
+    return bound.metric not in UTILITY_METRICS and bound.split not in ("retain", "test", "unseen")
 
 
 def _missed(required: Sequence[Ruling]) -> str:

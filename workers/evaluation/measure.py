@@ -1,5 +1,6 @@
 """Draw the controls once and measure one model from its logits. The draws are the same for every model."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -28,11 +29,14 @@ from workers.evaluation.result import MetricResult
 from workers.evaluation.retain_side import retain_harm
 from workers.evaluation.rf_jsd import rf_jsd
 from workers.evaluation.unseen_controls import ControlPairs, draw_controls, in_rounds
-from workers.evaluation.utility import accuracy_and_loss, utility
+from workers.evaluation.utility import accuracy_and_loss, gone_class_accuracy, utility
 from workers.reproducibility import derived_seed
 from workers.samples import LabelledSet
 
 P = ParamSpec("P")
+NOTHING_TO_RELEARN = (
+    "the audit pool has no sample with a label of the forget set, or the original's loss on it is not finite"
+)
 BySplit = Mapping[str, Tensor]
 """Logits (N, K) or labels (N,) on the CPU of retain, forget, audit and test."""
 
@@ -78,6 +82,8 @@ def measure_logits(logits: BySplit, parent: BySplit, labels: BySplit, draws: Dra
     for split in ("retain", "forget", "test"):
         results += timed(accuracy_and_loss, split, logits[split], labels[split])
     results += timed(accuracy_and_loss, "unseen", *unseen)
+    sides = {"forget": asked, "unseen": (logits["audit"], labels["audit"])}
+    results += timed(gone_class_accuracy, sides, classes_gone(labels))
     results += timed(utility, parent["test"], logits["test"], labels["test"], labels["retain"])
     results += timed(confusion, logits["test"], labels["test"], labels["forget"])
     results += timed(forget_error, forget, unseen)
@@ -88,6 +94,13 @@ def measure_logits(logits: BySplit, parent: BySplit, labels: BySplit, draws: Dra
     results += timed(lambda: [rf_jsd(*asked, parent["audit"], labels["audit"])])
     results += timed(_retain_side, logits, parent, labels, draws)
     return results
+
+
+def classes_gone(labels: BySplit) -> Tensor:
+    """Return the labels of the forget set that are not in the retain set, ascending."""
+    asked = torch.unique(labels["forget"])
+    gone: Tensor = asked[~torch.isin(asked, labels["retain"])]
+    return gone
 
 
 def _retain_side(logits: BySplit, parent: BySplit, labels: BySplit, draws: Draws) -> list[MetricResult]:
@@ -114,10 +127,17 @@ def plan_for_pairs(
     *,
     task: Classification,
     generator: torch.Generator,
+    gone: Tensor,
 ) -> RelearningPlan | None:
-    """Fix the relearning sets, with a draw of controls per seed; None when there is no control."""
+    """Fix the relearning sets, with a draw of controls per seed; None when there is no control.
+
+    Samples of classes that are `gone` come in only when there are no others: unseen ones are no yardstick for them.
+    None too when the parent's own loss is not finite.
+    """
     profile = DEFAULT_PROFILE
-    chosen = forget.take(pairs.forget[: profile.max_samples])
+    index = pairs.forget
+    left = index[~torch.isin(forget.labels.cpu()[index], gone)]
+    chosen = forget.take((left if len(left) else index)[: profile.max_samples])
     if not len(chosen):
         return None
     unseen = []
@@ -125,15 +145,17 @@ def plan_for_pairs(
         drawn = draw_controls(chosen.labels, audit.labels, generator=generator)
         # sorted, so that equal sets are equal sample by sample
         unseen.append(audit.take(drawn.audit.sort().values))
-    return plan_relearning(parent, chosen, unseen, task=task, seed=derived_seed(generator), profile=profile)
+    plan = plan_relearning(parent, chosen, unseen, task=task, seed=derived_seed(generator), profile=profile)
+    return plan if math.isfinite(plan.target.loss) else None
 
 
 def measure_runs(runs: RelearningRuns | None, plan: RelearningPlan | None, labels: BySplit) -> list[MetricResult]:
     """Return the relearning results; without runs, all not applicable."""
     if runs is None or plan is None:
-        return no_relearning("the audit pool has no sample with a label of the forget set")
-    gone = set(labels["forget"].tolist()) - set(labels["retain"].tolist())
-    return relearning(runs, plan, classes_gone=sorted(gone))
+        return no_relearning(NOTHING_TO_RELEARN)
+    gone = classes_gone(labels)
+    whole = bool(torch.isin(plan.forget.labels.cpu(), gone).all())
+    return relearning(runs, plan, classes_gone=gone.tolist() if whole else ())
 
 
 def timed(measure: Callable[P, list[MetricResult]], *args: P.args, **kwargs: P.kwargs) -> list[MetricResult]:

@@ -214,7 +214,9 @@ def _mean(name: str, split: str, values: Sequence[float], delays: Sequence[int |
 
 def _walked(curve: Curve, plan: RelearningPlan) -> float:
     delay = curve.delay(plan.target)
-    return float(curve.path[-1 if delay is None else delay]) / plan.parent_norm
+    walked = float(curve.path[-1 if delay is None else delay])
+    # weights that are all zero have no length to be a share of
+    return walked / plan.parent_norm if plan.parent_norm else walked
 
 
 def _norm(weights: Sequence[Tensor]) -> float:

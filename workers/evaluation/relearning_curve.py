@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from service.catalogue.metrics.ranges import RELEARNING_CAP
 from workers.classification import Classification
 from workers.evaluation.intervals import Floats
 from workers.reproducibility import generator_for
@@ -42,7 +43,7 @@ class RelearningProfile:
 
     seeds: int = 3
     max_samples: int = 512
-    max_steps: int = 200
+    max_steps: int = RELEARNING_CAP
     adam_rates: tuple[float, ...] = tuple(float(f"{10 ** (k / 3 - 4):.3g}") for k in range(7))
     batch_size: int = 128
     rates: tuple[float, ...] = tuple(float(f"{10 ** (k / 3 - 3):.3g}") for k in range(10))

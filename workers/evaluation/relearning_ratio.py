@@ -36,6 +36,9 @@ def ratio_result(
     theirs = [curve.delay(target) for curve in unseen]
     extra: dict[str, object] = {"forget_per_seed": ours, "unseen_per_seed": theirs}
     n = forget[0].losses.shape[1]
+    if not all(np.isfinite(curve.losses[-1]).all() for curve in (*forget, *unseen)):
+        extra["reason"] = "the loss of a run stopped being finite: its delay is not known, however far it would go"
+        return MetricResult(name=NAME, value=None, n=n, verdict="inconclusive", extra=extra)
     if None in ours and None in theirs:
         extra["area_difference"] = _mean_area(forget, target) - _mean_area(unseen, target)
         return MetricResult(name=NAME, value=None, n=n, verdict="inconclusive", censored=True, extra=extra)

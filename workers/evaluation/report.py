@@ -17,6 +17,7 @@ from workers.evaluation.earlier import EarlierSet, audit_again
 from workers.evaluation.measure import (
     BySplit,
     Draws,
+    classes_gone,
     draw_pairs,
     measure_logits,
     measure_runs,
@@ -106,7 +107,15 @@ def evaluate(
             logits[who] = {name: task.predict(model, getattr(splits, name)).cpu() for name in SPLITS}
     progress("calibrate", 0, 1)
     with clock.timed("relearning_plan"):
-        plan = plan_for_pairs(parent, splits.forget, splits.audit, draws.attack, task=task, generator=generator)
+        plan = plan_for_pairs(
+            parent,
+            splits.forget,
+            splits.audit,
+            draws.pairs,
+            task=task,
+            generator=generator,
+            gone=classes_gone(labels),
+        )
     results: dict[str, list[MetricResult]] = {}
     runs: dict[str, RelearningRuns] = {}
     for who, model in models.items():

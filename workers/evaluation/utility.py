@@ -1,5 +1,8 @@
 """Accuracy, loss and what unlearning cost in test accuracy; all read logits computed once elsewhere."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,6 +28,16 @@ def accuracy_and_loss(split: str, logits: Tensor, labels: Tensor) -> list[Metric
         MetricResult(name="accuracy", split=split, value=hits / n, ci95=wilson(hits, n), n=n),
         MetricResult(name="loss", split=split, value=float(losses.mean()), ci95=around, n=n),
     ]
+
+
+def gone_class_accuracy(sides: Mapping[str, tuple[Tensor, Tensor]], gone: Tensor) -> list[MetricResult]:
+    """Return accuracy on samples whose label is in `gone`, by split; sides are (logits, labels). None without any."""
+    results = []
+    for split, (logits, labels) in sides.items() if len(gone) else ():
+        found = torch.isin(labels, gone)
+        accuracy = accuracy_and_loss(split, logits[found], labels[found])[0]
+        results.append(replace(accuracy, name="gone_class_accuracy"))
+    return results
 
 
 def utility(before: Tensor, after: Tensor, labels: Tensor, retain_labels: Tensor) -> list[MetricResult]:

@@ -6,8 +6,12 @@ SHARE, DIFFERENCE, POSITIVE = (0.0, 1.0), (-1.0, 1.0), (0.0, math.inf)
 NATS_OF_TWO = (0.0, math.log(2))
 """Of a Jensen-Shannon divergence, which is at most ln 2."""
 
+RELEARNING_CAP = 200
+"""Steps after which relearning ends: no delay is longer."""
+
 RANGES: dict[str, tuple[float, float]] = {
     "accuracy": SHARE,
+    "gone_class_accuracy": SHARE,
     "loss": POSITIVE,
     "utility_drop": DIFFERENCE,
     "class_accuracy_drop": DIFFERENCE,
@@ -24,8 +28,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "lira_online": SHARE,
     "rmia": SHARE,
     "u_lira": SHARE,
-    "relearning_delay": POSITIVE,
-    "relearning_accuracy_delay": POSITIVE,
+    "relearning_delay": (0.0, RELEARNING_CAP),
+    "relearning_accuracy_delay": (0.0, RELEARNING_CAP),
     "relearning_area": POSITIVE,
     "relearning_path_length": POSITIVE,
     "relearning_ratio": POSITIVE,
@@ -59,6 +63,7 @@ _RELEARNED = ("forget", "unseen")
 SPLITS: dict[str, tuple[str, ...]] = {
     "accuracy": _BY_SPLIT,
     "loss": _BY_SPLIT,
+    "gone_class_accuracy": _RELEARNED,
     "utility_drop": ("test",),
     "class_accuracy_drop": ("test",),
     "disagreement": ("test",),

@@ -5,14 +5,15 @@ from typing import Literal
 
 Basis = Literal["none", "original", "unseen controls", "retrained", "reference models"]
 Direction = Literal["higher", "lower", "target"]
-When = Literal["always", "reference models", "retrained", "benchmarks"]
+When = Literal["always", "reference models", "retrained", "whole classes", "benchmarks"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSpec:
     """Describe one metric. `direction` "target": the nearer to `ideal`, from either side, the better.
 
-    `when` says what a report needs to hold it: nothing, prepared reference models, or a retrained version.
+    `when` says what a report needs to hold it: nothing, prepared reference models, a retrained version, or forgotten
+    classes of which nothing is left.
     """
 
     id: str

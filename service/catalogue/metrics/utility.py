@@ -15,6 +15,19 @@ UTILITY = [
         does_not_prove="An accuracy equal to that on unseen data does not show that nothing is remembered.",
     ),
     MetricSpec(
+        id="gone_class_accuracy",
+        title="Accuracy on classes that are gone",
+        formula="share of samples whose largest logit is the label's, of the classes of which nothing is left in the "
+        "retain set: the forgotten samples, and all unseen ones of the audit pool",
+        source=OURS,
+        basis="none",
+        direction="lower",
+        ideal=None,
+        kind="evidence",
+        does_not_prove="A class never predicted can still be known inside the network, and be relearned in a step.",
+        when="whole classes",
+    ),
+    MetricSpec(
         id="loss",
         title="Mean cross-entropy",
         formula="mean over samples of logsumexp(z) - z_y, in nats",

@@ -206,11 +206,52 @@ def test_exact_retraining_passes_on_its_guarantee_and_its_figures_are_shown() ->
 )
 def test_a_whole_class_is_judged_by_its_accuracy_on_both_sides(accuracies: list[Any], expected: str) -> None:
     sides = [
-        _figure("accuracy", value, ci95, split=split)
+        _figure("gone_class_accuracy", value, ci95, split=split)
         for split, (value, ci95) in zip(("forget", "unseen"), accuracies, strict=True)
     ]
     metrics = [*_report(ratio=_figure(RATIO, None, verdict="not_applicable")), *sides]
     assert _of(_judge(metrics, classes_gone=[3], chance=0.1), RATIO) == [expected]
+
+
+def test_what_is_left_beside_a_class_that_is_gone_is_judged_by_its_ratio_and_the_worse_holds() -> None:
+    lost = [_figure("gone_class_accuracy", 0.0, (0.0, 0.05), split=split) for split in ("forget", "unseen")]
+    known = [_figure("accuracy", 0.9, (0.88, 0.92), split=split) for split in ("forget", "unseen")]
+    for ratio, expected in (((0.9, 1.1), "pass"), ((0.1, 0.2), "fail")):
+        metrics = [*_report(ratio=_figure(RATIO, sum(ratio) / 2, ratio)), *known, *lost]
+        assert _of(_judge(metrics, classes_gone=[9], chance=0.1), RATIO) == [expected]
+
+
+@pytest.mark.parametrize("on", ["edge", "value"])
+def test_an_upper_bound_on_a_ratio_keeps_no_lower_limit(on: str) -> None:
+    bar = Bar(bounds=(Bound(metric=RATIO, at_least=0.8, on=on),), max_accuracy_drop=0.02)
+    capped = _figure(RATIO, 0.92, (0.0, 1.2), extra={"bound": "upper"}) | {"censored": True}
+    assert judge(bar, [capped], [])["verdict"] != "pass"
+
+
+def test_a_figure_that_says_it_cannot_tell_keeps_no_bound() -> None:
+    tpr = "mia_threshold.phi.tpr_at_fpr_0_1pct"
+    bar = Bar(bounds=(Bound(metric=tpr, at_most=0.05),), max_accuracy_drop=0.02)
+    figure = _figure(tpr, 0.0, (0.0, 0.01), verdict="inconclusive", n=600)
+    assert _of(judge(bar, [figure], []), tpr) == ["untestable"]
+
+
+def test_a_multiple_of_the_originals_attack_is_as_untestable_with_few_samples() -> None:
+    bar = Bar(bounds=(Bound(metric=AUC, at_most=1.0, of="parent", on="value"),), max_accuracy_drop=0.02)
+    few = _figure(AUC, 0.5, (0.4, 0.6), n=20)
+    assert _of(judge(bar, [few], [few]), AUC) == ["untestable"]
+
+
+def test_a_confusion_that_the_request_does_not_name_is_no_question_of_size() -> None:
+    bar = Bar(bounds=DEFAULT_BOUNDS["confusion"], max_accuracy_drop=0.02)
+    nothing = [_figure(name, None, verdict="not_applicable", split="test", n=0) for name in ("ic_err", "fgt_err")]
+    assert judge(bar, [*_report(), *nothing], [])["verdict"] == "inconclusive"
+
+
+@pytest.mark.parametrize("bounds", [(), DEFAULT_BOUNDS["privacy"][:2]])
+def test_a_pass_that_no_bound_on_forgetting_stands_behind_says_so(bounds: tuple[Bound, ...]) -> None:
+    result = judge(Bar(bounds=bounds, max_accuracy_drop=0.02), _report(), PARENT)
+    assert result["verdict"] == "pass"
+    assert "not shown by any bound" in result["sentence"]
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])
