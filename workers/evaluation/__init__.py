@@ -13,8 +13,11 @@ from workers.evaluation.mia_loss_lr import mia_loss_lr
 from workers.evaluation.mia_svc import mia_svc
 from workers.evaluation.mia_threshold import mia_threshold
 from workers.evaluation.relearning import relearning
+from workers.evaluation.relearning_fresh_head import head_delay
+from workers.evaluation.relearning_thorough import anamnesis, thorough_results
 from workers.evaluation.result import MetricResult
 from workers.evaluation.retain_side import retain_harm
+from workers.evaluation.retain_side_attack import attack_results
 from workers.evaluation.rf_jsd import rf_jsd
 from workers.evaluation.rmia import rmia
 from workers.evaluation.u_lira import u_lira
@@ -52,4 +55,9 @@ METRICS: dict[str, Callable[..., MetricResult | list[MetricResult]]] = {
     "klom": klom,
     "rf_jsd": rf_jsd,
     "retain_harm": retain_harm,
+    "anamnesis": anamnesis,
+    "relearning_thorough": thorough_results,
+    "relearning_head_delay": head_delay,
+    "retain_side_delay": attack_results,
+    "retain_side_attack": attack_results,
 }

@@ -133,8 +133,8 @@ def relearning(runs: RelearningRuns, plan: RelearningPlan, *, classes_gone: Sequ
         by_loss = [curve.delay(plan.target) for curve in curves]
         by_accuracy = [curve.accuracy_delay(plan.target) for curve in curves]
         results += [
-            _delay(DELAYS[0], split, by_loss, n=n, cap=cap, threshold=plan.target.loss),
-            _delay(DELAYS[1], split, by_accuracy, n=n, cap=cap, threshold=plan.target.accuracy),
+            delay_result(DELAYS[0], split, by_loss, n=n, cap=cap, threshold=plan.target.loss),
+            delay_result(DELAYS[1], split, by_accuracy, n=n, cap=cap, threshold=plan.target.accuracy),
             _mean(DELAYS[2], split, [area(c, plan.target) for c in curves], by_loss, n),
             _mean(DELAYS[3], split, [_walked(c, plan) for c in curves], by_loss, n),
         ]
@@ -187,7 +187,10 @@ def compact(curves: Sequence[Curve], points: int = 50) -> list[dict[str, list[fl
     return shown
 
 
-def _delay(name: str, split: str, delays: Sequence[int | None], *, n: int, cap: int, threshold: float) -> MetricResult:
+def delay_result(
+    name: str, split: str, delays: Sequence[int | None], *, n: int, cap: int, threshold: float
+) -> MetricResult:
+    """Return the lower median of the seeds' delays; at the cap a lower bound, marked censored."""
     # the lower median: averaging two delays would average a cap
     middle = median_low([math.inf if delay is None else delay for delay in delays])
     return MetricResult(

@@ -3,6 +3,7 @@
 from service.catalogue.metrics.spec import OURS, MetricSpec
 
 _ONE_RUN = "Retrained models differ among themselves; one of them is one draw. "
+_ATTACK = "Another rate, another seed or more steps may bring more back."
 _GAPS = "retain, forget and test"
 
 COMPARISON = [
@@ -103,5 +104,59 @@ COMPARISON = [
         ideal=0.0,
         kind="evidence",
         does_not_prove="A mean over retained samples hides the few who may be exposed.",
+    ),
+    MetricSpec(
+        id="anamnesis",
+        title="Anamnesis: relearning delay beside a retrained model's",
+        formula="exp of the mean over seeds of log((T_unlearned + 1/2) / (T_retrained + 1/2)), T the delay "
+        "on the forget set; bootstrap over seeds and samples, both models read on the same ones; a bound when one "
+        "model hit the cap, inconclusive when both did",
+        source="after Chundawat et al. 2023, arXiv:2201.05629, in the delay defined here",
+        basis="retrained",
+        direction="target",
+        ideal=1.0,
+        kind="evidence",
+        does_not_prove=_ONE_RUN + "Far above 1 is not better: a wrecked model relearns slowly too.",
+        when="benchmarks",
+    ),
+    MetricSpec(
+        id="retain_side_delay",
+        title="Steps on the retain set until the forget set is known again",
+        formula="first reading, one in 10 of 200 steps of SGD on the retain set alone, at which accuracy on the forget "
+        "set >= 95% of the original's; constant rate, norm statistics frozen; where there is none the last reading, "
+        "a lower bound marked censored",
+        source=OURS,
+        basis="original",
+        direction="higher",
+        ideal=None,
+        kind="smoke_test",
+        does_not_prove="Forgotten samples still classified rightly take 0 steps, known or not. " + _ATTACK,
+        when="benchmarks",
+    ),
+    MetricSpec(
+        id="retain_side_attack.rise",
+        title="Forget accuracy regained by training on the retain set",
+        formula="accuracy on the forget set after at most 200 steps of SGD on the retain set alone, minus that before; "
+        "interval by Agresti & Min",
+        source=OURS,
+        basis="none",
+        direction="target",
+        ideal=0.0,
+        kind="evidence",
+        does_not_prove="A model not yet trained to the end rises on samples it never saw, too. " + _ATTACK,
+        when="benchmarks",
+    ),
+    MetricSpec(
+        id="retain_side_attack.excess",
+        title="Forget accuracy above unseen controls after training on the retain set",
+        formula="highest accuracy on the forget set at any reading while a copy trains on the retain set alone, minus "
+        "the unseen controls' own highest; interval by Newcombe; not applicable when a whole class is forgotten",
+        source=OURS,
+        basis="unseen controls",
+        direction="target",
+        ideal=0.0,
+        kind="evidence",
+        does_not_prove=_ATTACK,
+        when="benchmarks",
     ),
 ]

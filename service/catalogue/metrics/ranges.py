@@ -41,6 +41,11 @@ RANGES: dict[str, tuple[float, float]] = {
     "klom": (-math.inf, math.inf),
     "rf_jsd": NATS_OF_TWO,
     "retain_harm": DIFFERENCE,
+    "anamnesis": POSITIVE,
+    "retain_side_delay": POSITIVE,
+    "retain_side_attack": DIFFERENCE,
+    "relearning_thorough": POSITIVE,
+    "relearning_head_delay": POSITIVE,
 }
 """By family: the part of an id up to its first dot."""
 
@@ -53,6 +58,8 @@ WITHOUT_INTERVAL = frozenset(
         "relearning_accuracy_delay",
         "relearning_area",
         "relearning_path_length",
+        "relearning_head_delay",
+        "retain_side_delay",
     }
 )
 """Families whose figures have no interval, so that a bound on them is a bound on the value."""
@@ -76,6 +83,10 @@ SPLITS: dict[str, tuple[str, ...]] = {
     "relearning_accuracy_delay": _RELEARNED,
     "relearning_area": _RELEARNED,
     "relearning_path_length": _RELEARNED,
+    "relearning_head_delay": ("forget",),
+    "retain_side_delay": ("forget",),
+    "retain_side_attack.rise": ("forget",),
+    "retain_side_attack.excess": ("forget",),
 }
 """Where a metric's figures are told apart by the set they are read on; a report's others have no split."""
 

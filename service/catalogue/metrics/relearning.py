@@ -65,4 +65,43 @@ RELEARNING = [
         kind="evidence",
         does_not_prove="Far above 1 is not better by itself; 1 says forgotten and unseen samples are as hard to learn.",
     ),
+    MetricSpec(
+        id="relearning_thorough.ratio",
+        title="Relearning ratio over rates and optimisers",
+        formula="as relearning_ratio, over 3 rates (1/2, 1 and 2 times the calibrated one), 3 seeds, SGD and Adam; "
+        "cells in which both sides hit the cap are left out and counted; a seed is drawn with all its cells; a "
+        "retrained model's own ratio beside it",
+        source=RELEARNING_SOURCE,
+        basis="unseen controls",
+        direction="target",
+        ideal=1.0,
+        kind="evidence",
+        does_not_prove="Far above 1 is not better by itself; the rates are calibrated on the original model.",
+        when="benchmarks",
+    ),
+    MetricSpec(
+        id="relearning_thorough.anamnesis",
+        title="Anamnesis over rates and optimisers",
+        formula="as anamnesis, over the cells of relearning_thorough.ratio",
+        source=RELEARNING_SOURCE,
+        basis="retrained",
+        direction="target",
+        ideal=1.0,
+        kind="evidence",
+        does_not_prove="See anamnesis.",
+        when="benchmarks",
+    ),
+    MetricSpec(
+        id="relearning_head_delay",
+        title="Relearning delay under a fresh head",
+        formula="as relearning_delay, from the model with its last linear layer initialised anew by each seed: a delay "
+        "far below it says that the head still knows; for whole classes, which have no unseen yardstick",
+        source=RELEARNING_SOURCE,
+        basis="none",
+        direction="higher",
+        ideal=None,
+        kind="smoke_test",
+        does_not_prove="Features that tell the class apart without having seen it make it fast too.",
+        when="benchmarks",
+    ),
 ]
