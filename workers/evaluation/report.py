@@ -37,6 +37,7 @@ from workers.evaluation.relearning import (
     run_relearning,
 )
 from workers.evaluation.relearning_curve import RUN_ON
+from workers.evaluation.relearning_thorough import anamnesis
 from workers.evaluation.result import MetricResult
 from workers.evaluation.utility import weight_distance
 from workers.reproducibility import generator_for
@@ -133,6 +134,8 @@ def evaluate(
         ]
     if retrained is not None:
         results["unlearned"] += timed(_compared, logits, labels, draws)
+        if plan is not None:
+            results["unlearned"].append(anamnesis(runs["unlearned"], plan, retrained=runs["retrained"]))
     if plot is not None:
         with clock.timed("plots"):
             plot(gather(logits, labels, draws, runs=runs, plan=plan, results=results))

@@ -117,7 +117,7 @@ COMPARISON = [
         ideal=1.0,
         kind="evidence",
         does_not_prove=_ONE_RUN + "Far above 1 is not better: a wrecked model relearns slowly too.",
-        when="benchmarks",
+        when="retrained",
     ),
     MetricSpec(
         id="retain_side_delay",

@@ -151,7 +151,7 @@ def test_beside_a_retrained_model_stands_every_comparison_and_the_rest_stays_as_
 def test_a_model_against_itself_differs_in_nothing() -> None:
     _, unlearned, _ = _world()
     figures = _figures(_report(retrained=unlearned)["metrics"])
-    none, all_of_it = ("avg_gap", "avg_gap_with_mia", "js_divergence"), ("tow", "prediction_agreement")
+    none, all_of_it = ("avg_gap", "avg_gap_with_mia", "js_divergence"), ("tow", "prediction_agreement", "anamnesis")
     found = {name: row["value"] for (name, _), row in figures.items() if row["basis"] == "retrained"}
     assert found == {**dict.fromkeys(none, 0.0), **dict.fromkeys(all_of_it, 1.0)}
 
