@@ -56,11 +56,13 @@ def without_retain_data(given: UnlearningSplits, *, pool: bool = True) -> Unlear
     return UnlearningSplits.forget_only(given.forget, selection, retained_labels=given.retained_labels)
 
 
-def net(*, norm: bool = False, act: type[nn.Module] = nn.Tanh, seed: int = 3, classes: int = 3) -> nn.Sequential:
-    """Return a three-layer net in float64, in eval mode; `norm` adds batch norm and dropout."""
+def net(
+    *, norm: bool = False, drop: bool = False, act: type[nn.Module] = nn.Tanh, seed: int = 3, classes: int = 3
+) -> nn.Sequential:
+    """Return a three-layer net in float64, in eval mode; `norm` adds batch norm, `drop` dropout after it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        extra: list[nn.Module] = [nn.BatchNorm1d(8), nn.Dropout(0.5)] if norm else []
+        extra: list[nn.Module] = [nn.BatchNorm1d(8)] * norm + [nn.Dropout(0.5)] * drop
         layers = [nn.Flatten(), nn.Linear(9, 8), *extra, act(), nn.Linear(8, 6), act(), nn.Linear(6, classes)]
         return nn.Sequential(*layers).double().eval()
 
