@@ -33,9 +33,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 class Classification:
     """Softmax classification with cross-entropy."""
 
+    def inputs(self, images: Tensor) -> Tensor:
+        """Return what the network is given for uint8 images (N, C, H, W)."""
+        return normalise(images)
+
     def logits(self, model: nn.Module, images: Tensor) -> Tensor:
         """Return logits (N, K) of uint8 images (N, C, H, W), in whatever mode the model is."""
-        return model(normalise(images))  # type: ignore[no-any-return]
+        return model(self.inputs(images))  # type: ignore[no-any-return]
 
     def loss_of_logits(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy (N,) in nats."""

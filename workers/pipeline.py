@@ -179,7 +179,8 @@ def erase(
 
 def _refuse_without_selection(method: str, splits: UnlearningSplits) -> None:
     """Refuse a method that chooses among its epochs when nothing is held out to choose by."""
-    if METHODS[method].guarantee == "approximate" and not len(splits.selection):
+    spec = METHODS[method]
+    if spec.guarantee == "approximate" and not spec.own_stop and not len(splits.selection):
         raise UnlearningError(
             f"the selection pool is empty, so {method} has nothing to choose an epoch by; ask for retrain"
         )

@@ -96,15 +96,14 @@ def train(
     if not len(samples):
         raise EmptySetError("no sample to train on")
     optimizer = make_optimizer(model.parameters(), recipe)
-    total = recipe.epochs * _steps_per_epoch(len(samples), recipe.batch_size)
+    total = recipe.epochs * steps_per_epoch(len(samples), recipe.batch_size)
     losses: list[float] = []
     step = 0
     model.train()
     for epoch in range(recipe.epochs):
         sums: list[Tensor] = []
         for index in shuffled_batches(len(samples), recipe.batch_size, generator=generator):
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.lr * rate_factor(recipe.schedule, step, total)
+            set_rate(optimizer, recipe.lr * rate_factor(recipe.schedule, step, total))
             batch = samples.take(index)
             loss = task.per_sample_loss(model, batch.images, batch.labels)
             take_step(optimizer, loss.mean())
@@ -140,7 +139,14 @@ def finite_mean(sums: list[Tensor], count: int, where: str) -> float:
     return mean
 
 
-def _steps_per_epoch(count: int, batch_size: int) -> int:
+def set_rate(optimizer: Optimizer, rate: float) -> None:
+    """Set the learning rate of the steps to come."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """Return how many batches shuffled_batches yields."""
     steps = math.ceil(count / batch_size)
     # shuffled_batches joins a single left-over sample to the batch before it
     return steps - 1 if steps > 1 and count % batch_size == 1 else steps

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from workers.unlearning.finetune import finetune
 from workers.unlearning.interface import UnknownMethodError, UnlearningResult
+from workers.unlearning.mu_mis import mu_mis
+from workers.unlearning.noise_finetune import noise_finetune
 from workers.unlearning.retrain import retrain
 from workers.unlearning.scrub import scrub, scrub_r
 
@@ -12,6 +14,8 @@ Method = Callable[..., UnlearningResult]
 
 METHODS: dict[str, Method] = {
     "finetune": finetune,
+    "mu_mis": mu_mis,
+    "noise_finetune": noise_finetune,
     "retrain": retrain,
     "scrub": scrub,
     "scrub_r": scrub_r,

@@ -6,12 +6,13 @@ The baseline of the field, e.g. Golatkar et al., CVPR 2020, arXiv:1911.04933. No
 import copy
 import time
 from collections.abc import Iterator
+from typing import Protocol
 
 from torch import nn
 
 from service.catalogue.methods import FinetuneConfig
 from workers.samples import shuffled_batches
-from workers.training import finite_mean, make_optimizer, take_step
+from workers.training import UpdateRule, finite_mean, make_optimizer, rate_factor, set_rate, steps_per_epoch, take_step
 from workers.unlearning.interface import Surroundings, UnlearningResult, UnlearningSplits
 from workers.unlearning.selection import last_within
 from workers.unlearning.trajectory import Trajectory, follow
@@ -28,16 +29,36 @@ def finetune(
     return trajectory.result(tuned, last_within, verdict, started)
 
 
+class EpochRule(UpdateRule, Protocol):
+    """The part of a method's options that says how epochs over the retain set are run."""
+
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+
+
 def finetuning_epochs(
-    model: nn.Module, splits: UnlearningSplits, config: FinetuneConfig, around: Surroundings
+    model: nn.Module,
+    splits: UnlearningSplits,
+    config: EpochRule,
+    around: Surroundings,
+    *,
+    schedule: str = "constant",
 ) -> Iterator[dict[str, float]]:
-    """Move `model` by one epoch over the retain set per item; yield the epoch's mean loss."""
+    """Move `model` by one epoch over the retain set per item; yield the epoch's mean loss.
+
+    `schedule` is one of the recipe's and spans all epochs.
+    """
     optimizer = make_optimizer(model.parameters(), config)
-    retain = splits.retain
+    retain, step = splits.retain, 0
+    total = config.epochs * steps_per_epoch(len(retain), config.batch_size)
     for e in range(1, config.epochs + 1):
         model.train()
         sums = []
         for index in shuffled_batches(len(retain), config.batch_size, generator=around.generator):
+            set_rate(optimizer, config.lr * rate_factor(schedule, step, total))
+            step += 1
             batch = retain.take(index)
             loss = around.task.per_sample_loss(model, batch.images, batch.labels)
             take_step(optimizer, loss.mean())

@@ -37,6 +37,10 @@ class UnknownMethodError(ValueError):
     """No method of that name; the message lists those there are."""
 
 
+class RetainSetGoneError(UnlearningError):
+    """The method reads the retain set, and it is gone."""
+
+
 class InvalidSplitsError(ValueError):
     """The forget set is empty, out of range, repeats a sample, or leaves nothing to retain."""
 
@@ -46,12 +50,23 @@ class UnlearningSplits:
     """Cut the parent's training set into forget and retain set; `selection` is held out.
 
     `train` is what the parent was trained on. Forget and retain set are disjoint since both are cut from it
-    by one index. All tensors lie on one device. Raises InvalidSplitsError.
+    by one index. All tensors lie on one device. `known_retained_labels` is given by `forget_only` alone, where
+    `train` holds nothing but the forget set. Raises InvalidSplitsError.
     """
 
     train: LabelledSet
     forget_index: Tensor
     selection: LabelledSet
+    known_retained_labels: Tensor | None = None
+
+    @classmethod
+    def forget_only(cls, forget: LabelledSet, selection: LabelledSet, *, retained_labels: Tensor) -> "UnlearningSplits":
+        """Return splits for when the retain set is gone: `retain` then raises, all else is as usual.
+
+        `retained_labels`, int64 (n,), says which labels the retain set had; `selection` may be empty.
+        """
+        index = torch.arange(len(forget), device=forget.device)
+        return cls(train=forget, forget_index=index, selection=selection, known_retained_labels=retained_labels)
 
     def __post_init__(self) -> None:
         index, count = self.forget_index, len(self.train)
@@ -62,7 +77,7 @@ class UnlearningSplits:
             raise InvalidSplitsError(f"forget index reaches outside 0..{count - 1}")
         if len(torch.unique(index)) != len(index):
             raise InvalidSplitsError("forget index repeats a sample")
-        if len(index) == count:
+        if len(index) == count and self.known_retained_labels is None:
             raise InvalidSplitsError("the forget set is the whole training set: nothing is left to retain")
 
     @cached_property
@@ -79,8 +94,17 @@ class UnlearningSplits:
 
     @cached_property
     def retain(self) -> LabelledSet:
-        """Return the samples to keep."""
+        """Return the samples to keep. Raises RetainSetGoneError where they are not there."""
+        if self.known_retained_labels is not None:
+            raise RetainSetGoneError("the retain set is gone: only a method that does not need it can work here")
         return self.train.take(self.retain_index)
+
+    @cached_property
+    def retained_labels(self) -> Tensor:
+        """Return the labels of the retain set, each once, ascending. Reads no image."""
+        known = self.known_retained_labels
+        labels = self.train.labels[self.retain_index] if known is None else known.to(self.train.device)
+        return torch.tensor(sorted(set(labels.tolist())), dtype=torch.int64, device=labels.device)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

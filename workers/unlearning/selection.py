@@ -14,6 +14,8 @@ ABOVE_REFERENCE, CLEAR_NATS = 1.2, 0.07
 """The push aims at this many times the reference loss, and no nearer to still known than this."""
 TOO_FAR = 2.0
 """The service's rewind takes a forget loss above this many times the aim only in need: it shows membership too."""
+GONE_ERROR = 0.98
+"""Share of a class of which nothing stays that should be wrong; a model that never saw it has them all wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +39,15 @@ class EpochRecord:
 class Terms:
     """What a choice must keep to: the accuracy floor, and the sizes that say how sharp the errors are.
 
-    `comfortable` is a floor that leaves half of the allowed drop in reserve, since the pool is a sample.
+    `comfortable` is a floor that leaves half of the allowed drop in reserve, since the pool is a sample. A
+    `reference_count` of 0 says that there is no pool. `all_gone`: no class of the forget set stays.
     """
 
     floor: float
     comfortable: float
     forget_count: int
     reference_count: int
+    all_gone: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +115,32 @@ def rewind_clear_of_known(records: Sequence[EpochRecord], terms: Terms, *, settl
     kept = within_floor(records, terms.floor)
     best = min([record for record in kept if record.epoch > settled_after] or kept, key=gap)
     return Choice(epoch=best.epoch, rule="service", boundary=gap(parent) < gap(best))
+
+
+def first_forgotten(records: Sequence[EpochRecord], terms: Terms) -> Choice:
+    """Choose the first epoch within the floor that is clear of what counts as known.
+
+    Where every forgotten class is gone, GONE_ERROR of the forget set must be wrong as well. With no such epoch
+    the nearest is taken and the choice flagged as boundary. Needs nothing of the selection pool but the floor.
+    """
+    clear, wrong = clear_loss(records[0]), GONE_ERROR if terms.all_gone else 0.0
+
+    def gap(record: EpochRecord) -> tuple[float, float]:
+        return round(max(0.0, wrong - record.forget_error), 9), round(max(0.0, clear - record.forget_loss), 9)
+
+    best = min(within_floor(records, terms.floor), key=gap)
+    return Choice(epoch=best.epoch, rule="first forgotten", boundary=gap(best) > (0.0, 0.0))
+
+
+def rewind_where_it_can(records: Sequence[EpochRecord], terms: Terms) -> Choice:
+    """Choose by the service's rewind, or the first forgotten where there is nothing to compare with.
+
+    That is without a selection pool, and where every forgotten class is gone: then the errors of the pool on
+    these classes follow those of the forget set.
+    """
+    if terms.all_gone or not terms.reference_count:
+        return first_forgotten(records, terms)
+    return rewind_clear_of_known(records, terms)
 
 
 def clear_epochs(records: Sequence[EpochRecord], terms: Terms, *, settled_after: int = 0) -> int:

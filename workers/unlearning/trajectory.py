@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ from workers.unlearning.selection import Chooser, EpochRecord, Terms, within_flo
 
 PATIENCE = 3
 """Epochs in a row below the accuracy floor, once the method has stopped pushing, that end a run."""
+POOL_FIELDS = ("reference_error", "reference_loss", "selection_accuracy", "selection_loss")
+"""The fields of a record that are measured on the selection pool."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,14 +40,15 @@ class Trajectory:
     """Keep the state and the measurements of every epoch of one run, on the model's device.
 
     The reference is the selection pool weighed to the forget set's class mix; selection accuracy is taken on
-    labels that stay in the retain set.
+    labels that stay in the retain set. Without a selection pool there is no floor, and the history holds null
+    for what would be measured on it.
     """
 
     def __init__(self, model: nn.Module, splits: UnlearningSplits, around: Surroundings) -> None:
         self._splits, self._task = splits, around.task
         labels = splits.selection.labels
         self._reference = _Reference(
-            weights=class_mix_weights(labels, splits.forget.labels), stays=torch.isin(labels, splits.retain.labels)
+            weights=class_mix_weights(labels, splits.forget.labels), stays=torch.isin(labels, splits.retained_labels)
         )
         self.records = [self._measure(model, 0, {})]
         self.terms = Terms(
@@ -52,6 +56,7 @@ class Trajectory:
             comfortable=self.records[0].selection_accuracy - around.max_accuracy_drop / 2,
             forget_count=len(splits.forget),
             reference_count=int((self._reference.weights > 0).sum()),
+            all_gone=not bool(torch.isin(splits.forget.labels, splits.retained_labels).any()),
         )
         self._states: list[dict[str, Tensor]] = []
 
@@ -64,7 +69,7 @@ class Trajectory:
 
     def result(self, model: nn.Module, choose: Chooser, verdict: str, started: float) -> UnlearningResult:
         """Load the chosen epoch into `model`. Raises UtilityLostError, or DivergedError without any epoch."""
-        history = tuple(asdict(record) for record in self.records)
+        history = tuple(self._row(record) for record in self.records)
         if not self._states:
             raise DivergedError(f"{verdict}: no epoch was completed", history=history)
         if not within_floor(self.records, self.terms.floor):
@@ -76,38 +81,52 @@ class Trajectory:
         return UnlearningResult(
             model=model.eval(),
             history=history,
-            selection={**asdict(choice), "accuracy_floor": self.terms.floor},
+            selection={**asdict(choice), "accuracy_floor": self.terms.floor if self._pooled else None},
             verdict=verdict,
             seconds=time.perf_counter() - started,
         )
 
+    @property
+    def _pooled(self) -> bool:
+        return len(self._splits.selection) > 0
+
+    def _row(self, record: EpochRecord) -> dict[str, Any]:
+        unknown = {} if self._pooled else dict.fromkeys(POOL_FIELDS)
+        return {**asdict(record), **unknown}
+
     def _measure(self, model: nn.Module, epoch: int, objectives: dict[str, float]) -> EpochRecord:
-        task, forget, pool = self._task, self._splits.forget, self._splits.selection
-        z_forget, z_pool = task.predict(model, forget), task.predict(model, pool)
-        wrong = (z_pool.argmax(1) != pool.labels).double()
-        losses = task.loss_of_logits(z_pool, pool.labels).double()
-        stays = self._reference.stays
+        task, forget = self._task, self._splits.forget
+        z_forget = task.predict(model, forget)
         record = EpochRecord(
             epoch=epoch,
             forget_error=1 - task.accuracy(z_forget, forget.labels),
             forget_loss=float(task.loss_of_logits(z_forget, forget.labels).double().mean()),
-            reference_error=float(wrong @ self._reference.weights),
-            reference_loss=float(losses @ self._reference.weights),
-            # a pool without any label that stays has no floor to keep
-            selection_accuracy=1 - float(wrong[stays].mean()) if bool(stays.any()) else 1.0,
-            selection_loss=float(losses[stays].mean()) if bool(stays.any()) else 0.0,
+            **self._on_the_pool(model),
             objectives=objectives,
         )
         if not (math.isfinite(record.forget_loss) and math.isfinite(record.reference_loss)):
             raise NonFiniteLossError(f"logits are not finite after epoch {epoch}")
         return record
 
+    def _on_the_pool(self, model: nn.Module) -> dict[str, float]:
+        if not self._pooled:
+            return dict(zip(POOL_FIELDS, (0.0, 0.0, 1.0, 0.0), strict=True))
+        pool, stays, weights = self._splits.selection, self._reference.stays, self._reference.weights
+        z_pool = self._task.predict(model, pool)
+        wrong = (z_pool.argmax(1) != pool.labels).double()
+        losses = self._task.loss_of_logits(z_pool, pool.labels).double()
+        # a pool without any label that stays has no floor to keep
+        kept = (1 - float(wrong[stays].mean()), float(losses[stays].mean())) if bool(stays.any()) else (1.0, 0.0)
+        return dict(zip(POOL_FIELDS, (float(wrong @ weights), float(losses @ weights), *kept), strict=True))
+
 
 def class_mix_weights(pool_labels: Tensor, forget_labels: Tensor) -> Tensor:
     """Weigh the pool's samples, float64 (N,) of sum 1, so that its classes weigh as in the forget set.
 
-    Classes the pool lacks are left out; a pool without any of them is weighed evenly.
+    Classes the pool lacks are left out; a pool without any of them is weighed evenly, an empty one not at all.
     """
+    if not len(pool_labels):
+        return torch.zeros(0, dtype=torch.float64, device=pool_labels.device)
     classes = int(torch.maximum(pool_labels.max(), forget_labels.max())) + 1
     in_pool = torch.bincount(pool_labels, minlength=classes)
     in_forget = torch.bincount(forget_labels, minlength=classes)

@@ -4,6 +4,8 @@ One file per method, as in workers.unlearning, where the methods themselves stan
 """
 
 from service.catalogue.methods.finetune import FINETUNE, FinetuneConfig
+from service.catalogue.methods.mu_mis import MU_MIS, MuMisConfig
+from service.catalogue.methods.noise_finetune import NOISE_FINETUNE, NoiseFinetuneConfig
 from service.catalogue.methods.retrain import RETRAIN, RetrainConfig
 from service.catalogue.methods.scrub import SCRUB, SCRUB_R, ScrubConfig, ScrubRConfig
 from service.catalogue.methods.spec import MethodConfig, MethodSpec, Need, Purpose
@@ -14,7 +16,9 @@ __all__ = [
     "FinetuneConfig",
     "MethodConfig",
     "MethodSpec",
+    "MuMisConfig",
     "Need",
+    "NoiseFinetuneConfig",
     "Purpose",
     "RetrainConfig",
     "ScrubConfig",
@@ -24,7 +28,7 @@ __all__ = [
 
 AUTO = "auto"
 """Asks the service to choose: the methods of the model's ladder, in its order."""
-METHODS: dict[str, MethodSpec] = {spec.id: spec for spec in (SCRUB, SCRUB_R, FINETUNE, RETRAIN)}
+METHODS: dict[str, MethodSpec] = {spec.id: spec for spec in (SCRUB, SCRUB_R, MU_MIS, FINETUNE, NOISE_FINETUNE, RETRAIN)}
 
 
 def options_of(method: str) -> type[MethodConfig]:

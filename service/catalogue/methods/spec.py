@@ -40,7 +40,8 @@ class MethodConfig(BaseModel):
 class MethodSpec:
     """Describe one method: what it needs, what it promises, and what it does not prove.
 
-    `needs_in_class_retain` is True when every forgotten class must still occur in the retain set.
+    `needs_in_class_retain` is True when every forgotten class must still occur in the retain set. `own_stop` is
+    True when a rule of its own chooses the epoch where no selection pool is left.
     """
 
     id: str
@@ -54,3 +55,4 @@ class MethodSpec:
     config: type[MethodConfig]
     summary: str
     does_not_prove: str
+    own_stop: bool = False
