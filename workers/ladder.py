@@ -14,7 +14,8 @@ SmallSets = Literal["exact", "gather", "disclose"]
 class Situation:
     """What the choice depends on. Times in seconds; `retraining_seconds` None when nobody knows it.
 
-    `has_recipe` False means that the model cannot be trained again. `forget_count` is the number of samples
+    `has_recipe` False means that the model cannot be trained again, `has_retain` False that its retained training
+    samples may not be read. `forget_count` is the number of samples
     that an attack could compare, at most that of the audit pool.
     """
 
@@ -29,6 +30,7 @@ class Situation:
     seconds_left: float | None = None
     surest_within_seconds: float = 0.0
     has_recipe: bool = True
+    has_retain: bool = True
     skipped: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -146,6 +148,8 @@ def _unfit(method: str, situation: Situation) -> str | None:
         return situation.skipped[method]
     if "recipe" in METHODS[method].needs and not situation.has_recipe:
         return "the model has no training recipe"
+    if "retain" in METHODS[method].needs and not situation.has_retain:
+        return "the retain set is gone"
     if method != situation.requested and situation.purpose not in METHODS[method].purposes:
         return f"it does not serve the purpose {situation.purpose}"
     return None

@@ -183,16 +183,15 @@ def _erase(session: Session, job: Job, dataset: Dataset, place: Place) -> Prepar
     parent, known = found
     excluded = select(VersionExclusion.sample_id).where(VersionExclusion.version_id == parent.id)
     rows = session.execute(
-        select(Sample.id, Sample.position, Sample.state).where(
+        select(Sample.id, Sample.position, Sample.state, Sample.label).where(
             Sample.dataset_id == dataset.id, Sample.pool == "train", Sample.id.not_in(excluded)
         )
     ).all()
     forget_keys = [key for key, _ in known]
     forget = {position for _, position in known}
-    train = sorted(forget | {row.position for row in rows if row.state == SampleState.LIVE})
+    kept = [row for row in rows if row.state == SampleState.LIVE and row.position not in forget]
     # Samples of other open requests are not trained on any more, but only retraining makes the model forget them.
     withheld = [row.id for row in rows if row.state != SampleState.LIVE and row.position not in forget]
-    retained = [row.id for row in rows if row.state == SampleState.LIVE and row.position not in forget]
     order = _base(session, job, dataset, place)
     inputs = _erase_inputs(session, dataset, dict(known), named)
     situation = _situation(session, job, parent, forget_count=min(len(known), len(inputs["audit"])))
@@ -206,10 +205,13 @@ def _erase(session: Session, job: Job, dataset: Dataset, place: Place) -> Prepar
         raise NoMethodLeft("; ".join([rung.reason, *reasons]))
     order |= inputs | _method(job, rung.method) | {"bar": _bar(session, job, situation)}
     if not is_exact(rung.method):
-        order |= _retrained(session, job, retained, place)
+        order |= _retrained(session, job, [row.id for row in kept], place)
     file = references.of_model(session, str(job.model_id))
     if file is not None:
         order["references"] = place.references(file)
+    if not situation.has_retain:
+        order["retained_labels"] = sorted({row.label for row in kept})
+    train = sorted(forget | {row.position for row in kept if situation.has_retain})
     index = {position: i for i, position in enumerate(train)}
     order |= {
         "train": train,
@@ -257,6 +259,8 @@ def _situation(session: Session, job: Job, parent: Version, *, forget_count: int
         seconds_left=(job.due_at - now()).total_seconds() if job.due_at else None,
         surest_within_seconds=policy["surest_within_hours"] * 3600,
         has_recipe=model.recipe is not None,
+        # what was frozen before there was a choice had the data
+        has_retain=policy.get("retain_data", "available") == "available",
     )
 
 

@@ -200,7 +200,8 @@ def _gate(
             "verdict": "not_evaluated",
             "sentence": "No policy was applied: the metrics are reported and nothing is judged.",
         }
-    gone = sorted(set(splits.forget.labels.tolist()) - set(splits.retain.labels.tolist()))
+    kept = splits.retain.labels if splits.retained_labels is None else splits.retained_labels
+    gone = sorted(set(splits.forget.labels.tolist()) - set(kept.tolist()))
     return judge(
         bar,
         measured["metrics"],

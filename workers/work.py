@@ -102,17 +102,18 @@ def _erase(order: Order, progress: Progress) -> dict[str, Any]:
 
         drawn.update(draw(data))
 
-    splits = UnlearningSplits(
-        train=take(order["train"]),
-        forget_index=torch.tensor(order["forget_index"], dtype=torch.int64, device=_device(order)),
-        selection=take(order["selection"]),
-    )
+    splits = _unlearning_splits(order, take)
+    gone = "retained_labels" in order
     model, report = pipeline.erase(
         spec,
         _stored(order, spec, _device(order)),
         splits,
         EvaluationSplits(
-            retain=splits.retain, forget=splits.forget, audit=take(order["audit"]), test=take(order["test"])
+            retain=take([]) if gone else splits.retain,
+            forget=splits.forget,
+            audit=take(order["audit"]),
+            test=take(order["test"]),
+            retained_labels=splits.retained_labels if gone else None,
         ),
         method=order["method"],
         config=METHODS[order["method"]].config.model_validate(order["config"]),
@@ -140,6 +141,15 @@ def _erase(order: Order, progress: Progress) -> dict[str, Any]:
     )
     checkpoints.save(model, Path(order["out"]) / WEIGHTS_FILE)
     return {"report": report, "plots": drawn}
+
+
+def _unlearning_splits(order: Order, take: Callable[[list[int]], LabelledSet]) -> UnlearningSplits:
+    train, selection = take(order["train"]), take(order["selection"])
+    index = torch.tensor(order["forget_index"], dtype=torch.int64, device=_device(order))
+    if "retained_labels" in order:
+        labels = torch.tensor(order["retained_labels"], dtype=torch.int64)
+        return UnlearningSplits.forget_only(train.take(index), selection, retained_labels=labels)
+    return UnlearningSplits(train=train, forget_index=index, selection=selection)
 
 
 def _prepare(order: Order, progress: Progress) -> dict[str, Any]:

@@ -37,6 +37,11 @@ class Policy(BaseModel):
         min_length=1,
         description="Methods to fall back to in this order when one does not pass the gate.",
     )
+    retain_data: Literal["available", "gone"] = Field(
+        "available",
+        description="gone: the retained training samples may not be read. Only methods that need the forget set alone "
+        "are used, and figures on the retain set are left out.",
+    )
     small_sets: SmallSets | None = Field(
         None,
         description="What to do when a bound cannot be tested at the request's size. exact: go on to the next method, "

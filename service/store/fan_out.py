@@ -92,6 +92,10 @@ def unmet(session: Session, method: str, model: Concerned, keys: Sequence[int]) 
         what = "every method of the ladder" if method == AUTO else repr(method)
         reason = f"{what} needs a training recipe, and model {model.model.name!r} has none."
         faults.append(Fault("/method", "method_needs_not_met", method, reason))
+    if model.model.policy.get("retain_data") == "gone" and all("retain" in METHODS[name].needs for name in methods):
+        what = "every method of the ladder" if method == AUTO else repr(method)
+        reason = f"{what} reads the retain set, which model {model.model.name!r}'s policy calls gone."
+        faults.append(Fault("/method", "method_needs_not_met", method, reason))
     asked = {"dataset": model.model.dataset_id, "version": version.id, "listed": samples.packed(session, keys)}
     dialect = samples.dialect_of(session)
     if session.scalar(_any_left(dialect), asked) is None:

@@ -98,6 +98,25 @@ def test_auto_retrains_at_once_for_a_set_too_small_to_test(stack: Stack) -> None
     assert len(report["ranks"]) == report["controls"]["matched"]
 
 
+def test_with_the_retain_data_gone_only_methods_that_need_none_of_it_are_used(stack: Stack) -> None:
+    stack.train(
+        "bereft", epochs=4, policy={"gate": {"privacy": []}, "retain_data": "gone", "ladder": ["finetune", "mu_mis"]}
+    )
+    body = {"dataset": "digits", "sample_ids": stack.ids(20, skip=120), "models": ["bereft"], "method": "finetune"}
+    refused = stack.client.post("/v1/deletion-requests", json=body)
+    assert refused.status_code == 422
+    assert [fault["code"] for fault in refused.json()["errors"]] == ["method_needs_not_met"]
+    request = stack.erase(stack.ids(20, skip=120), models=["bereft"], method="auto", method_options={})
+    done = stack.completed(request["id"])
+    assert done["status"] == "completed", done
+    job = stack.client.get(f"/v1/jobs/{done['jobs'][0]['id']}").json()
+    assert [rung["method"] for rung in job["rungs"]] == ["mu_mis"]
+    report = stack.client.get(f"/v1/evaluations/{job['evaluation_id']}").json()
+    figures = {(row["name"], row.get("split")): row for row in report["metrics"]}
+    assert figures["accuracy", "retain"]["verdict"] == "not_applicable"
+    assert figures["accuracy", "forget"]["value"] is not None
+
+
 @pytest.mark.parametrize(
     ("policy", "pointer"),
     [

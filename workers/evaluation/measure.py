@@ -37,8 +37,12 @@ P = ParamSpec("P")
 NOTHING_TO_RELEARN = (
     "the audit pool has no sample with a label of the forget set, or the original's loss on it is not finite"
 )
+RETAINED = "retained"
 BySplit = Mapping[str, Tensor]
-"""Logits (N, K) or labels (N,) on the CPU of retain, forget, audit and test."""
+"""Logits (N, K) or labels (N,) on the CPU of retain, forget, audit and test.
+
+Labels also have `retained`: those of the retain set where that set itself is gone and `retain` empty.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,7 +88,7 @@ def measure_logits(logits: BySplit, parent: BySplit, labels: BySplit, draws: Dra
     results += timed(accuracy_and_loss, "unseen", *unseen)
     sides = {"forget": asked, "unseen": (logits["audit"], labels["audit"])}
     results += timed(gone_class_accuracy, sides, classes_gone(labels))
-    results += timed(utility, parent["test"], logits["test"], labels["test"], labels["retain"])
+    results += timed(utility, parent["test"], logits["test"], labels["test"], labels.get(RETAINED, labels["retain"]))
     results += timed(confusion, logits["test"], labels["test"], labels["forget"])
     results += timed(forget_error, forget, unseen)
     results += timed(mia_threshold, *forget, logits["audit"][rounds], labels["audit"][rounds])
@@ -99,7 +103,7 @@ def measure_logits(logits: BySplit, parent: BySplit, labels: BySplit, draws: Dra
 def classes_gone(labels: BySplit) -> Tensor:
     """Return the labels of the forget set that are not in the retain set, ascending."""
     asked = torch.unique(labels["forget"])
-    gone: Tensor = asked[~torch.isin(asked, labels["retain"])]
+    gone: Tensor = asked[~torch.isin(asked, labels.get(RETAINED, labels["retain"]))]
     return gone
 
 

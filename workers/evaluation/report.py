@@ -15,6 +15,7 @@ from workers.classification import Classification, device_of
 from workers.evaluation.against_retrained import against_retrained
 from workers.evaluation.earlier import EarlierSet, audit_again
 from workers.evaluation.measure import (
+    RETAINED,
     BySplit,
     Draws,
     classes_gone,
@@ -58,17 +59,25 @@ GENERAL_LIMITS = (
 class EvaluationSplits:
     """The sets a model is judged on. `audit` and `test` were seen by no training and no selection.
 
-    `retain` and `forget` are what the method had; `test` is the whole test split, `audit` its audit half.
+    `retain` and `forget` are what the method had; where the retain set is gone it is empty, and `retained_labels`
+    says which labels it had; `test` is the whole test split, `audit` its audit half.
     """
 
     retain: LabelledSet
     forget: LabelledSet
     audit: LabelledSet
     test: LabelledSet
+    retained_labels: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "EvaluationSplits":
         """Return the splits on `device`."""
-        return EvaluationSplits(**{name: getattr(self, name).to(device) for name in SPLITS})
+        return replace(self, **{name: getattr(self, name).to(device) for name in SPLITS})
+
+    def labels(self) -> dict[str, Tensor]:
+        """Return the labels by split, on the CPU, and those of the retain set once more, also where it is empty."""
+        found = {name: getattr(self, name).labels.cpu() for name in SPLITS}
+        kept = found["retain"] if self.retained_labels is None else self.retained_labels.cpu()
+        return {**found, RETAINED: kept}
 
 
 def evaluate(
@@ -95,7 +104,7 @@ def evaluate(
     """
     clock = _Clock()
     splits = splits.to(device_of(parent))
-    labels = {name: getattr(splits, name).labels.cpu() for name in SPLITS}
+    labels = splits.labels()
     generator = generator_for(seed)
     draws = draw_pairs(labels, groups or {}, generator=generator)
     models = {"parent": parent, "unlearned": unlearned}

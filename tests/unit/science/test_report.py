@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -328,3 +329,17 @@ def test_progress_is_told_and_limits_are_listed(standard: dict[str, Any]) -> Non
     assert {"predict", "calibrate", "relearn"} <= set(phases)
     assert len(standard["does_not_prove"]) >= 5
     assert all(line.endswith(".") for line in _strings(standard["does_not_prove"]))
+
+
+def test_with_the_retain_set_gone_the_figures_on_it_are_left_out_and_the_others_stand(standard: dict[str, Any]) -> None:
+    _, _, splits = _world()
+    gone = replace(splits, retain=splits.retain.take(torch.arange(0)), retained_labels=torch.arange(3))
+    found = _figures(json.loads(json.dumps(_report(gone), allow_nan=False))["metrics"])
+    for (name, split), row in found.items():
+        if split == "retain" or name.startswith(("mia_entropy_lr", "mia_svc", "mia_threshold.phi.retain")):
+            assert row["verdict"] in ("not_applicable", "inconclusive"), name
+    before = _figures(standard["metrics"])
+    for key in (("utility_drop", "test"), ("accuracy", "forget"), ("loss", "test")):
+        assert found[key]["value"] == before[key]["value"]
+    assert found["relearning_ratio", None]["value"] is not None, "no class counts as gone"
+    assert ("gone_class_accuracy", "forget") not in found
