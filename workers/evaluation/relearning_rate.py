@@ -25,6 +25,11 @@ class Search:
     delays: dict[float, int] = field(default_factory=dict)
     ends: dict[float, float] = field(default_factory=dict)
 
+    @property
+    def nearest(self) -> float:
+        """Return the lowest loss at which a run ended that did not reach the target."""
+        return min(self.ends.values(), default=math.inf)
+
     def chosen(self, cap: int) -> float | None:
         """Return the smallest rate that was quick, else the one of the shortest delay, else None."""
         quick = [rate for rate, delay in self.delays.items() if delay <= cap // QUICK]
@@ -43,8 +48,8 @@ def calibrate(
     """Return rate, whether it was calibrated, and the profile with the optimiser it is for.
 
     The optimiser is the profile's, unless Adam alone has a rate that is quick, or any at all. When no rate reaches
-    the target, the one of the profile's optimiser that ended at the lowest loss is returned, and False: delays are
-    then still comparable with each other but likely censored. A set that is at the target before any step says
+    the target, the one whose run came nearest to it is returned, and False: twice the steps may do, and delays are
+    comparable with each other also where they are censored. A set that is at the target before any step says
     nothing about rates: the middle of the grid is returned, and False.
     """
     cap = profile.max_steps
@@ -58,6 +63,8 @@ def calibrate(
         other = second.chosen(cap)
         if other is not None and (rate is None or second.delays[other] <= cap // QUICK):
             return other, True, adam
+        if rate is None and second.nearest < first.nearest:
+            return min(second.ends, key=second.ends.__getitem__), False, adam
     return (rate, True, profile) if rate is not None else (min(first.ends, key=first.ends.__getitem__), False, profile)
 
 

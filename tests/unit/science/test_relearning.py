@@ -133,10 +133,17 @@ def test_the_rate_makes_the_parent_learn_unseen_samples_within_a_quarter_of_the_
 
 
 def test_without_a_rate_that_reaches_the_target_the_least_bad_is_taken_and_said() -> None:
-    profile = RelearningProfile(max_steps=4, rates=(1e-6, 1e-5))
+    profile = RelearningProfile(max_steps=4, rates=(1e-6, 1e-5), adam_rates=(1e-9,))
     target = Target(loss=1e-9, accuracy=1.0)
     rate, calibrated, _ = calibrate(_parent(), _noise(40, 5), task=TASK, target=target, seed=0, profile=profile)
     assert (rate, calibrated) == (1e-5, False)
+
+
+def test_without_a_rate_that_reaches_the_target_adam_is_taken_where_it_came_nearer() -> None:
+    profile = RelearningProfile(max_steps=8, rates=(1e-9, 1e-8), adam_rates=(1e-3, 1e-2))
+    target = Target(loss=1e-9, accuracy=1.0)
+    rate, calibrated, used = calibrate(_parent(), _noise(40, 5), task=TASK, target=target, seed=0, profile=profile)
+    assert (rate in profile.adam_rates, calibrated, used.optimizer) == (True, False, "adam")
 
 
 def test_controls_known_before_any_step_calibrate_nothing() -> None:
