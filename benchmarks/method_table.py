@@ -1,0 +1,99 @@
+"""Make the table and the plot of what benchmarks.methods measured: means over seeds, beside retraining."""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.methods import SCENARIOS, read_rows
+
+Row = Mapping[str, Any]
+COLUMNS = (
+    ("retain", "accuracy.retain", "{:.1%}"),
+    ("forget", "accuracy.forget", "{:.1%}"),
+    ("test", "accuracy.test", "{:.1%}"),
+    ("average gap", "avg_gap", "{:.1%}"),
+    ("ToW", "tow", "{:.3f}"),
+    ("attack AUC", "mia_threshold.phi.auc", "{:.3f}"),
+    ("delay", "relearning_delay.forget", "{:.0f}"),
+    ("ratio to unseen", "relearning_ratio", "{:.2f}"),
+    ("ratio to retrained", "anamnesis", "{:.2f}"),
+)
+TITLES = {"random": "Random 10 %", "class": "A whole class"}
+
+
+def main() -> int:
+    """Print a Markdown table per scenario and write the plot."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("--plot", type=Path)
+    given = parser.parse_args()
+    rows = read_rows(given.rows)
+    for scenario in SCENARIOS:
+        print("\n".join(_table([row for row in rows if row["scenario"] == scenario], scenario)))
+    if given.plot:
+        _plot(rows, given.plot)
+    return 0
+
+
+def _by_method(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["method"], []).append(row)
+    return found
+
+
+def _table(rows: Sequence[Row], scenario: str) -> list[str]:
+    head = [TITLES[scenario], *(title for title, _, _ in COLUMNS), "time of retraining", "seeds"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for method, runs in _by_method(rows).items():
+        kept = [run for run in runs if "figures" in run]
+        cells = [_cell(kept, name, shape) for _, name, shape in COLUMNS]
+        share = fmean(run["seconds"] / run["retraining_s"] for run in kept) if kept else None
+        cells += ["–" if share is None else f"{share:.0%}", f"{len(kept)} of {len(runs)}"]
+        lines.append(f"| `{method}` | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _values(rows: Sequence[Row], name: str) -> list[float]:
+    found = [row["figures"][name]["value"] for row in rows]
+    return [value for value in found if value is not None]
+
+
+def _cell(rows: Sequence[Row], name: str, shape: str) -> str:
+    values = _values(rows, name)
+    return shape.format(fmean(values)) if values else "–"
+
+
+def _plot(rows: Sequence[Row], path: Path) -> None:
+    made = Figure(figsize=(11, 4.6), layout="constrained")
+    for scenario, axes in zip(SCENARIOS, made.subplots(1, len(SCENARIOS)), strict=True):
+        _panel(axes, _by_method([row for row in rows if row["scenario"] == scenario]), scenario)
+    made.suptitle("How near retraining, and how long until the forgotten is known again (means over seeds)")
+    made.savefig(path, metadata={"Date": None})
+
+
+def _panel(axes: Axes, methods: Mapping[str, Sequence[Row]], scenario: str) -> None:
+    for method, runs in methods.items():
+        kept = [run for run in runs if "figures" in run]
+        gaps, ratios = _values(kept, "avg_gap"), _values(kept, "anamnesis")
+        if not gaps or not ratios:
+            continue
+        x, y = 100 * fmean(gaps), fmean(ratios)
+        own = {"original": "black", "retrain": "tab:pink"}.get(method, "tab:blue")
+        axes.scatter(x, y, color=own, s=28, zorder=3)
+        axes.annotate(method, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8)
+    axes.axhline(1, color="0.6", lw=0.8, ls=":")
+    axes.set(title=TITLES[scenario], xlabel="average gap to retraining, points", xlim=(0, None))
+    axes.set_yscale("symlog", linthresh=0.1)
+    axes.set_ylabel("relearning delay beside the retrained model's")
+    axes.grid(color="0.9", lw=0.6)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
