@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from workers.unlearning.finetune import finetune
+from workers.unlearning.ieu import ieu
 from workers.unlearning.interface import UnknownMethodError, UnlearningResult
 from workers.unlearning.mu_mis import mu_mis
 from workers.unlearning.noise_finetune import noise_finetune
@@ -14,6 +15,7 @@ Method = Callable[..., UnlearningResult]
 
 METHODS: dict[str, Method] = {
     "finetune": finetune,
+    "ieu": ieu,
     "mu_mis": mu_mis,
     "noise_finetune": noise_finetune,
     "retrain": retrain,

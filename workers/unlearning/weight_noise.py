@@ -30,8 +30,16 @@ def noise_source(model: nn.Module, generator: torch.Generator) -> torch.Generato
 
 
 @torch.no_grad()
+def noise_for(weights: Sequence[Tensor], s: float, source: torch.Generator) -> list[Tensor]:
+    """Return s * rms(w) * xi per tensor, xi ~ N(0, I) drawn from `source`; s = 0 draws nothing and gives zeros."""
+    if s == 0:
+        return [torch.zeros_like(w) for w in weights]
+    drawn = [torch.randn(w.shape, generator=source, device=source.device, dtype=w.dtype) for w in weights]
+    return [s * rms(w) * xi.to(w.device) for w, xi in zip(weights, drawn, strict=True)]
+
+
+@torch.no_grad()
 def add_noise(weights: Sequence[Tensor], s: float, source: torch.Generator) -> None:
-    """Add s * rms(w) * xi to each tensor in place, xi ~ N(0, I) drawn from `source`; s = 0 draws nothing."""
-    for w in weights if s else ():
-        xi = torch.randn(w.shape, generator=source, device=source.device, dtype=w.dtype)
-        w.add_(s * rms(w) * xi.to(w.device))
+    """Add that noise to each tensor in place."""
+    for w, noise in zip(weights, noise_for(weights, s, source), strict=True):
+        w.add_(noise)

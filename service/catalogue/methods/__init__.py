@@ -4,6 +4,7 @@ One file per method, as in workers.unlearning, where the methods themselves stan
 """
 
 from service.catalogue.methods.finetune import FINETUNE, FinetuneConfig
+from service.catalogue.methods.ieu import IEU, IeuConfig
 from service.catalogue.methods.mu_mis import MU_MIS, MuMisConfig
 from service.catalogue.methods.noise_finetune import NOISE_FINETUNE, NoiseFinetuneConfig
 from service.catalogue.methods.retrain import RETRAIN, RetrainConfig
@@ -14,6 +15,7 @@ __all__ = [
     "AUTO",
     "METHODS",
     "FinetuneConfig",
+    "IeuConfig",
     "MethodConfig",
     "MethodSpec",
     "MuMisConfig",
@@ -28,7 +30,9 @@ __all__ = [
 
 AUTO = "auto"
 """Asks the service to choose: the methods of the model's ladder, in its order."""
-METHODS: dict[str, MethodSpec] = {spec.id: spec for spec in (SCRUB, SCRUB_R, MU_MIS, FINETUNE, NOISE_FINETUNE, RETRAIN)}
+METHODS: dict[str, MethodSpec] = {
+    spec.id: spec for spec in (SCRUB, SCRUB_R, MU_MIS, IEU, FINETUNE, NOISE_FINETUNE, RETRAIN)
+}
 
 
 def options_of(method: str) -> type[MethodConfig]:
