@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from workers.unlearning.delete import delete
 from workers.unlearning.finetune import finetune
 from workers.unlearning.ieu import ieu
 from workers.unlearning.interface import UnknownMethodError, UnlearningResult
@@ -14,6 +15,7 @@ Method = Callable[..., UnlearningResult]
 """Called as method(model, splits, config, around=Surroundings(...)); each takes its own config class."""
 
 METHODS: dict[str, Method] = {
+    "delete": delete,
     "finetune": finetune,
     "ieu": ieu,
     "mu_mis": mu_mis,

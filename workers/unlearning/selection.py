@@ -120,15 +120,17 @@ def rewind_clear_of_known(records: Sequence[EpochRecord], terms: Terms, *, settl
 def first_forgotten(records: Sequence[EpochRecord], terms: Terms) -> Choice:
     """Choose the first epoch within the floor that is clear of what counts as known.
 
-    Where every forgotten class is gone, GONE_ERROR of the forget set must be wrong as well. With no such epoch
-    the nearest is taken and the choice flagged as boundary. Needs nothing of the selection pool but the floor.
+    Where every forgotten class is gone, GONE_ERROR of the forget set must be wrong as well. With a selection pool
+    the lowest loss on it goes before the first. With no such epoch the nearest is taken and the choice flagged as
+    boundary.
     """
     clear, wrong = clear_loss(records[0]), GONE_ERROR if terms.all_gone else 0.0
 
     def gap(record: EpochRecord) -> tuple[float, float]:
         return round(max(0.0, wrong - record.forget_error), 9), round(max(0.0, clear - record.forget_loss), 9)
 
-    best = min(within_floor(records, terms.floor), key=gap)
+    # without a pool every loss on it reads 0
+    best = min(within_floor(records, terms.floor), key=lambda record: (gap(record), record.selection_loss))
     return Choice(epoch=best.epoch, rule="first forgotten", boundary=gap(best) > (0.0, 0.0))
 
 

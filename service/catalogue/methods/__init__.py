@@ -3,6 +3,7 @@
 One file per method, as in workers.unlearning, where the methods themselves stand under the same names.
 """
 
+from service.catalogue.methods.delete import DELETE, DeleteConfig
 from service.catalogue.methods.finetune import FINETUNE, FinetuneConfig
 from service.catalogue.methods.ieu import IEU, IeuConfig
 from service.catalogue.methods.mu_mis import MU_MIS, MuMisConfig
@@ -14,6 +15,7 @@ from service.catalogue.methods.spec import MethodConfig, MethodSpec, Need, Purpo
 __all__ = [
     "AUTO",
     "METHODS",
+    "DeleteConfig",
     "FinetuneConfig",
     "IeuConfig",
     "MethodConfig",
@@ -31,7 +33,7 @@ __all__ = [
 AUTO = "auto"
 """Asks the service to choose: the methods of the model's ladder, in its order."""
 METHODS: dict[str, MethodSpec] = {
-    spec.id: spec for spec in (SCRUB, SCRUB_R, MU_MIS, IEU, FINETUNE, NOISE_FINETUNE, RETRAIN)
+    spec.id: spec for spec in (SCRUB, SCRUB_R, MU_MIS, DELETE, IEU, FINETUNE, NOISE_FINETUNE, RETRAIN)
 }
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -132,6 +133,11 @@ def test_the_first_epoch_whose_loss_no_longer_counts_as_known_is_taken() -> None
 
 def test_where_none_has_forgotten_the_nearest_is_taken_and_flagged() -> None:
     assert _first([_record(0, 0.0), _record(1, 0.03), _record(2, 0.02)]) == (1, True)
+
+
+def test_among_those_that_have_forgotten_the_pools_loss_goes_before_the_order() -> None:
+    records = [_record(0, 0.0), replace(_record(1, 0.3), selection_loss=0.2), _record(2, 0.2), _record(3, 0.2)]
+    assert _first(records) == (2, False)
 
 
 def test_of_a_class_that_is_gone_nearly_all_must_be_wrong_too() -> None:
