@@ -1,13 +1,19 @@
 """Uploaded weights judged by a real worker, every method over HTTP, and requests that follow one another."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load, save
+from sqlalchemy import select
 
+from service.artifacts import ArtifactStore
+from service.lifecycle import SampleState
+from service.store.tables import Job, Sample
 from tests.stack import Stack, running
+from workers.orders import Place, prepare
 
 HEADERS = {"Content-Type": "application/vnd.safetensors"}
 
@@ -106,3 +112,40 @@ def test_weights_that_never_keep_utility_are_held_for_a_person(stack: Stack) -> 
     assert (job["status"], job["error"]["code"]) == ("held", "utility_guard")
     assert stack.client.get("/v1/models/strict/versions/1").json()["state"] == "active"
     assert stack.client.post(f"/v1/jobs/{job['id']}/retry").status_code == 202
+
+
+def test_no_order_names_a_place_of_an_erased_sample(stack: Stack, tmp_path: Path) -> None:
+    """Training, selection, evaluation, references and retraining read by these places alone."""
+    for step in range(5):
+        request = stack.erase(
+            stack.ids(6, skip=600 + 6 * step), method="finetune", method_options={"epochs": 1}, models=["m"]
+        )
+        assert stack.completed(request["id"])["status"] == "completed"
+    stack.kill_worker()
+    body = {"name": "last", "dataset": "digits", "architecture": "small_cnn", "recipe": {"epochs": 1}}
+    stack.client.post("/v1/models", json=body).raise_for_status()
+    asked = [
+        stack.client.post("/v1/models/last/versions", json={"train": True}).raise_for_status().json()["job"]["id"],
+        stack.client.post("/v1/models/m/prepare-audit").raise_for_status().json()["job"]["id"],
+        stack.erase(stack.ids(6, skip=700), method="retrain", method_options={}, models=["m"])["jobs"][0]["id"],
+    ]
+    place = Place(settings=stack.settings, artifacts=ArtifactStore(stack.settings.resolved_artifacts_url), out=tmp_path)
+    with stack.database.reading() as session:
+        erased = set(session.scalars(select(Sample.position).where(Sample.state == SampleState.ERASED)))
+        assert len(erased) >= 30
+        for kind, job_id in zip(("train", "prepare", "erase"), asked, strict=True):
+            order = prepare(session, session.get_one(Job, job_id), place).order
+            assert order is not None
+            assert order["kind"] == kind
+            read = {name: _numbers(order[name]) for name in READ if name in order}
+            assert sum(map(len, read.values())) > 100
+            assert {name: len(erased & found) for name, found in read.items() if erased & found} == {}
+
+
+READ = ("train", "selection", "audit", "test", "population", "pool", "earlier")
+
+
+def _numbers(value: object) -> set[int]:
+    if isinstance(value, dict):
+        return _numbers(value.get("positions") or [])
+    return set().union(*map(_numbers, value)) if isinstance(value, list) else {int(str(value))}
