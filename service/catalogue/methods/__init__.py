@@ -42,7 +42,20 @@ AUTO = "auto"
 """Asks the service to choose: the methods of the model's ladder, in its order."""
 METHODS: dict[str, MethodSpec] = {
     spec.id: spec
-    spec.id: spec for spec in (SCRUB, SCRUB_R, MU_MIS, DELETE, IEU, NEGGRAD_PLUS, SALUN, RANDOM_LABEL, FINETUNE, NOISE_FINETUNE, RETRAIN, SCRUB, SCRUB_R, MU_MIS, NEGGRAD_PLUS, SSD, FINETUNE, NOISE_FINETUNE, RETRAIN,)
+    for spec in (
+        SCRUB,
+        SCRUB_R,
+        MU_MIS,
+        DELETE,
+        IEU,
+        NEGGRAD_PLUS,
+        SSD,
+        SALUN,
+        RANDOM_LABEL,
+        FINETUNE,
+        NOISE_FINETUNE,
+        RETRAIN,
+    )
 }
 
 
