@@ -7,6 +7,7 @@ from workers.unlearning.finetune import finetune
 from workers.unlearning.ieu import ieu
 from workers.unlearning.interface import UnknownMethodError, UnlearningResult
 from workers.unlearning.mu_mis import mu_mis
+from workers.unlearning.neggrad_plus import neggrad_plus
 from workers.unlearning.noise_finetune import noise_finetune
 from workers.unlearning.retrain import retrain
 from workers.unlearning.scrub import scrub, scrub_r
@@ -19,6 +20,7 @@ METHODS: dict[str, Method] = {
     "finetune": finetune,
     "ieu": ieu,
     "mu_mis": mu_mis,
+    "neggrad_plus": neggrad_plus,
     "noise_finetune": noise_finetune,
     "retrain": retrain,
     "scrub": scrub,

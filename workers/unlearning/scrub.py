@@ -27,7 +27,6 @@ SCRUB returns its last epoch within the allowed drop of accuracy, SCRUB+R the ep
 import copy
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import count
 
@@ -36,19 +35,17 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from service.catalogue.methods import ScrubConfig, ScrubRConfig
-from service.catalogue.recipe import Recipe
 from workers.samples import LabelledSet, shuffled_batches
 from workers.training import finite_mean, make_optimizer, take_step
 from workers.unlearning.interface import Surroundings, UnlearningResult, UnlearningSplits
 from workers.unlearning.push import Push, constant_push, governed_push
 from workers.unlearning.selection import clear_epochs, last_within, rewind_by_error, rewind_clear_of_known
+from workers.unlearning.steps import steps_for
 from workers.unlearning.trajectory import Trajectory, follow
 
 RECIPE_RATE_SHARE = 0.5
 ENOUGH_TO_CHOOSE = 5
 """Epochs fit to be returned after which SCRUB+R ends."""
-MIN_STEPS, MIN_PUSHES = 40, 4
-"""Steps that min and max epochs should have where the sets allow; a small set gets smaller batches."""
 
 
 def scrub(model: nn.Module, splits: UnlearningSplits, config: ScrubConfig, *, around: Surroundings) -> UnlearningResult:
@@ -85,31 +82,6 @@ def _unfinished(trajectory: Trajectory, more: int, settled_after: int, done: int
     """Say whether one of the `more` epochs should follow the `done` beyond the planned ones."""
     fit = clear_epochs(trajectory.records, trajectory.terms, settled_after=settled_after)
     return done < more and fit < ENOUGH_TO_CHOOSE
-
-
-@dataclass(frozen=True, kw_only=True)
-class Steps:
-    """How steps are taken, once the options left null are filled in."""
-
-    optimizer: str
-    lr: float
-    momentum: float
-    weight_decay: float
-    retain_batch_size: int
-    forget_batch_size: int
-
-
-def steps_for(config: ScrubConfig, recipe: Recipe, *, retain_count: int, forget_count: int) -> Steps:
-    """Fill optimiser, momentum and rate left null from the recipe, the batch size from the retain set."""
-    small_enough = min(recipe.batch_size, max(16, retain_count // MIN_STEPS))
-    return Steps(
-        optimizer=config.optimizer or recipe.optimizer,
-        lr=RECIPE_RATE_SHARE * recipe.lr if config.lr is None else config.lr,
-        momentum=recipe.momentum if config.momentum is None else config.momentum,
-        weight_decay=config.weight_decay,
-        retain_batch_size=config.retain_batch_size or small_enough,
-        forget_batch_size=config.forget_batch_size or min(64, max(8, forget_count // MIN_PUSHES)),
-    )
 
 
 def distance(t: Tensor, s: Tensor, T: float) -> Tensor:
@@ -160,7 +132,13 @@ class Lesson:
 
     def __init__(self, student: nn.Module, splits: UnlearningSplits, config: ScrubConfig, around: Surroundings) -> None:
         self.student, self.splits, self.config, self.around = student, splits, config, around
-        self.steps = steps_for(config, around.recipe, retain_count=len(splits.retain), forget_count=len(splits.forget))
+        self.steps = steps_for(
+            config,
+            around.recipe,
+            rate_share=RECIPE_RATE_SHARE,
+            retain_count=len(splits.retain),
+            forget_count=len(splits.forget),
+        )
         self.optimizer = make_optimizer(student.parameters(), self.steps)
         self._original = [p.detach().clone() for p in student.parameters()]
         self._teach_forget = around.task.predict(student, splits.forget)

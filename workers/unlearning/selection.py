@@ -7,6 +7,7 @@ nearest the error on held-out samples of the forget set's class mix, measured on
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 STILL_KNOWN_FACTOR, STILL_KNOWN_NATS = 1.05, 0.05
 """A loss of at most factor * L* + nats, L* the parent's on the forget set, counts as not forgotten."""
@@ -92,18 +93,20 @@ def rewind_by_error(records: Sequence[EpochRecord], terms: Terms) -> Choice:
 def rewind_clear_of_known(records: Sequence[EpochRecord], terms: Terms, *, settled_after: int = 0) -> Choice:
     """Choose by the paper's rule with our tie-break, made for sets whose errors are near 0 on both sides.
 
-    Errors that a 95 % test of two rates cannot tell from the reference count as tied. First come epochs clear of
+    Errors that a 95 % test of two rates cannot tell from the reference count as tied. Where every forgotten class is
+    gone, first come epochs that get GONE_ERROR of the forget set wrong, or nearest to it. Then come epochs clear of
     what counts as still known, or nearest to it; then ties; then those not pushed too far; then those above the
     comfortable floor; then the lowest loss on the selection pool, which tells more than its few errors. Epochs up
     to `settled_after`, whose rate is yet to fall, are taken only when no later one keeps accuracy.
     """
     parent, final = records[0], records[-1]
     far, tolerance = TOO_FAR * loss_aim(parent, final), error_tolerance(final.reference_error, terms)
-    clear = clear_loss(parent)
+    clear, wrong = clear_loss(parent), GONE_ERROR if terms.all_gone else 0.0
 
-    def gap(record: EpochRecord) -> tuple[float, float, bool, bool, float, int]:
+    def gap(record: EpochRecord) -> tuple[float, float, float, bool, bool, float, int]:
         error = abs(record.forget_error - final.reference_error)
         return (
+            round(max(0.0, wrong - record.forget_error), 9),
             round(max(0.0, clear - record.forget_loss), 9),
             0.0 if error <= tolerance else round(error, 9),
             record.forget_loss > far,
@@ -179,3 +182,16 @@ def error_tolerance(reference_error: float, terms: Terms) -> float:
     """
     p = (reference_error * terms.reference_count + 2) / (terms.reference_count + 4)
     return 1.96 * math.sqrt(p * (1 - p) * (1 / terms.forget_count + 1 / terms.reference_count)) + 1e-9
+
+
+def chooser_for(rewind: str, *, settled_after: int = 0) -> Chooser:
+    """Return the rule that an option `rewind` names; `settled_after` concerns the service's alone.
+
+    "none" is the last epoch that keeps accuracy. Raises KeyError for another name.
+    """
+    rules: dict[str, Chooser] = {
+        "service": partial(rewind_clear_of_known, settled_after=settled_after),
+        "paper": rewind_by_error,
+        "none": last_within,
+    }
+    return rules[rewind]

@@ -7,6 +7,7 @@ from service.catalogue.methods.delete import DELETE, DeleteConfig
 from service.catalogue.methods.finetune import FINETUNE, FinetuneConfig
 from service.catalogue.methods.ieu import IEU, IeuConfig
 from service.catalogue.methods.mu_mis import MU_MIS, MuMisConfig
+from service.catalogue.methods.neggrad_plus import NEGGRAD_PLUS, NegGradPlusConfig
 from service.catalogue.methods.noise_finetune import NOISE_FINETUNE, NoiseFinetuneConfig
 from service.catalogue.methods.retrain import RETRAIN, RetrainConfig
 from service.catalogue.methods.scrub import SCRUB, SCRUB_R, ScrubConfig, ScrubRConfig
@@ -22,6 +23,7 @@ __all__ = [
     "MethodSpec",
     "MuMisConfig",
     "Need",
+    "NegGradPlusConfig",
     "NoiseFinetuneConfig",
     "Purpose",
     "RetrainConfig",
@@ -33,7 +35,18 @@ __all__ = [
 AUTO = "auto"
 """Asks the service to choose: the methods of the model's ladder, in its order."""
 METHODS: dict[str, MethodSpec] = {
-    spec.id: spec for spec in (SCRUB, SCRUB_R, MU_MIS, DELETE, IEU, FINETUNE, NOISE_FINETUNE, RETRAIN)
+    spec.id: spec
+    for spec in (
+        SCRUB,
+        SCRUB_R,
+        MU_MIS,
+        DELETE,
+        IEU,
+        NEGGRAD_PLUS,
+        FINETUNE,
+        NOISE_FINETUNE,
+        RETRAIN,
+    )
 }
 
 

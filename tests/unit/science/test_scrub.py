@@ -21,14 +21,11 @@ from workers.training import train
 from workers.unlearning.interface import Surroundings, UnlearningSplits
 from workers.unlearning.push import STRONGEST_SETTLED, WEAKEST, next_norm
 from workers.unlearning.scrub import (
-    RECIPE_RATE_SHARE,
     Lesson,
-    Steps,
     distance,
     rate_share,
     scrub,
     scrub_r,
-    steps_for,
     student_epochs,
 )
 from workers.unlearning.selection import EpochRecord, Terms
@@ -347,27 +344,6 @@ def test_a_preset_fills_in_and_named_options_win() -> None:
     assert (small.optimizer, small.weight_decay, small.epochs) == ("adam", 0.1, 4)
     assert ScrubRConfig(preset="privacy").rewind == "paper"
     assert ScrubConfig().preset == "service"
-
-
-def _steps(config: ScrubConfig, *, retain: int = 1200, forget: int = 90) -> Steps:
-    recipe = Recipe(optimizer="adam", lr=0.02, momentum=0.7, batch_size=128)
-    return steps_for(config, recipe, retain_count=retain, forget_count=forget)
-
-
-def test_options_left_null_follow_the_recipe_and_those_named_win() -> None:
-    filled = _steps(ScrubConfig())
-    assert (filled.optimizer, filled.lr, filled.momentum) == ("adam", 0.02 * RECIPE_RATE_SHARE, 0.7)
-    given = {"optimizer": "sgd", "lr": 0.5, "momentum": 0.0, "retain_batch_size": 7, "forget_batch_size": 5}
-    named = _steps(ScrubConfig.model_validate(given))
-    assert {name: getattr(named, name) for name in given} == given
-
-
-def test_small_sets_get_smaller_batches() -> None:
-    assert _steps(ScrubConfig(), retain=60_000).retain_batch_size == 128
-    assert _steps(ScrubConfig(), retain=40 * 32).retain_batch_size == 32
-    assert _steps(ScrubConfig(), retain=10).retain_batch_size == 16
-    sizes = [_steps(ScrubConfig(), forget=forget).forget_batch_size for forget in (1, 30, 300, 3000)]
-    assert sizes == sorted(sizes)
 
 
 def _record(epoch: int, loss: float, accuracy: float = 1.0) -> EpochRecord:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from workers.unlearning.selection import (
     Choice,
     EpochRecord,
     Terms,
+    chooser_for,
     clear_epochs,
     error_tolerance,
     last_within,
@@ -122,6 +124,29 @@ def test_an_epoch_clear_of_the_known_beats_one_that_is_not_and_one_pushed_too_fa
     assert _service([parent, known, clear, far]).epoch == 2
     assert _service([parent, known]).epoch == 1
     assert _service([parent, known, far]).epoch == 3
+
+
+def test_where_every_class_is_gone_the_service_takes_an_epoch_that_gets_it_wrong() -> None:
+    records = [
+        _record(0, 0.0, forget_loss=0.0),
+        _record(1, 0.6, reference_error=0.6, selection_loss=0.1),
+        _record(2, 1.0, reference_error=0.6, selection_loss=0.3),
+        _record(3, 0.6, reference_error=0.6, selection_loss=0.1),
+    ]
+    gone = replace(_terms(), all_gone=True)
+    assert rewind_clear_of_known(records, gone).epoch == 2
+    assert rewind_clear_of_known(records, _terms()).epoch == 1
+
+
+@pytest.mark.parametrize(("rewind", "epoch"), [("service", 2), ("paper", 1), ("none", 3)])
+def test_the_option_names_the_rule(rewind: str, epoch: int) -> None:
+    records = [
+        _record(0, 0.0, forget_loss=0.0),
+        _record(1, 0.30, reference_error=0.9, selection_loss=0.4),
+        _record(2, 0.35, selection_loss=0.3),
+        _record(3, 1.00, selection_loss=0.2),
+    ]
+    assert chooser_for(rewind)(records, _terms()).epoch == epoch
 
 
 def test_epochs_fit_to_be_returned_are_counted_once_the_rate_has_fallen() -> None:
