@@ -11,6 +11,7 @@ from workers.unlearning.neggrad_plus import neggrad_plus
 from workers.unlearning.noise_finetune import noise_finetune
 from workers.unlearning.retrain import retrain
 from workers.unlearning.scrub import scrub, scrub_r
+from workers.unlearning.ssd import ssd
 
 Method = Callable[..., UnlearningResult]
 """Called as method(model, splits, config, around=Surroundings(...)); each takes its own config class."""
@@ -25,6 +26,7 @@ METHODS: dict[str, Method] = {
     "retrain": retrain,
     "scrub": scrub,
     "scrub_r": scrub_r,
+    "ssd": ssd,
 }
 
 

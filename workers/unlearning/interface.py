@@ -3,7 +3,7 @@
 The methods themselves stand one per file beside this.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -113,7 +113,8 @@ class Surroundings:
 
     `build_model(seed)` returns a freshly initialised network on the CPU. `max_accuracy_drop` is a share in
     0..1 of selection-pool accuracy, on labels that stay in the retain set. All randomness comes from
-    `generator`, a CPU generator.
+    `generator`, a CPU generator. `full_importance` holds what was prepared for the parent: by the name of the score,
+    the diagonal importance over all it was trained on (workers.unlearning.importance).
     """
 
     task: Classification
@@ -122,6 +123,7 @@ class Surroundings:
     generator: torch.Generator
     max_accuracy_drop: float = 0.02
     progress: Progress = no_progress
+    full_importance: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

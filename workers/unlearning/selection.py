@@ -100,24 +100,44 @@ def rewind_clear_of_known(records: Sequence[EpochRecord], terms: Terms, *, settl
     to `settled_after`, whose rate is yet to fall, are taken only when no later one keeps accuracy.
     """
     parent, final = records[0], records[-1]
-    far, tolerance = TOO_FAR * loss_aim(parent, final), error_tolerance(final.reference_error, terms)
-    clear, wrong = clear_loss(parent), GONE_ERROR if terms.all_gone else 0.0
 
-    def gap(record: EpochRecord) -> tuple[float, float, float, bool, bool, float, int]:
-        error = abs(record.forget_error - final.reference_error)
-        return (
-            round(max(0.0, wrong - record.forget_error), 9),
-            round(max(0.0, clear - record.forget_loss), 9),
-            0.0 if error <= tolerance else round(error, 9),
-            record.forget_loss > far,
-            record.selection_accuracy < terms.comfortable,
-            record.selection_loss,
-            record.epoch,
-        )
+    def gap(record: EpochRecord) -> tuple[float, ...]:
+        return _service_gap(record, parent, final, terms)
 
     kept = within_floor(records, terms.floor)
     best = min([record for record in kept if record.epoch > settled_after] or kept, key=gap)
     return Choice(epoch=best.epoch, rule="service", boundary=gap(parent) < gap(best))
+
+
+def calibrate_on_unseen(records: Sequence[EpochRecord], terms: Terms) -> Choice:
+    """Choose among states that do not follow from one another, such as one per strength of a one-shot method.
+
+    As the service's rewind, but each state's forget error is held against its own error on the pool: there is no
+    final state. Falls back on the first forgotten as rewind_where_it_can does, the gentlest state coming first.
+    """
+    if terms.all_gone or not terms.reference_count:
+        return first_forgotten(records, terms)
+
+    def gap(record: EpochRecord) -> tuple[float, ...]:
+        return _service_gap(record, records[0], record, terms)
+
+    best = min(within_floor(records, terms.floor), key=gap)
+    return Choice(epoch=best.epoch, rule="calibrated on unseen samples", boundary=gap(records[0]) < gap(best))
+
+
+def _service_gap(record: EpochRecord, parent: EpochRecord, reference: EpochRecord, terms: Terms) -> tuple[float, ...]:
+    """Return what the service's choice minimises; the reference's error and loss on the pool are what is aimed at."""
+    wrong = GONE_ERROR if terms.all_gone else 0.0
+    error = abs(record.forget_error - reference.reference_error)
+    return (
+        round(max(0.0, wrong - record.forget_error), 9),
+        round(max(0.0, clear_loss(parent) - record.forget_loss), 9),
+        0.0 if error <= error_tolerance(reference.reference_error, terms) else round(error, 9),
+        record.forget_loss > TOO_FAR * loss_aim(parent, reference),
+        record.selection_accuracy < terms.comfortable,
+        record.selection_loss,
+        record.epoch,
+    )
 
 
 def first_forgotten(records: Sequence[EpochRecord], terms: Terms) -> Choice:

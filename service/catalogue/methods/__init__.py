@@ -12,6 +12,7 @@ from service.catalogue.methods.noise_finetune import NOISE_FINETUNE, NoiseFinetu
 from service.catalogue.methods.retrain import RETRAIN, RetrainConfig
 from service.catalogue.methods.scrub import SCRUB, SCRUB_R, ScrubConfig, ScrubRConfig
 from service.catalogue.methods.spec import MethodConfig, MethodSpec, Need, Purpose
+from service.catalogue.methods.ssd import SSD, SsdConfig
 
 __all__ = [
     "AUTO",
@@ -29,6 +30,7 @@ __all__ = [
     "RetrainConfig",
     "ScrubConfig",
     "ScrubRConfig",
+    "SsdConfig",
     "options_of",
 ]
 
@@ -43,6 +45,7 @@ METHODS: dict[str, MethodSpec] = {
         DELETE,
         IEU,
         NEGGRAD_PLUS,
+        SSD,
         FINETUNE,
         NOISE_FINETUNE,
         RETRAIN,

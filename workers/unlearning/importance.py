@@ -1,0 +1,100 @@
+"""Diagonal importance of the weights: the mean over samples of the squared gradient of each sample.
+
+    F_theta = (1/N) sum over n of ( d score(x_n, y_n) / d theta )^2          eval mode
+
+Gradients are per sample (torch.func, vmap over grad). The square of a batch's mean gradient, which much public
+code takes in their place, shrinks as the batch grows. No loop runs over samples: only over chunks, whose size a
+memory budget sets and on which the result does not depend.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from workers.classification import Classification, evaluating
+from workers.samples import LabelledSet
+
+Importance = Mapping[str, Tensor]
+"""By the name of each parameter, float64, of its shape."""
+
+Score = Callable[[Classification, Tensor, Tensor], Tensor]
+"""Takes logits (N, K) and labels (N,) to a number per sample (N,)."""
+
+DEFAULT_BUDGET = 512 * 2**20
+"""Bytes that one chunk may take, by estimate."""
+LIVE_COPIES = 4
+"""Times that an activation is held: forward, backward, and unfolded by the convolutions of a batch of gradients."""
+
+
+def loss_score(task: Classification, logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the task's loss (N,); its importance is the empirical Fisher information's diagonal."""
+    return task.loss_of_logits(logits, labels)
+
+
+def output_score(_task: Classification, logits: Tensor, _labels: Tensor) -> Tensor:
+    """Return ||f(x)||^2 (N,), which needs no label."""
+    return logits.square().sum(1)
+
+
+SCORES: dict[str, Score] = {"loss": loss_score, "output": output_score}
+
+
+def diagonal_importance(
+    model: nn.Module,
+    samples: LabelledSet,
+    task: Classification,
+    *,
+    score: Score = loss_score,
+    budget: int = DEFAULT_BUDGET,
+    chunk: int | None = None,
+) -> dict[str, Tensor]:
+    """Return F over `samples`, which must not be empty; the model keeps its modes and is not changed.
+
+    `chunk` is how many samples' gradients are held at once; left out, as many as `budget` bytes allow.
+    """
+    weights = {name: w.detach() for name, w in model.named_parameters()}
+    rest = {name: b.detach() for name, b in model.named_buffers()}
+
+    def of_one(w: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+        logits = functional_call(model, (w, rest), (task.inputs(image[None]),))
+        return score(task, logits, label[None]).sum()
+
+    per_sample = vmap(grad(of_one), in_dims=(None, 0, 0), randomness="error")
+    sums = {name: torch.zeros_like(w, dtype=torch.float64) for name, w in weights.items()}
+    size = chunk or chunk_size(model, task.inputs(samples.images[:1]), budget)
+    # modes are set by hand: `evaluating` would also turn gradients off
+    with evaluating(model), torch.enable_grad():
+        for images, labels in zip(torch.split(samples.images, size), torch.split(samples.labels, size), strict=True):
+            for name, g in per_sample(weights, images, labels).items():
+                sums[name] += g.square().sum(0, dtype=torch.float64)
+    return {name: total / len(samples) for name, total in sums.items()}
+
+
+def chunk_size(model: nn.Module, example: Tensor, budget: int) -> int:
+    """Return how many samples fit into `budget` bytes, at least one; `example` is one of the network's inputs.
+
+    A sample takes its gradients, their squares, and what its passes keep: LIVE_COPIES of every module's output.
+    """
+    kept = 0
+
+    def count(_module: nn.Module, _given: object, output: object) -> None:
+        nonlocal kept
+        kept += output.numel() * output.element_size() if isinstance(output, Tensor) else 0
+
+    hooks = [module.register_forward_hook(count) for module in model.modules()]
+    try:
+        with evaluating(model):
+            model(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    gradients = sum(2 * w.numel() * w.element_size() for w in model.parameters())
+    return max(1, budget // (gradients + LIVE_COPIES * kept))
+
+
+def pooled(first: Importance, count: int, second: Importance, other_count: int) -> dict[str, Tensor]:
+    """Return the importance over two disjoint sets together, from that of each and their sizes."""
+    share = count / (count + other_count)
+    return {name: share * first[name] + (1 - share) * second[name] for name in first}
