@@ -9,7 +9,9 @@ from workers.unlearning.interface import UnknownMethodError, UnlearningResult
 from workers.unlearning.mu_mis import mu_mis
 from workers.unlearning.neggrad_plus import neggrad_plus
 from workers.unlearning.noise_finetune import noise_finetune
+from workers.unlearning.random_label import random_label
 from workers.unlearning.retrain import retrain
+from workers.unlearning.salun import salun
 from workers.unlearning.scrub import scrub, scrub_r
 from workers.unlearning.ssd import ssd
 
@@ -23,7 +25,9 @@ METHODS: dict[str, Method] = {
     "mu_mis": mu_mis,
     "neggrad_plus": neggrad_plus,
     "noise_finetune": noise_finetune,
+    "random_label": random_label,
     "retrain": retrain,
+    "salun": salun,
     "scrub": scrub,
     "scrub_r": scrub_r,
     "ssd": ssd,

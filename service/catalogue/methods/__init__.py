@@ -9,7 +9,9 @@ from service.catalogue.methods.ieu import IEU, IeuConfig
 from service.catalogue.methods.mu_mis import MU_MIS, MuMisConfig
 from service.catalogue.methods.neggrad_plus import NEGGRAD_PLUS, NegGradPlusConfig
 from service.catalogue.methods.noise_finetune import NOISE_FINETUNE, NoiseFinetuneConfig
+from service.catalogue.methods.random_label import RANDOM_LABEL, RandomLabelConfig
 from service.catalogue.methods.retrain import RETRAIN, RetrainConfig
+from service.catalogue.methods.salun import SALUN, SalunConfig
 from service.catalogue.methods.scrub import SCRUB, SCRUB_R, ScrubConfig, ScrubRConfig
 from service.catalogue.methods.spec import MethodConfig, MethodSpec, Need, Purpose
 from service.catalogue.methods.ssd import SSD, SsdConfig
@@ -27,7 +29,9 @@ __all__ = [
     "NegGradPlusConfig",
     "NoiseFinetuneConfig",
     "Purpose",
+    "RandomLabelConfig",
     "RetrainConfig",
+    "SalunConfig",
     "ScrubConfig",
     "ScrubRConfig",
     "SsdConfig",
@@ -46,6 +50,8 @@ METHODS: dict[str, MethodSpec] = {
         IEU,
         NEGGRAD_PLUS,
         SSD,
+        SALUN,
+        RANDOM_LABEL,
         FINETUNE,
         NOISE_FINETUNE,
         RETRAIN,

@@ -1,0 +1,30 @@
+"""Random labels: options and what it promises."""
+
+from pydantic import Field
+
+from service.catalogue.methods.descent import DescentConfig
+from service.catalogue.methods.spec import APPROXIMATE, MethodSpec
+
+
+class RandomLabelConfig(DescentConfig):
+    """Options of training on random wrong labels."""
+
+    epochs: int = Field(5, ge=1, le=1000, description="Passes over retain and forget set together.")
+    tail_epochs: int = Field(
+        0, ge=0, le=1000, description="Passes over the retain set alone after them, which restore accuracy."
+    )
+
+
+RANDOM_LABEL = MethodSpec(
+    id="random_label",
+    title="Random labels",
+    paper="Baseline; e.g. Graves, Nagisetty, Ganesh, Amnesiac Machine Learning, AAAI 2021, arXiv:2010.10981",
+    guarantee="approximate",
+    fidelity="paper",
+    needs=frozenset({"forget", "forget_labels", "retain", "validation"}),
+    needs_in_class_retain=False,
+    purposes=frozenset({"privacy", "bias", "confusion"}),
+    config=RandomLabelConfig,
+    summary="Training goes on with the forget set under random wrong labels beside the retain set.",
+    does_not_prove=APPROXIMATE + " A sample that is taught a wrong answer can be told from one never seen.",
+)

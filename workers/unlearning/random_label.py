@@ -1,0 +1,95 @@
+"""Random labels: the forget set is taught wrong labels beside the retain set.
+
+The baseline of the field, e.g. Graves et al., Amnesiac Machine Learning, AAAI 2021, arXiv:2010.10981.
+
+    minimise  CE(D_r; y) + CE(D_f; y'),   y' != y drawn evenly from the other classes       mean over both sets
+
+Where this differs from the paper, or the paper leaves it open:
+- A label is drawn anew every time a sample is met: one fixed wrong label would be memorised instead.
+- Every step takes a retain batch and its share of the forget set, so that one epoch meets each sample of both
+  once; the loss is the mean over both, as it were one set. Both pass through the net as one batch, norm layers
+  and dropout in train mode.
+- `tail_epochs` passes over the retain set alone may follow.
+- Left null, optimiser and rate follow the recipe, and the rewind chooses the epoch returned.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from service.catalogue.methods import RandomLabelConfig
+from workers.samples import LabelledSet, shuffled_batches
+from workers.training import finite_mean, make_optimizer, take_step
+from workers.unlearning.interface import Surroundings, UnlearningResult, UnlearningSplits
+from workers.unlearning.selection import chooser_for
+from workers.unlearning.steps import cycled_batches, steps_for
+from workers.unlearning.trajectory import Trajectory, follow
+
+RECIPE_RATE_SHARE = 0.1
+
+Step = Callable[[Optimizer, Tensor], None]
+"""Take one step of the optimiser on a scalar objective."""
+
+
+def random_label(
+    model: nn.Module, splits: UnlearningSplits, config: RandomLabelConfig, *, around: Surroundings
+) -> UnlearningResult:
+    """Teach a copy random wrong labels and return the epoch that `rewind` chooses."""
+    started = time.perf_counter()
+    taught = copy.deepcopy(model)
+    trajectory = Trajectory(taught, splits, around)
+    epochs = random_label_epochs(taught, splits, config, around)
+    repaired_after = config.epochs if config.tail_epochs else 0
+    verdict = follow(taught, epochs, trajectory, repaired_after)
+    return trajectory.result(taught, chooser_for(config.rewind, settled_after=repaired_after), verdict, started)
+
+
+def random_label_epochs(
+    model: nn.Module,
+    splits: UnlearningSplits,
+    config: RandomLabelConfig,
+    around: Surroundings,
+    *,
+    step: Step = take_step,
+    into_mode: Callable[[nn.Module], object] = nn.Module.train,
+) -> Iterator[dict[str, float]]:
+    """Move `model` by one epoch per item, each begun by `into_mode` and moved by `step`; yield its mean loss."""
+    retain_count, forget_count = len(splits.retain), len(splits.forget)
+    steps = steps_for(
+        config, around.recipe, rate_share=RECIPE_RATE_SHARE, retain_count=retain_count, forget_count=forget_count
+    )
+    optimizer = make_optimizer(model.parameters(), steps)
+    share = config.forget_batch_size or math.ceil(forget_count * steps.retain_batch_size / retain_count)
+    cycled = cycled_batches(forget_count, min(share, forget_count), generator=around.generator)
+    classes = around.task.predict(model, splits.forget.take(torch.arange(1))).shape[1]
+    total = config.epochs + config.tail_epochs
+    for e in range(1, total + 1):
+        into_mode(model)
+        sums, met = [], 0
+        for index in shuffled_batches(retain_count, steps.retain_batch_size, generator=around.generator):
+            batch = splits.retain.take(index)
+            if e <= config.epochs:
+                batch = joined(batch, with_wrong_labels(splits.forget.take(next(cycled)), classes, around.generator))
+            losses = around.task.per_sample_loss(model, batch.images, batch.labels)
+            step(optimizer, losses.mean())
+            sums.append(losses.detach().sum())
+            met += len(batch)
+        model.eval()
+        around.progress("unlearn", e, total)
+        yield {"loss": finite_mean(sums, met, f"random labels, epoch {e}")}
+
+
+def with_wrong_labels(samples: LabelledSet, classes: int, generator: torch.Generator) -> LabelledSet:
+    """Return the samples with labels drawn evenly from the classes that are not theirs."""
+    shift = torch.randint(1, classes, samples.labels.shape, generator=generator).to(samples.device)
+    return LabelledSet(images=samples.images, labels=(samples.labels + shift) % classes)
+
+
+def joined(first: LabelledSet, second: LabelledSet) -> LabelledSet:
+    """Return both sets as one, in that order."""
+    return LabelledSet(images=torch.cat([first.images, second.images]), labels=torch.cat([first.labels, second.labels]))
