@@ -46,8 +46,8 @@ class Stack:
     The networks keep their own weights until `write_back`.
     """
 
-    def __init__(self, models: Sequence[nn.Module], task: Classification) -> None:
-        lessons = [Lesson(model.train(), task) for model in models]
+    def __init__(self, models: Sequence[nn.Module], task: Classification, *, training: bool = True) -> None:
+        lessons = [Lesson(model.train(training), task) for model in models]
         self.parameters, self.buffers = stack_module_state(lessons)
         self._lessons = lessons
         self._skeleton = copy.deepcopy(lessons[0]).to("meta")

@@ -87,11 +87,14 @@ def stacked_size(
     return int(budget_bytes // (STATES_PER_COPY * weights + PASSES_PER_COPY * activations))
 
 
-def why_not_stacked(model: nn.Module, samples: LabelledSet, *, task: Classification) -> str | None:
+def why_not_stacked(
+    model: nn.Module, samples: LabelledSet, *, task: Classification, training: bool = True
+) -> str | None:
     """Return why copies of the network cannot be trained stacked, or None when they can.
 
     Tries: losses, gradients and buffers of two different copies must come out as from the copies alone, with
-    dropout off. An operation without a batching rule counts as a fault, since it would run copy by copy.
+    dropout off, in train mode or else in eval mode. An operation without a batching rule counts as a fault, since it
+    would run copy by copy.
     """
     models = [_without_dropout(copy.deepcopy(model)) for _ in range(2)]
     with torch.no_grad():
@@ -103,11 +106,11 @@ def why_not_stacked(model: nn.Module, samples: LabelledSet, *, task: Classificat
     try:
         with own_random_state(model), warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*batching rule")
-            found = _stacked_step(models, images, labels, task)
+            found = _stacked_step(models, images, labels, task, training=training)
     except (RuntimeError, ValueError, TypeError, AttributeError, UserWarning) as error:
         return f"the network cannot be vectorised ({type(error).__name__})"
     with own_random_state(model):
-        alone = [_step(each, images[row], labels[row], task) for row, each in enumerate(models)]
+        alone = [_step(each.train(training), images[row], labels[row], task) for row, each in enumerate(models)]
     same = (found.keys() == tensors.keys() and _all_close(found, tensors, row) for row, tensors in enumerate(alone))
     return None if all(same) else "the vectorised network differs from its copies"
 
@@ -131,15 +134,17 @@ def _without_dropout(model: nn.Module) -> nn.Module:
     return model
 
 
-def _stacked_step(models: list[nn.Module], images: Tensor, labels: Tensor, task: Classification) -> dict[str, Tensor]:
-    stack = Stack(models, task)
+def _stacked_step(
+    models: list[nn.Module], images: Tensor, labels: Tensor, task: Classification, *, training: bool
+) -> dict[str, Tensor]:
+    stack = Stack(models, task, training=training)
     loss = stack.losses(images, labels)
     loss.mean(1).sum().backward()  # type: ignore[no-untyped-call]
     return {"loss": loss.detach(), **_gradients(stack.parameters), **stack.buffers}
 
 
 def _step(model: nn.Module, images: Tensor, labels: Tensor, task: Classification) -> dict[str, Tensor]:
-    lesson = Lesson(model.train(), task)
+    lesson = Lesson(model, task)
     loss = lesson(images, labels)
     loss.mean().backward()
     return {"loss": loss.detach(), **_gradients(dict(lesson.named_parameters())), **dict(lesson.named_buffers())}

@@ -3,11 +3,11 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.catalogue.architectures import ARCHITECTURES, ArchitectureSpec, smallest_image
+from service.catalogue.architectures import ARCHITECTURES, ArchitectureOptions, ArchitectureSpec
 from service.deps import PartsDep, needs, writing_as
 from service.errors import Conflict, Fault, InvalidRequest
 from service.lifecycle import JobKind
@@ -58,12 +58,12 @@ def _options(body: ModelIn, dataset: Dataset | None) -> dict[str, Any]:
     return options
 
 
-def _size_faults(spec: ArchitectureSpec, chosen: BaseModel, dataset: Dataset | None) -> list[Fault]:
+def _size_faults(spec: ArchitectureSpec, chosen: ArchitectureOptions, dataset: Dataset | None) -> list[Fault]:
     """Say whether the dataset's images, once known, are too small for the network, and what to do then."""
     if dataset is None or not dataset.image_shape:
         return []
     _, height, width = dataset.image_shape
-    side, smallest, default = min(height, width), smallest_image(spec.id, chosen), spec.min_image_size
+    side, smallest, default = min(height, width), chosen.min_image_size, spec.min_image_size
     if side >= smallest:
         return []
     found = f"{spec.id} with these options takes images from {smallest}x{smallest} pixels."

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.app import create_app
+from service.catalogue.architectures import ARCHITECTURES
 from service.catalogue.methods import METHODS
 from service.catalogue.metrics import METRICS
 from service.catalogue.policy import Policy
@@ -20,6 +21,14 @@ LISTED = set(re.findall(r"^\| `([^`]+)`", README, re.MULTILINE))
 def _routes(data_dir: Path) -> set[str]:
     paths = create_app(Settings(data_dir=data_dir)).openapi()["paths"]
     return {f"{verb.upper()} {path}" for path, operations in paths.items() for verb in operations}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_readme_lists_the_architecture_with_its_smallest_image_and_options(architecture: str) -> None:
+    spec = ARCHITECTURES[architecture]
+    options = ", ".join(f"`{name}`" for name in spec.options.model_fields)
+    size = spec.min_image_size
+    assert f"| `{architecture}` | {size}×{size} | {options} | {spec.summary} |" in README
 
 
 @pytest.mark.parametrize("method", METHODS)

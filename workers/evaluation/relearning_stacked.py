@@ -30,6 +30,7 @@ from workers.evaluation.relearning_curve import (
     scratch_copy,
 )
 from workers.samples import LabelledSet
+from workers.stacking import why_not_stacked
 from workers.training import take_step
 
 LARGEST_STACK = 8
@@ -68,10 +69,13 @@ def relearn_all(
     """Return the curve of each run, in order; `done` is told before each step how many runs are behind.
 
     Stacked on CUDA, one after the other on a CPU, whose grouped convolutions lose more than they save; `stacked`
-    says otherwise. Only sets of one size are stacked.
+    says otherwise. Only sets of one size are stacked, and only networks that can be vectorised.
     """
     if stacked is None:
         stacked = device_of(model).type == "cuda"
+    if stacked and runs:
+        trial = scratch_copy(model)
+        stacked = why_not_stacked(trial, runs[0].samples, task=protocol.task, training=False) is None
     curves: dict[int, Curve] = {}
     for members in _groups([len(run.samples) for run in runs], LARGEST_STACK if stacked else 1):
         done(len(curves))

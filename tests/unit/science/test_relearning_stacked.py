@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from workers.architectures import build
 from workers.classification import Classification
 from workers.evaluation.relearning import plan_relearning, run_relearning
 from workers.evaluation.relearning_curve import Curve, RelearningProfile, Rule, Target, relearn
@@ -193,3 +194,36 @@ def test_adam_relearns_by_adam() -> None:
     weights = sum(w.numel() for w in _net("norm").parameters())
     # the first step of Adam moves each weight that has a gradient by the rate
     assert curve.path[1] == pytest.approx(0.003 * weights**0.5, rel=0.05)
+
+
+class _Branching(nn.Module):
+    """Decides by a value, which no vectorised run can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(72, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.head(x.flatten(1))
+        return found if float(found.detach().sum()) > 0 else found * 2
+
+
+def test_a_network_that_cannot_be_vectorised_relearns_one_after_the_other() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = _Branching().eval()
+    protocol, runs, told = _protocol("sgd", 16), _runs(), list[int]()
+    curves = relearn_all(net, runs, protocol, done=told.append, stacked=True)
+    assert told == [0, 1, 2]
+    for curve, plain in zip(curves, relearn_all(net, runs, protocol, done=_silent, stacked=False), strict=True):
+        _assert_same(curve, plain)
+
+
+def test_a_transformer_relearns_stacked_as_alone() -> None:
+    options = {"patch_size": 3, "width": 8, "depth": 1, "heads": 2}
+    net = build("small_vit", options, image_shape=(2, 6, 6), num_classes=3, seed=0).eval()
+    protocol, runs, told = _protocol("sgd", 16), _runs(), list[int]()
+    curves = relearn_all(net, runs, protocol, done=told.append, stacked=True)
+    assert told == [0]
+    for curve, plain in zip(curves, relearn_all(net, runs, protocol, done=_silent, stacked=False), strict=True):
+        _assert_same(curve, plain)

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models import VisionTransformer
 
 from service.catalogue.recipe import Recipe
 from workers.architectures import build
+from workers.architectures.vit import ResizingVit
 from workers.classification import Classification
 from workers.reproducibility import generator_for
 from workers.samples import LabelledSet
@@ -47,6 +49,11 @@ def _seeded(make: Callable[[], nn.Module]) -> Build:
 
 def _with_norm(seed: int) -> nn.Module:
     return build("small_cnn", {"width": 4}, image_shape=(1, 8, 8), num_classes=3, seed=seed)
+
+
+def _transformer(seed: int) -> nn.Module:
+    options = {"width": 8, "depth": 2, "heads": 2}
+    return build("small_vit", options, image_shape=(1, 8, 8), num_classes=3, seed=seed)
 
 
 _without_norm = _seeded(
@@ -120,7 +127,7 @@ def _halves(*counts: int) -> list[Tensor]:
     return [torch.randperm(60, generator=generator_for(seed))[:count] for seed, count in enumerate(counts)]
 
 
-@pytest.mark.parametrize("make", [_without_norm, _with_norm, _seeded(_Tied)])
+@pytest.mark.parametrize("make", [_without_norm, _with_norm, _transformer, _seeded(_Tied)])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_stacked_copies_equal_copies_trained_alone(make: Build, optimizer: Any) -> None:
     recipe = Recipe(epochs=2, batch_size=8, lr=0.02, optimizer=optimizer)
@@ -179,7 +186,7 @@ def test_a_copy_without_samples_is_refused() -> None:
         _trained(_without_norm, _halves(20, 0), Recipe(epochs=1), 2)
 
 
-@pytest.mark.parametrize("make", [_without_norm, _with_norm, _seeded(_Tied)])
+@pytest.mark.parametrize("make", [_without_norm, _with_norm, _transformer, _seeded(_Tied)])
 def test_networks_that_can_be_stacked_pass_the_trial_and_are_left_alone(make: Build) -> None:
     model = make(0).eval()
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
@@ -188,6 +195,27 @@ def test_networks_that_can_be_stacked_pass_the_trial_and_are_left_alone(make: Bu
     assert all(weight.grad is None for weight in model.parameters())
     assert not model.training
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_torchvisions_transformer_can_be_stacked_in_our_form_alone(*, training: bool) -> None:
+    """Its own form chooses fused kernels for attention, which cannot be vectorised."""
+    size: dict[str, int] = {
+        "image_size": 8,
+        "patch_size": 4,
+        "num_layers": 1,
+        "num_heads": 2,
+        "hidden_dim": 8,
+        "mlp_dim": 8,
+        "num_classes": 3,
+    }
+    faults = []
+    for kind in (ResizingVit, VisionTransformer):
+        net = _seeded(lambda kind=kind: kind(**size))(0)
+        net.conv_proj, net.resize = nn.Conv2d(1, 8, 4, stride=4), nn.Identity()
+        nn.init.normal_(net.heads.head.weight)  # type: ignore[union-attr,arg-type]
+        faults.append(why_not_stacked(net, _samples(), task=TASK, training=training))
+    assert faults == [None, "the network cannot be vectorised (UserWarning)"]
 
 
 def test_dropout_does_not_fail_the_trial_and_draws_anew_for_each_copy() -> None:

@@ -1,0 +1,77 @@
+"""The networks a model can be registered with.
+
+The constructors stand in workers.architectures under the same names.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from service.catalogue.architectures.options import (
+    ArchitectureOptions,
+    ResNetOptions,
+    SmallCnnOptions,
+    SmallVitOptions,
+    VggOptions,
+    VitOptions,
+)
+
+__all__ = ["ARCHITECTURES", "ArchitectureOptions", "ArchitectureSpec"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchitectureSpec:
+    """Describe one network."""
+
+    id: str
+    title: str
+    options: type[ArchitectureOptions]
+    task: Literal["classification"] = "classification"
+    summary: str
+
+    @property
+    def min_image_size(self) -> int:
+        """Return the smallest height and width in pixels that it takes with its default options."""
+        return self.options().min_image_size
+
+
+_SPECS = (
+    ArchitectureSpec(
+        id="small_cnn",
+        title="Small CNN",
+        options=SmallCnnOptions,
+        summary="Three 3x3 convolutions with ReLU, with or without batch norm, two max-pools, global average "
+        "pooling, one linear layer.",
+    ),
+    ArchitectureSpec(
+        id="small_vit",
+        title="Small vision transformer",
+        options=SmallVitOptions,
+        summary="Pre-norm transformer over image patches with a learned position embedding and no batch norm; "
+        "edges are padded to whole patches.",
+    ),
+    ArchitectureSpec(
+        id="resnet18",
+        title="ResNet-18",
+        options=ResNetOptions,
+        summary="torchvision's resnet18; the small stem suits images from 8 pixels, the imagenet stem needs 32.",
+    ),
+    ArchitectureSpec(
+        id="resnet50",
+        title="ResNet-50",
+        options=ResNetOptions,
+        summary="torchvision's resnet50, with the stems of resnet18.",
+    ),
+    ArchitectureSpec(
+        id="vgg16_bn",
+        title="VGG-16 with batch norm",
+        options=VggOptions,
+        summary="torchvision's vgg16_bn; the small head suits images from 16 pixels, the imagenet head needs 32.",
+    ),
+    ArchitectureSpec(
+        id="vit_b_16",
+        title="ViT-B/16",
+        options=VitOptions,
+        summary="torchvision's vit_b_16; images of another size are resized to its square, bilinearly.",
+    ),
+)
+ARCHITECTURES: dict[str, ArchitectureSpec] = {spec.id: spec for spec in _SPECS}

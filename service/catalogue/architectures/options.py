@@ -1,0 +1,94 @@
+"""What can be chosen about each network, and how small an image it then takes."""
+
+from abc import ABC, abstractmethod
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class ArchitectureOptions(BaseModel, ABC):
+    """Options of one network."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    @abstractmethod
+    def min_image_size(self) -> int:
+        """Return the smallest height and width in pixels that the network takes."""
+
+
+class SmallCnnOptions(ArchitectureOptions):
+    """Options of the small convolutional network."""
+
+    width: int = Field(
+        24, ge=4, le=256, description="Channels of the first convolution; the later ones have 2 and 4 times."
+    )
+    norm: bool = Field(
+        default=True, description="Batch norm after each convolution; without it, the convolutions have a bias."
+    )
+
+    @property
+    def min_image_size(self) -> int:
+        return 8
+
+
+class SmallVitOptions(ArchitectureOptions):
+    """Options of the small vision transformer."""
+
+    patch_size: int = Field(
+        4, ge=2, le=32, description="Side of a patch in pixels; half of it makes 4 times the tokens."
+    )
+    width: int = Field(64, ge=8, le=512, description="Numbers per token; a multiple of heads.")
+    depth: int = Field(4, ge=1, le=12, description="Transformer blocks.")
+    heads: int = Field(4, ge=1, le=16, description="Attention heads of each block.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Share of values dropped after the embedding and each layer.")
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError("width must be a multiple of heads")
+        return self
+
+    @property
+    def min_image_size(self) -> int:
+        return 2 * self.patch_size
+
+
+class ResNetOptions(ArchitectureOptions):
+    """Options of ResNet-18 and ResNet-50."""
+
+    stem: Literal["small", "imagenet"] = Field(
+        "small",
+        description="small: 3x3 stride-1 convolution, no max-pool, for images below 64 pixels; "
+        "imagenet: torchvision's 7x7 stride-2 convolution and max-pool.",
+    )
+
+    @property
+    def min_image_size(self) -> int:
+        return 8 if self.stem == "small" else 32
+
+
+class VggOptions(ArchitectureOptions):
+    """Options of VGG-16 with batch norm."""
+
+    head: Literal["small", "imagenet"] = Field(
+        "small",
+        description="small: global average pooling in place of the last max-pool, one linear layer; "
+        "imagenet: torchvision's three linear layers with dropout, 120 million weights.",
+    )
+
+    @property
+    def min_image_size(self) -> int:
+        return 16 if self.head == "small" else 32
+
+
+class VitOptions(ArchitectureOptions):
+    """Options of ViT-B/16."""
+
+    image_size: int = Field(
+        224, ge=32, le=384, multiple_of=16, description="Side in pixels of the square that images are resized to."
+    )
+
+    @property
+    def min_image_size(self) -> int:
+        return 8
