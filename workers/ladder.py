@@ -6,6 +6,7 @@ from typing import Literal
 
 from service.catalogue.bounds import WIDEST_BAND, band_by_size
 from service.catalogue.methods import AUTO, METHODS
+from service.catalogue.policy import surest_within_seconds
 
 SmallSets = Literal["exact", "gather", "disclose"]
 
@@ -15,8 +16,8 @@ class Situation:
     """What the choice depends on. Times in seconds; `retraining_seconds` None when nobody knows it.
 
     `has_recipe` False means that the model cannot be trained again, `has_retain` False that its retained training
-    samples may not be read. `forget_count` is the number of samples
-    that an attack could compare, at most that of the audit pool.
+    samples may not be read. `forget_count` is the number of samples that an attack could compare, each with an unseen
+    one of its label; `tests_membership` False means that no required bound is on an attack.
     """
 
     requested: str
@@ -25,6 +26,7 @@ class Situation:
     small_sets: SmallSets | None = None
     tried: tuple[str, ...] = ()
     forget_count: int = 0
+    tests_membership: bool = True
     retraining_seconds: float | None = None
     retraining_budget_seconds: float = 600.0
     seconds_left: float | None = None
@@ -61,9 +63,9 @@ def next_rung(situation: Situation) -> Rung:
     steps = [name for name in _above(situation) if name not in passed_over]
     if not steps:
         return Rung(method=None, reason="every method of the ladder was tried", passed_over=passed_over)
-    if _short_of_time(situation) and len(steps) > 1:
+    if _short_of_time(situation, steps) and len(steps) > 1:
         return Rung(method=surest(steps), reason="the due date is near: the surest method", passed_over=passed_over)
-    untested = is_small(situation) and small_set_rule(situation) == "exact"
+    untested = situation.tests_membership and is_small(situation) and small_set_rule(situation) == "exact"
     exact = next((name for name in steps if is_exact(name)), None)
     # a method asked for has its try; after it only what needs no test can pass
     if untested and exact is not None and (situation.tried or situation.requested == AUTO):
@@ -137,8 +139,10 @@ def small_set_rule(situation: Situation) -> SmallSets:
     return "exact" if situation.requested == AUTO and fits else "disclose"
 
 
-def _short_of_time(situation: Situation) -> bool:
-    return situation.seconds_left is not None and situation.seconds_left <= situation.surest_within_seconds
+def _short_of_time(situation: Situation, steps: Sequence[str]) -> bool:
+    retraining = situation.retraining_seconds if is_exact(surest(steps)) else None
+    margin = surest_within_seconds(situation.surest_within_seconds, retraining)
+    return situation.seconds_left is not None and situation.seconds_left <= margin
 
 
 def _unfit(method: str, situation: Situation) -> str | None:

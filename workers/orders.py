@@ -9,11 +9,11 @@ from sqlalchemy.orm import Session
 
 from service.artifacts import ArtifactStore
 from service.catalogue.methods import Purpose
-from service.catalogue.policy import frozen
+from service.catalogue.policy import frozen, tests_membership
 from service.evidence.commitments import derive
-from service.lifecycle import JobKind, SampleState, VersionState
+from service.lifecycle import JobKind, SampleState
 from service.settings import Settings
-from service.store import references, requests, retention, retrained, samples, versions
+from service.store import controls, references, requests, retention, retrained, samples, versions
 from service.store.tables import Dataset, Job, Model, ReferenceFile, Sample, Version, VersionExclusion
 from service.store.types import now
 from workers.ladder import Rung, Situation, is_exact, next_rung, small_set_rule
@@ -177,7 +177,7 @@ def _trim(session: Session, job: Job, place: Place) -> dict[str, Any] | None:
 def _erase(session: Session, job: Job, dataset: Dataset, place: Place) -> Prepared:
     named = requests.sample_keys(session, [request.id for request in requests.of_job(session, job.id)])
     keys = sorted({key for group in named.values() for key in group})
-    found = _parent(session, job, keys)
+    found = versions.newest_trained_on(session, str(job.model_id), keys)
     if found is None:
         return Prepared(order=None)
     parent, known = found
@@ -194,7 +194,7 @@ def _erase(session: Session, job: Job, dataset: Dataset, place: Place) -> Prepar
     withheld = [row.id for row in rows if row.state != SampleState.LIVE and row.position not in forget]
     order = _base(session, job, dataset, place)
     inputs = _erase_inputs(session, dataset, dict(known), named)
-    situation = _situation(session, job, parent, forget_count=min(len(known), len(inputs["audit"])))
+    situation = _situation(session, job, parent, forget_count=controls.pairs(session, dataset.id, forget_keys))
     approved = bool(job.approved_by and job.candidate_sha256 and job.parent_id == parent.id)
     if approved:
         rung = Rung(method=job.rung, reason=f"approved by {job.approved_by}", passed_over={})
@@ -258,6 +258,7 @@ def _situation(session: Session, job: Job, parent: Version, *, forget_count: int
         retraining_budget_seconds=policy["retraining_budget_seconds"],
         seconds_left=(job.due_at - now()).total_seconds() if job.due_at else None,
         surest_within_seconds=policy["surest_within_hours"] * 3600,
+        tests_membership=tests_membership(policy),
         has_recipe=model.recipe is not None,
         # what was frozen before there was a choice had the data
         has_retain=policy.get("retain_data", "available") == "available",
@@ -287,15 +288,6 @@ def _method(job: Job, method: str) -> dict[str, Any]:
     seed = options.get("seed")
     own = options if method == job.method else {"seed": seed}
     return {"method": method, "config": own, "seed": job.seed if seed is None else seed}
-
-
-def _parent(session: Session, job: Job, keys: list[int]) -> tuple[Version, list[tuple[int, int]]] | None:
-    """Return the newest version in circulation that knows any of the samples, and which it knows."""
-    for version in reversed(versions.live(session, str(job.model_id))):
-        known = versions.trained_on(session, version, keys)
-        if known and version.state != VersionState.VALIDATING:
-            return version, known
-    return None
 
 
 def _erase_inputs(

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from service.catalogue.bounds import DEFAULT_BOUNDS, Bound
+from service.catalogue.bounds import DEFAULT_BOUNDS, Bound, is_attack
 from service.catalogue.methods import METHODS, Purpose
 
 SmallSets = Literal["exact", "gather", "disclose"]
@@ -55,13 +55,17 @@ class Policy(BaseModel):
         0.1, gt=0, le=0.5, description="Share of the time to the due date that `gather` waits for more requests."
     )
     surest_within_hours: float = Field(
-        24, ge=0, description="This near its due date a job goes straight to the surest method of the ladder."
+        24,
+        ge=0,
+        description="This near its due date a job goes straight to the surest method of the ladder; sooner where twice "
+        "the forecast of a retraining is longer.",
     )
     audit_retention_days: int = Field(
         0, ge=0, le=3650, description="How long a forget set's samples may still be read to audit later versions."
     )
     prepare_audit: bool = Field(
-        default=False, description="Train the reference models for attacks as soon as a version is active."
+        default=False,
+        description="Train the reference models for attacks as soon as a version is active.",
     )
     reference_models: int = Field(8, ge=2, le=256, multiple_of=2, description="How many reference models to train.")
 
@@ -100,3 +104,16 @@ def frozen(policy: Mapping[str, Any], purpose: Purpose) -> dict[str, Any]:
     read = Policy.model_validate(policy)
     bounds = [bound.model_dump(mode="json", exclude_none=True) for bound in bounds_of(read, purpose)]
     return {**read.model_dump(mode="json", exclude={"gate"}), "purpose": purpose, "bounds": bounds}
+
+
+def tests_membership(policy: Mapping[str, Any]) -> bool:
+    """Say whether a frozen policy requires a bound on an attack, which too small a forget set leaves untestable."""
+    return any(is_attack(bound["metric"]) and bound["required"] for bound in policy["bounds"])
+
+
+def surest_within_seconds(within: float, retraining_seconds: float | None) -> float:
+    """Return how long before its due date a job turns to its surest method: as the policy says, or sooner.
+
+    ``within``: the policy's word, in seconds. Twice the forecast of a retraining leaves room for one that is slower.
+    """
+    return max(within, 2 * (retraining_seconds or 0.0))

@@ -144,8 +144,8 @@ def queue(session: Session, request: DeletionRequest, found: Sequence[Concerned]
         held_to = frozen_policy(each.model, request.purpose)
         joined = joinable.get((each.model.id, held_to.digest))
         if joined is not None:
-            gathering.link(session, joined, request)
-            gathering.stop_waiting_if_enough(session, joined)
+            version, known = each.known[-1]
+            gathering.join(session, joined, request, policy=held_to.policy, version=version, known=known)
         job = joined or _create(session, request, each, held_to)
         queued.append(Queued(job=job, model=each.model.name, new=joined is None))
     return queued
@@ -164,7 +164,7 @@ def _create(session: Session, request: DeletionRequest, model: Concerned, held_t
         policy_digest=held_to.digest,
         request=request,
     )
-    job.not_before = gathering.wait_until(request, held_to.policy, len(model.keys))
+    job.not_before = gathering.wait_until(session, request, held_to.policy, *model.known[-1])
     return job
 
 

@@ -1,6 +1,6 @@
 """Requests gather in jobs: which a job works for, how urgent that makes it, and which a new request may join."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
@@ -9,9 +9,10 @@ from sqlalchemy import Select, String, bindparam, delete, exists, func, insert, 
 from sqlalchemy.orm import Session
 
 from service.catalogue.bounds import WIDEST_BAND, band_by_size
+from service.catalogue.policy import surest_within_seconds, tests_membership
 from service.lifecycle import JobKind, JobStatus
-from service.store import samples
-from service.store.tables import DeletionRequest, Job, JobRequest, RequestSample, table_of
+from service.store import controls, samples, versions
+from service.store.tables import DeletionRequest, Job, JobRequest, RequestSample, Version, table_of
 from service.store.types import now
 
 _JOB, _REQUEST = bindparam("job", type_=String), bindparam("request", type_=String)
@@ -28,31 +29,59 @@ def link(session: Session, job: Job, request: DeletionRequest) -> None:
         job.due_at = request.due_at
 
 
-def wait_until(request: DeletionRequest, policy: Mapping[str, Any], known: int) -> datetime | None:
-    """Return until when a job for so few samples waits for more requests; None where the policy does not wait."""
-    if policy["small_sets"] != "gather" or request.due_at is None or is_enough(known):
+def wait_until(
+    session: Session, request: DeletionRequest, policy: Mapping[str, Any], version: Version, known: Collection[int]
+) -> datetime | None:
+    """Return until when a job for so few samples waits for more requests; None where it begins at once.
+
+    ``known``: those of the request's samples that the version was trained on. The wait ends before the time that the
+    surest method needs.
+    """
+    if policy["small_sets"] != "gather" or request.due_at is None or not tests_membership(policy):
         return None
-    moment = now()
-    return moment + max(timedelta(), request.due_at - moment) * float(policy["gather_share"])
+    if is_enough(controls.pairs(session, request.dataset_id, sorted(known))):
+        return None
+    moment, needed = now(), surest_within_seconds(policy["surest_within_hours"] * 3600, version.training_seconds)
+    share = (request.due_at - moment) * float(policy["gather_share"])
+    end = min(moment + share, request.due_at - timedelta(seconds=needed))
+    return end if end > moment else None
 
 
-def stop_waiting_if_enough(session: Session, job: Job) -> None:
-    """Let the job begin once its requests together name enough samples to test membership."""
+def join(
+    session: Session,
+    job: Job,
+    request: DeletionRequest,
+    *,
+    policy: Mapping[str, Any],
+    version: Version,
+    known: Collection[int],
+) -> None:
+    """Make a queued job work for the request too; it waits no longer than the request would by itself.
+
+    Nor does it once its requests together name enough samples to test membership.
+    """
+    link(session, job, request)
     if job.not_before is None:
         return
+    alone = wait_until(session, request, policy, version, known)
+    job.not_before = None if alone is None or _has_enough(session, job) else min(job.not_before, alone)
+
+
+def _has_enough(session: Session, job: Job) -> bool:
     session.flush()
     named = (
-        select(func.count(func.distinct(RequestSample.sample_id)))
+        select(RequestSample.sample_id)
         .join(JobRequest, JobRequest.request_id == RequestSample.request_id)
         .where(JobRequest.job_id == job.id)
+        .distinct()
     )
-    if is_enough(session.scalar(named) or 0):
-        job.not_before = None
+    found = versions.newest_trained_on(session, str(job.model_id), list(session.scalars(named)))
+    return found is not None and is_enough(controls.pairs(session, job.dataset_id, [key for key, _ in found[1]]))
 
 
-def is_enough(samples: int) -> bool:
-    """Say whether membership can be tested on so many forgotten samples against as many controls."""
-    return band_by_size(samples, samples) <= WIDEST_BAND
+def is_enough(pairs: int) -> bool:
+    """Say whether membership can be tested on so many forgotten samples, each against a control."""
+    return band_by_size(pairs, pairs) <= WIDEST_BAND
 
 
 def unlink(session: Session, job: Job, request: DeletionRequest) -> None:

@@ -226,6 +226,16 @@ def trained_on(session: Session, version: Version, sample_ids: Sequence[int]) ->
     return [(row.id, row.position) for row in rows]
 
 
+def newest_trained_on(
+    session: Session, model_id: str, sample_ids: Sequence[int]
+) -> tuple[Version, list[tuple[int, int]]] | None:
+    """Return the newest version in circulation that was trained on any of the samples, and `trained_on` of it."""
+    for version in reversed(live(session, model_id)):
+        if version.state != VersionState.VALIDATING and (known := trained_on(session, version, sample_ids)):
+            return version, known
+    return None
+
+
 @cache
 def _known(dialect: str) -> Select[int, int]:
     excluded = exists().where(

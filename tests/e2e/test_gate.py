@@ -1,6 +1,8 @@
 """The gate at work: a job climbs its ladder, is held for a person, is approved, and shows every step of it."""
 
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from tests.stack import Stack, running
 # No approximate method on so small a net takes so long to learn 20 samples again.
 UNREACHABLE = {"metric": "relearning_delay", "split": "forget", "at_least": 199.5, "on": "value"}
 QUICK = {"epochs": 1}
+MEMBERSHIP = {"privacy": [{"metric": "mia_threshold.phi.auc", "within": "by_size"}]}
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +54,31 @@ def test_a_method_that_does_not_pass_gives_way_to_the_next_and_every_step_is_tol
     assert actions.index("job.escalated") < actions.index("job.published")
     plot = stack.client.get(f"/v1/evaluations/{job['evaluation_id']}/plots/attack_roc.svg")
     assert plot.headers["content-type"].startswith("image/svg+xml")
+
+
+def test_a_small_set_waits_for_more_requests_and_then_runs_and_says_what_was_not_tested(stack: Stack) -> None:
+    # a share of 30 days that comes to about 5 seconds
+    stack.train("gathering", epochs=4, policy=_policy(small_sets="gather", gather_share=2e-6, gate=MEMBERSHIP))
+    asked = time.time()
+    request = stack.erase(stack.ids(20, skip=80), models=["gathering"], method_options=QUICK)
+    done = stack.completed(request["id"])
+    assert done["status"] == "completed", done
+    job = stack.client.get(f"/v1/jobs/{done['jobs'][0]['id']}").json()
+    entries = stack.client.get("/v1/audit/entries", params={"request_id": request["id"], "limit": 200}).json()["items"]
+    claimed = next(entry["time"] for entry in entries if entry["action"] == "job.claimed")
+    assert datetime.fromisoformat(claimed).timestamp() - asked > 4.5
+    gate = stack.client.get(f"/v1/evaluations/{job['evaluation_id']}").json()["gate"]
+    assert (job["rung"], gate["verdict"], gate["disclosed"]) == ("finetune", "pass", True)
+
+
+def test_near_its_due_date_a_job_is_retrained_at_once(stack: Stack) -> None:
+    stack.train("late", epochs=4, policy=_policy(small_sets="disclose", surest_within_hours=24))
+    received = (datetime.now(UTC) - timedelta(days=32)).isoformat()
+    request = stack.erase(stack.ids(20, skip=120), models=["late"], method="auto", received_at=received)
+    done = stack.completed(request["id"])
+    assert done["status"] == "completed", done
+    job = stack.client.get(f"/v1/jobs/{done['jobs'][0]['id']}").json()
+    assert [rung["method"] for rung in job["rungs"]] == ["retrain"]
 
 
 def test_the_bar_is_frozen_with_the_acceptance_before_any_work(stack: Stack) -> None:

@@ -41,6 +41,25 @@ def test_near_the_due_date_the_surest_method_comes_at_once() -> None:
     assert surest(["scrub_r", "finetune"]) == "finetune"
 
 
+def test_the_surest_method_comes_while_twice_its_forecast_still_fits() -> None:
+    hours = 3600.0
+    facts: dict[str, Any] = {"surest_within_seconds": 24 * hours, "retraining_seconds": 30 * hours}
+    assert _next("auto", seconds_left=36 * hours, **facts) == "retrain"
+    assert _next("auto", seconds_left=60 * hours, **facts) == "retrain"
+    assert _next("auto", seconds_left=61 * hours, **facts) == "scrub_r"
+    assert _next("auto", seconds_left=25 * hours, **{**facts, "retraining_seconds": 1 * hours}) == "scrub_r"
+    assert _next("auto", seconds_left=25 * hours, **{**facts, "retraining_seconds": None}) == "scrub_r"
+    without = {**facts, "ladder": ("scrub_r", "finetune")}
+    assert _next("auto", seconds_left=36 * hours, **without) == "scrub_r", "nothing is retrained"
+
+
+def test_a_small_set_is_retrained_only_where_membership_would_be_tested() -> None:
+    small: dict[str, Any] = {"forget_count": 20, "retraining_seconds": 60.0}
+    assert _next("auto", **small, tests_membership=False) == "scrub_r"
+    assert _next("auto", **small, purpose="bias", tests_membership=False) == "scrub"
+    assert _next("scrub_r", "scrub_r", **small, small_sets="exact", tests_membership=False) == "finetune"
+
+
 def test_auto_retrains_for_a_small_set_when_the_forecast_fits_the_budget() -> None:
     assert _next("auto", forget_count=20, retraining_seconds=60.0) == "retrain"
     assert _next("auto", forget_count=20, retraining_seconds=6000.0) == "scrub_r"
