@@ -1,6 +1,7 @@
 """Turns a claimed job into an order for the child: positions and paths, never a sample ID or a session."""
 
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -53,7 +54,10 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """An order and what its publication will need to know; no order means there is nothing left to do."""
+    """An order and what its publication will need to know; no order means there is nothing left to do.
+
+    ``as_of``: when the positions were read that a trim removes.
+    """
 
     order: dict[str, Any] | None
     parent_id: str | None = None
@@ -61,6 +65,7 @@ class Prepared:
     excluded_keys: list[int] = field(default_factory=list)
     situation: Situation | None = None
     rung: Rung | None = None
+    as_of: datetime | None = None
 
     @property
     def rung_name(self) -> str | None:
@@ -94,7 +99,7 @@ def prepare(session: Session, job: Job, place: Place) -> Prepared:
         case JobKind.PREPARE:
             return Prepared(order=_prepare(session, job, dataset, place))
         case JobKind.TRIM:
-            return Prepared(order=_trim(session, job, place))
+            return _trim(session, job, place)
 
 
 def _index(dataset: Dataset, place: Place) -> dict[str, Any]:
@@ -165,13 +170,16 @@ def _prepare(session: Session, job: Job, dataset: Dataset, place: Place) -> dict
     }
 
 
-def _trim(session: Session, job: Job, place: Place) -> dict[str, Any] | None:
+def _trim(session: Session, job: Job, place: Place) -> Prepared:
     model = session.get_one(Model, job.model_id)
     file = references.of_model(session, model.id)
     if file is None:
-        return None
-    gone = retention.gone_positions(session, model.dataset_id, days=retention.days_of(model))
-    return {"kind": job.kind, "out": str(place.out), "positions": gone, "references": place.references(file)}
+        return Prepared(order=None)
+    # The time comes first: what may no longer be read by the end of the job is left to the next one.
+    as_of = now()
+    gone = retention.gone_positions(session, model.dataset_id, days=retention.days_of(model), at=as_of)
+    order = {"kind": job.kind, "out": str(place.out), "positions": gone, "references": place.references(file)}
+    return Prepared(order=order, as_of=as_of)
 
 
 def _erase(session: Session, job: Job, dataset: Dataset, place: Place) -> Prepared:

@@ -84,8 +84,7 @@ def trained(session: Session, claim: Claim, prepared: Prepared, info: dict[str, 
     versions.count_training(session, version, job.dataset_id)
     job.version_id = version.id
     _finish(session, claim, job, JobStatus.PUBLISHED, "job.published", version=version.number, sha256=sha256)
-    if model.policy.get("prepare_audit"):
-        references.ask_for(session, model, JobKind.PREPARE)
+    references.ask_where_policy_says(session, model)
     intake.attach_open_requests(session, model)
 
 
@@ -102,7 +101,12 @@ def references_made(session: Session, claim: Claim, prepared: Prepared, result: 
     )
     if read and session.scalar(select(erased_since)):
         raise TrainingSetChanged
-    references.record(session, job, sha256=sha256, models=result["models"], rows=result["rows"])
+    made_at = None
+    if prepared.as_of is not None:
+        model = session.get_one(Model, job.model_id)
+        made_at = references.trimmed_at(session, model, removed=order["positions"], as_of=prepared.as_of)
+    counts = {"models": result["models"], "rows": result["rows"]}
+    references.record(session, job, sha256=sha256, **counts, made_at=made_at)
     _finish(session, claim, job, JobStatus.COMPLETED, "job.completed", sha256=sha256, models=result["models"])
 
 
@@ -110,7 +114,7 @@ def validated(session: Session, claim: Claim, faults: list[str]) -> None:
     """Put an uploaded version into circulation, or reject it with the reasons."""
     job = jobs.hold_lease(session, claim)
     datasets.lock(session, job.dataset_id)
-    version = session.get_one(Version, job.version_id)
+    version, model = session.get_one(Version, job.version_id), session.get_one(Model, job.model_id)
     if faults:
         version.error = {
             "code": "weights_rejected",
@@ -121,7 +125,9 @@ def validated(session: Session, claim: Claim, faults: list[str]) -> None:
     else:
         versions.move(session, version, VersionState.ACTIVE)
     _finish(session, claim, job, JobStatus.COMPLETED, "job.completed", faults=len(faults))
-    intake.attach_open_requests(session, session.get_one(Model, job.model_id))
+    if not faults:
+        references.ask_where_policy_says(session, model)
+    intake.attach_open_requests(session, model)
 
 
 def erased(
@@ -225,10 +231,11 @@ def held(
 
 
 def nothing_left(session: Session, claim: Claim, suppression_key: bytes) -> None:
-    """End a job whose samples no version in circulation knows any more."""
+    """End a job that found nothing to do: no version in circulation knows its samples, or no file holds them."""
     job = jobs.hold_lease(session, claim)
     datasets.lock(session, job.dataset_id)
-    _finish(session, claim, job, JobStatus.COMPLETED, "job.completed", reason="no_version_knows_the_samples")
+    reason = "no_reference_logits" if job.kind == JobKind.TRIM else "no_version_knows_the_samples"
+    _finish(session, claim, job, JobStatus.COMPLETED, "job.completed", reason=reason)
     _settle(session, job, session.get_one(Model, job.model_id), suppression_key)
 
 

@@ -65,7 +65,7 @@ class Policy(BaseModel):
     )
     prepare_audit: bool = Field(
         default=False,
-        description="Train the reference models for attacks as soon as a version is active.",
+        description="Train the reference models for attacks as soon as a version is active, if there is a recipe.",
     )
     reference_models: int = Field(8, ge=2, le=256, multiple_of=2, description="How many reference models to train.")
 

@@ -1,13 +1,13 @@
 """The reference models' logits of each model: where the file is, and whose rows must leave it."""
 
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.lifecycle import JOB_BUSY, JOB_STUCK, JobKind, JobStatus, RequestStatus
-from service.store import audit, jobs
-from service.store.retention import days_of
+from service.store import audit, jobs, retention
 from service.store.tables import DeletionRequest, Job, Model, ReferenceFile
 from service.store.types import now
 
@@ -31,14 +31,25 @@ def ask_for(session: Session, model: Model, kind: JobKind) -> Job:
     return waiting or jobs.create(session, kind, dataset_id=model.dataset_id, model_id=model.id)
 
 
-def record(session: Session, job: Job, *, sha256: str, models: int, rows: int) -> ReferenceFile:
-    """Name the file prepared or trimmed by the job as the model's. Bytes no longer named are swept away."""
+def ask_where_policy_says(session: Session, model: Model) -> None:
+    """Queue the preparation of a model that has a new version, if its policy wants that and a recipe allows it."""
+    if model.policy.get("prepare_audit") and model.recipe is not None:
+        ask_for(session, model, JobKind.PREPARE)
+
+
+def record(
+    session: Session, job: Job, *, sha256: str, models: int, rows: int, made_at: datetime | None = None
+) -> ReferenceFile:
+    """Name the file prepared or trimmed by the job as the model's. Bytes no longer named are swept away.
+
+    ``made_at``: when the file was known to hold no row of a sample whose retention was over; now, if it is left out.
+    """
     model = session.get_one(Model, job.model_id)
     row = of_model(session, model.id)
     if row is None:
         row = ReferenceFile(model_id=model.id)
         session.add(row)
-    row.sha256, row.models, row.rows, row.job_id, row.made_at = sha256, models, rows, job.id, now()
+    row.sha256, row.models, row.rows, row.job_id, row.made_at = sha256, models, rows, job.id, made_at or now()
     audit.record(
         session,
         "references.prepared" if job.kind == JobKind.PREPARE else "references.trimmed",
@@ -49,6 +60,19 @@ def record(session: Session, job: Job, *, sha256: str, models: int, rows: int) -
     return row
 
 
+def trimmed_at(session: Session, model: Model, *, removed: Sequence[int], as_of: datetime) -> datetime | None:
+    """Return since when a trim that removed these positions, read at ``as_of``, left nothing to remove.
+
+    A completion that was committed after they were read may carry an earlier time. The file then keeps the time it
+    had, and is trimmed again. The caller holds the dataset's lock, so no further one can come in between.
+    """
+    gone = retention.gone_positions(session, model.dataset_id, days=retention.days_of(model), at=as_of)
+    if set(gone) <= set(removed):
+        return as_of
+    row = of_model(session, model.id)
+    return None if row is None else row.made_at
+
+
 def to_trim(session: Session) -> list[Model]:
     """Return the models whose file holds rows of samples that may no longer be read for audits."""
     found = session.execute(select(Model, ReferenceFile).join(ReferenceFile, ReferenceFile.model_id == Model.id))
@@ -56,13 +80,13 @@ def to_trim(session: Session) -> list[Model]:
 
 
 def _has_gone_since(session: Session, model: Model, row: ReferenceFile) -> bool:
-    retention = timedelta(days=days_of(model))
+    readable = timedelta(days=retention.days_of(model))
     query = select(DeletionRequest.id).where(
         DeletionRequest.dataset_id == model.dataset_id,
         DeletionRequest.status == RequestStatus.COMPLETED,
         DeletionRequest.purpose == "privacy",
         DeletionRequest.scope == "full",
-        DeletionRequest.completed_at > row.made_at - retention,
-        DeletionRequest.completed_at <= now() - retention,
+        DeletionRequest.completed_at > row.made_at - readable,
+        DeletionRequest.completed_at <= now() - readable,
     )
     return session.scalar(query.limit(1)) is not None

@@ -39,12 +39,17 @@ def last_over(session: Session, dataset_id: str, *, days: int) -> datetime | Non
     return session.scalar(query)
 
 
-def gone_positions(session: Session, dataset_id: str, *, days: int) -> list[int]:
-    """Return the positions of erased samples whose retention is over, in order."""
+def gone_positions(session: Session, dataset_id: str, *, days: int, at: datetime | None = None) -> list[int]:
+    """Return the positions of erased samples whose retention is over, now or at another time, in order."""
     kept = (
         select(RequestSample.sample_id)
         .join(DeletionRequest, DeletionRequest.id == RequestSample.request_id)
-        .where(DeletionRequest.completed_at > now() - timedelta(days=days))
+        # No other request erases an id, so none other says how long it may be read.
+        .where(
+            DeletionRequest.purpose == "privacy",
+            DeletionRequest.scope == "full",
+            DeletionRequest.completed_at > (at or now()) - timedelta(days=days),
+        )
     )
     query = select(Sample.position).where(Sample.dataset_id == dataset_id, Sample.state == SampleState.ERASED)
     if days:
