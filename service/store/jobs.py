@@ -69,7 +69,7 @@ def create(
     session.flush()
     if request is not None:
         gathering.link(session, job, request)
-    note(session, job, "job.queued", {"kind": kind, "method": method})
+    note(session, job, "job.queued", {"kind": kind, "method": method, "policy_digest": policy_digest})
     return job
 
 

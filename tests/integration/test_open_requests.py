@@ -1,6 +1,7 @@
 """What becomes of open requests while versions come and go, jobs get stuck, and people step in."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -178,6 +179,21 @@ def test_a_version_not_judged_yet_is_not_withheld(bench: Bench, name: str) -> No
     _ask(bench, name, "train-0")
     _appear(bench, name, VersionState.VALIDATING)
     assert _states(bench, name) == ["quarantined", "validating"]
+
+
+def test_the_log_names_the_policy_of_a_job_attached_later_before_its_work(bench: Bench, name: str) -> None:
+    _model(bench, name, of=name)
+    request_id, (early,) = _ask(bench, name, "train-0")
+    factories.model(bench, name + "late", of=name, policy={"max_accuracy_drop": 1.0})
+    _appear(bench, name + "late")
+    with bench.database.reading() as session:
+        digests = {}
+        for job, _ in requests.jobs(session, [request_id])[request_id]:
+            (entry,) = audit.find(session, links={"job": job.id}, actions=["job.queued"], limit=10)
+            digests[job.id] = (json.loads(entry.payload)["policy_digest"], job.policy_digest)
+    assert len(digests) == 2
+    assert all(logged == held_to is not None for logged, held_to in digests.values())
+    assert digests[early] != digests[max(digests)]
 
 
 def test_a_request_ends_by_the_newest_job_of_each_model(bench: Bench, name: str) -> None:
