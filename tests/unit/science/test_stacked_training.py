@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -211,7 +212,7 @@ def test_torchvisions_transformer_can_be_stacked_in_our_form_alone(*, training: 
     }
     faults = []
     for kind in (ResizingVit, VisionTransformer):
-        net = _seeded(lambda kind=kind: kind(**size))(0)
+        net = _seeded(partial(kind, **size))(0)
         net.conv_proj, net.resize = nn.Conv2d(1, 8, 4, stride=4), nn.Identity()
         nn.init.normal_(net.heads.head.weight)  # type: ignore[union-attr,arg-type]
         faults.append(why_not_stacked(net, _samples(), task=TASK, training=training))

@@ -33,7 +33,8 @@ def _tiny_torchvision_vit() -> nn.Module:
         nn.init.normal_(net.heads.head.weight)
         net.conv_proj = nn.Conv2d(2, 12, 4, stride=4)
     net.resize = nn.Identity()
-    return net.eval()
+    evaluated: nn.Module = net.eval()
+    return evaluated
 
 
 def _images(count: int, shape: tuple[int, int, int] = (2, 8, 8)) -> Tensor:
@@ -52,7 +53,7 @@ def _written_out(state: dict[str, Tensor], image: Tensor) -> Tensor:
     rows, columns = math.ceil(height / size), math.ceil(width / size)
     whole = torch.zeros(channels, rows * size, columns * size)
     whole[:, :height, :width] = image
-    tokens = []
+    tokens: list[Tensor] = []
     for i in range(rows):
         for j in range(columns):
             patch = whole[:, i * size : (i + 1) * size, j * size : (j + 1) * size]
@@ -109,7 +110,7 @@ def test_the_order_of_patches_matters() -> None:
     net, images = _small_vit(), _images(2)
     assert not torch.allclose(net(images), net(images.flip(3)), atol=1e-4)
     with torch.no_grad():
-        net.positions.zero_()  # type: ignore[operator,union-attr]
+        net.positions.zero_()  # type: ignore[operator]
     swapped = torch.cat([images[..., 4:], images[..., :4]], 3)
     torch.testing.assert_close(net(images), net(swapped))
 
