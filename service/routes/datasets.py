@@ -7,10 +7,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service import allowed_roots
+from service.catalogue.sources import SOURCES
 from service.deps import PartsDep, needs, writing_as
 from service.lifecycle import JobKind
 from service.schemas.common import Limit, Number, Page, decode_cursor, decode_number, encode_cursor
-from service.schemas.datasets import DatasetIn, DatasetOut, SampleOut
+from service.schemas.datasets import DatasetIn, DatasetOut, Decode, SampleOut
 from service.settings import Settings
 from service.store import datasets, jobs, samples
 from service.store.tables import Dataset, Job
@@ -43,6 +44,8 @@ def _source(settings: Settings, body: DatasetIn) -> dict[str, Any]:
         location = getattr(body, field)
         if location is not None:
             source[field] = str(allowed_roots.resolve(settings, location, pointer=f"/{field}"))
+    if SOURCES[body.source].decodes:
+        source["decode"] = (body.decode or Decode()).model_dump(mode="json")
     if body.subset is not None:
         source["subset"] = body.subset.model_dump()
     return source

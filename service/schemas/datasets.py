@@ -1,12 +1,15 @@
 """Bodies of /v1/datasets."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
-from service.catalogue.sources import FILE_SOURCES, ROOT_SOURCES
+from service.catalogue.sources import SOURCES, Source
 from service.schemas.common import Body, Name
+
+T = TypeVar("T")
+Side = Annotated[int, Field(ge=1, le=1024)]
 
 
 class Subset(Body):
@@ -17,20 +20,35 @@ class Subset(Body):
     seed: int = Field(0, ge=0, lt=2**31)
 
 
+class Decode(Body):
+    """Say what all images are made: 8 bits per channel, of one size."""
+
+    size: tuple[Side, Side] | None = Field(
+        None, description="Height and width in pixels that every image is resized to; without it, all must be equal."
+    )
+    mode: Literal["rgb", "grey"] = "rgb"
+
+
 class DatasetIn(Body):
     name: Name
-    source: Literal["sklearn:digits", "torchvision:FashionMNIST", "npz"]
-    root: str | None = Field(None, min_length=1, max_length=1000)
-    path: str | None = Field(None, min_length=1, max_length=1000)
+    source: Source
+    root: str | None = Field(None, min_length=1, max_length=1000, validate_default=True)
+    path: str | None = Field(None, min_length=1, max_length=1000, validate_default=True)
+    decode: Decode | None = None
     subset: Subset | None = None
 
-    @model_validator(mode="after")
-    def _location_fits_the_source(self) -> "DatasetIn":
-        if (self.root is not None) != (self.source in ROOT_SOURCES):
-            raise ValueError(f"`root` is for {', '.join(ROOT_SOURCES)}, and needed there")
-        if (self.path is not None) != (self.source in FILE_SOURCES):
-            raise ValueError(f"`path` is for {', '.join(FILE_SOURCES)}, and needed there")
-        return self
+    @field_validator("root", "path", "decode")
+    @classmethod
+    def _is_for_the_source(cls, value: T, info: ValidationInfo) -> T:
+        source, field = info.data.get("source"), str(info.field_name)
+        if source is None:  # a fault of its own
+            return value
+        takers = [spec.id for spec in SOURCES.values() if field in spec.fields()]
+        if value is not None and source not in takers:
+            raise ValueError(f"`{field}` is for {', '.join(takers)} alone")
+        if value is None and source in takers and field != "decode":
+            raise ValueError(f"`{field}` is needed for {source}")
+        return value
 
 
 class DatasetOut(BaseModel):

@@ -156,6 +156,14 @@ def test_a_path_outside_the_allowed_roots_is_refused(stack: Stack, path: str) ->
     _refused(stack, stack.client.post("/v1/datasets", json=body), 422, "path_not_allowed", before)
 
 
+def test_every_fault_of_a_dataset_is_listed_at_once(stack: Stack) -> None:
+    before = _stored(stack)
+    body = {"name": "no name", "source": "torchvision:CIFAR10", "path": "/x", "decode": {"size": [0, 1]}}
+    answer = stack.client.post("/v1/datasets", json=body)
+    _refused(stack, answer, 422, "invalid_request", before)
+    assert {fault["pointer"] for fault in answer.json()["errors"]} == {"/name", "/root", "/path", "/decode/size/0"}
+
+
 @pytest.mark.parametrize("path", ["/etc/passwd", "relative.npz", "http://127.0.0.1/x.npz", "/a\x00b"])
 def test_other_locations_are_refused_too(stack: Stack, path: str) -> None:
     before = _stored(stack)

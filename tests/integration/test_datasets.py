@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tests.stack import Stack, running
+from tests.unit.images import encoded
 from workers.pipeline import ModelSpec, build_model
 
 MANY = 60_000
@@ -64,6 +65,20 @@ def test_sixty_thousand_ids_are_indexed_in_under_ten_seconds_and_each_is_listed_
         assert not any(item["sample_id"] in page["next_cursor"] for item in page["items"])
         params["cursor"] = page["next_cursor"]
     assert len(seen) == len(set(seen)) == dataset["splits"]["validation"] // 2
+
+
+def test_folders_of_images_are_decoded_as_asked(stack: Stack, roots: Path) -> None:
+    for i in range(12):
+        path = roots / "photos" / "train" / "ab"[i % 2] / f"patient-{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(i, size=(9 + i, 12)))
+    more = {"root": str(roots / "photos"), "decode": {"size": [8, 8], "mode": "grey"}}
+    dataset = stack.register("photos", source="imagefolder", **more)
+    assert (dataset["state"], dataset["image_shape"], dataset["num_samples"]) == ("ready", [1, 8, 8], 12)
+    (roots / "photos/train/a/patient-0.png").write_bytes(b"damaged")
+    broken = stack.register("broken", source="imagefolder", **more)
+    assert broken["error"]["code"] == "invalid_images"
+    assert "patient" not in str(broken["error"])
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,9 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["
 ONE_SHOT = {"migrate"}
 LOCKS = ("build", "service", "worker", "dev")
 TARGETS = ("service", "worker")
-GPU_PACKAGES = re.compile(r"torch|torchvision|triton|numpy|scipy|scikit-learn|safetensors|matplotlib|nvidia-.*|cuda-.*")
+GPU_PACKAGES = re.compile(
+    r"torch|torchvision|triton|numpy|scipy|scikit-learn|safetensors|matplotlib|pillow|pyarrow|nvidia-.*|cuda-.*"
+)
 
 
 # --- Dockerfile -------------------------------------------------------------------------------------------

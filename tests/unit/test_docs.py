@@ -11,6 +11,7 @@ from service.catalogue.architectures import ARCHITECTURES
 from service.catalogue.methods import METHODS
 from service.catalogue.metrics import METRICS
 from service.catalogue.policy import Policy
+from service.catalogue.sources import SOURCES
 from service.settings import Settings
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -29,6 +30,13 @@ def test_the_readme_lists_the_architecture_with_its_smallest_image_and_options(a
     options = ", ".join(f"`{name}`" for name in spec.options.model_fields)
     size = spec.min_image_size
     assert f"| `{architecture}` | {size}×{size} | {options} | {spec.summary} |" in README
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_readme_lists_the_source_with_its_fields(source: str) -> None:
+    spec = SOURCES[source]
+    fields = ", ".join(f"`{name}`" for name in sorted(spec.fields(), reverse=True)) or "—"
+    assert f"| `{source}` | {fields} | {spec.summary} |" in README
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -4,13 +4,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workers.data import digits, fashion_mnist, npz
+from workers.data import cifar, digits, fashion_mnist, image_folder, npz, parquet, svhn
 from workers.data.source import SourceArrays
 
 READERS: dict[str, Callable[[Mapping[str, Any], Sequence[Path]], SourceArrays]] = {
     "sklearn:digits": digits.read,
     "torchvision:FashionMNIST": fashion_mnist.read,
+    "torchvision:CIFAR10": cifar.read_10,
+    "torchvision:CIFAR100": cifar.read_100,
+    "torchvision:SVHN": svhn.read,
+    "imagefolder": image_folder.read,
     "npz": npz.read,
+    "parquet": parquet.read,
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.data.inside_roots import real_path
+from workers.data.inside_roots import first_file
 from workers.data.source import DataError, SourceArrays, subset
 
 _FILES = {"train": "train", "test": "t10k"}
@@ -38,7 +38,7 @@ def read(source: Mapping[str, Any], roots: Sequence[Path]) -> SourceArrays:
 
 def _idx(root: Path, name: str, dimensions: int, roots: Sequence[Path]) -> NDArray[np.uint8]:
     places = (root / folder / file for folder in _FOLDERS for file in (name, f"{name}.gz"))
-    path = next((real for place in places if (real := real_path(place, roots)).is_file()), None)
+    path = first_file(places, roots)
     if path is None:
         raise DataError("source_file_missing", f"{name} (or {name}.gz) is not under the root.")
     try:

@@ -11,11 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.data.inside_roots import real_path
-from workers.data.source import DataError, SourceArrays, subset
+from workers.data.source import MAX_UNPACKED_BYTES, SPLIT_ALIASES, DataError, SourceArrays, subset
 
 NAMES = ("sample_id", "image", "label", "split")
-MAX_UNPACKED_BYTES = 16 * 2**30
-_ALIASES = {"val": "validation", "valid": "validation"}
 
 
 def read(source: Mapping[str, Any], roots: Sequence[Path]) -> SourceArrays:
@@ -30,7 +28,7 @@ def read(source: Mapping[str, Any], roots: Sequence[Path]) -> SourceArrays:
         sample_ids=_texts(arrays["sample_id"]),
         images=np.ascontiguousarray(images.transpose(0, 3, 1, 2)),
         labels=arrays["label"].astype(np.int64),
-        splits=[_ALIASES.get(split, split) for split in _texts(arrays["split"])],
+        splits=[SPLIT_ALIASES.get(split, split) for split in _texts(arrays["split"])],
     )
     return subset(found, source.get("subset"))
 

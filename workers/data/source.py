@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,8 @@ MAX_ID_LENGTH = 512
 # UTF-8 has no half surrogate pairs, PostgreSQL no NUL.
 _UNSTORABLE = re.compile("[\\x00\\ud800-\\udfff]")
 SPLITS = ("train", "validation", "test")
+SPLIT_ALIASES = {"val": "validation", "valid": "validation"}
+MAX_UNPACKED_BYTES = 16 * 2**30
 
 
 class DataError(ValueError):
@@ -91,16 +93,23 @@ class SourceArrays:
 
 def subset(arrays: SourceArrays, wanted: Mapping[str, Any] | None) -> SourceArrays:
     """Return the seeded, class-balanced part that a registration asks for; order is kept."""
+    return arrays.take(subset_positions(arrays.labels, arrays.splits, wanted)) if wanted else arrays
+
+
+def subset_positions(
+    labels: NDArray[np.int64], splits: Sequence[str], wanted: Mapping[str, Any] | None
+) -> NDArray[np.int64]:
+    """Return where the samples of that part are, ascending, so that a reader need decode no others."""
     if not wanted:
-        return arrays
+        return np.arange(len(labels))
     generator = np.random.default_rng(int(wanted.get("seed", 0)))
-    splits = np.array(arrays.splits)
+    of = np.array(splits)
     kept = []
     for split in SPLITS:
-        index = np.flatnonzero(splits == split)
+        index = np.flatnonzero(of == split)
         count = wanted.get(split)
-        kept.append(index if count is None else _balanced(index, arrays.labels[index], int(count), generator))
-    return arrays.take(np.sort(np.concatenate(kept)))
+        kept.append(index if count is None else _balanced(index, labels[index], int(count), generator))
+    return np.sort(np.concatenate(kept))
 
 
 def _balanced(
