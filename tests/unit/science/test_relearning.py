@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from workers.classification import Classification
+from workers.evaluation.intervals import Floats
 from workers.evaluation.relearning import (
     DELAYS,
     RelearningPlan,
@@ -294,3 +295,27 @@ def test_the_bootstrap_sees_samples_and_seeds() -> None:
 def test_compact_curves_are_thin() -> None:
     [shown] = compact([_curve([1.0] * 201)])
     assert len(shown["step"]) == len(shown["loss"]) == len(shown["accuracy"]) <= 52
+
+
+def test_the_interval_covers_the_ratio_of_samples_drawn_alike() -> None:
+    """Losses fall at a pace of their own per sample; three draws of controls come from one pool, as in an evaluation."""
+    rng, n, pool = np.random.default_rng(0), 100, 300
+    target = Target(loss=0.25, accuracy=0.9)
+
+    def samples(count: int) -> tuple[Floats, Floats]:
+        return rng.gamma(1.0, 0.4, count), rng.gamma(4.0, 0.25, count)
+
+    def curve(starts: Floats, paces: Floats) -> Curve:
+        wander = np.exp(0.01 * np.cumsum(rng.normal(size=(120, 1)), 0))
+        falling = starts * np.exp(-paces * np.arange(120)[:, None] / 60) * wander
+        return Curve(losses=falling, accuracies=np.ones(120), path=np.zeros(120))
+
+    covered = 0
+    for draw in range(1000):
+        starts, paces = samples(pool)
+        forgotten = samples(n)
+        unseen = [curve(starts[i], paces[i]) for i in (rng.permutation(pool)[:n] for _ in range(3))]
+        forget = [curve(*forgotten) for _ in range(3)]
+        low, high = bootstrap_ratio(forget, unseen, target=target, seed=draw, resamples=200)
+        covered += low <= 1 <= high
+    assert 930 <= covered <= 970
