@@ -298,7 +298,7 @@ def test_compact_curves_are_thin() -> None:
 
 
 def test_the_interval_covers_the_ratio_of_samples_drawn_alike() -> None:
-    """Losses fall at a pace of their own per sample; three draws of controls come from one pool, as in an evaluation."""
+    """Losses fall at a pace of their own per sample; three draws of controls come from one pool."""
     rng, n, pool = np.random.default_rng(0), 100, 300
     target = Target(loss=0.25, accuracy=0.9)
 
