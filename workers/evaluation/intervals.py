@@ -52,8 +52,9 @@ def cross_validated(hits: Floats, trials: Floats, *, chance: float = 0.5) -> Int
     Student's t over the folds, turned round: all rates from which the measured one is not too far. Folds share
     training samples, and where there is little to learn they agree on which way to err: near chance the variance
     of their mean is 1/folds + 0.15 of one fold's (the form is Nadeau & Bengio's, 2003), fading with the distance
-    from chance. Simulated for 5 folds, 50 to 500 samples a side, four shapes of loss: covers 92 to 97 %. Wilson's
-    interval of the pooled rate covers 85 to 100 %, Nadeau & Bengio's 1/4 up to 99 %.
+    from chance, to 0.04. Simulated for 5 folds, 50 to 500 samples a side, normal and exponential losses: covers 93 to
+    97 %, and 91 to 93 % far from chance where one side's losses end abruptly. Wilson's interval of the pooled rate
+    covers 85 to 100 %, Nadeau & Bengio's 1/4 up to 99 %.
     Folds that all agree say nothing of their spread: then Wilson's.
     """
     if len(hits) < 2 or not np.all(trials > 0):
@@ -64,7 +65,7 @@ def cross_validated(hits: Floats, trials: Floats, *, chance: float = 0.5) -> Int
     rate = float(np.sum(hits) / np.sum(trials))
     truths = np.linspace(0, 1, 10_001)
     from_chance = (truths - chance) / (spread / math.sqrt(folds))
-    shared = 0.15 * np.exp(-((from_chance / 4) ** 4))
+    shared = np.maximum(0.15 * np.exp(-((from_chance / 4) ** 4)), 0.04)
     half = float(student_t.ppf(0.975, folds - 1)) * spread * np.sqrt(1 / folds + shared)
     possible = np.append(truths[np.abs(rate - truths) <= half], rate)
     return float(possible.min()), float(possible.max())
