@@ -176,7 +176,7 @@ def _unlearned(method: str, yardstick: Yardstick, seed: int) -> tuple[nn.Module,
         generator=generator_for(seed),
     )
     started = clock()
-    with deterministic():
+    with deterministic(seed):
         result = METHODS[method](yardstick.original, yardstick.splits, CATALOGUE[method].config(), around=around)
     return result.model, clock() - started
 

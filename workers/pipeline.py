@@ -86,7 +86,7 @@ def train_original(
     Raises workers.training.TrainingError when the loss stops being finite.
     """
     started = time.perf_counter()
-    with deterministic():
+    with deterministic(spec.recipe.seed):
         model = build_model(spec).to(device)
         history = train(
             model,
@@ -142,7 +142,7 @@ def erase(
     _refuse_without_selection(method, unlearning_splits)
     task, started = Classification(), time.perf_counter()
     parent.eval()
-    with deterministic():
+    with deterministic(seed):
         around = Surroundings(
             task=task,
             recipe=spec.recipe,

@@ -21,10 +21,12 @@ def derived_seed(generator: torch.Generator) -> int:
 
 
 @contextmanager
-def deterministic() -> Iterator[None]:
+def deterministic(seed: int | None = None) -> Iterator[None]:
     """Ask for kernels that repeat bit for bit, and restore the flags after.
 
-    On CUDA the workspace setting only works when it precedes the first use of the device.
+    With a seed torch's global random states start from it, and are as before afterwards: dropout draws from no
+    generator that could be passed to it. On CUDA the workspace setting only works when it precedes the first use of
+    the device.
     """
     before = (
         torch.are_deterministic_algorithms_enabled(),
@@ -35,7 +37,10 @@ def deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(mode=True)
     torch.backends.cudnn.benchmark = False
     try:
-        yield
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count()), enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.backends.cudnn.benchmark = before[2]

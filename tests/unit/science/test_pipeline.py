@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -112,6 +113,24 @@ def test_training_repeats_by_the_recipes_seed_and_tells_facts_in_json() -> None:
     assert facts["final_loss"] == facts["epoch_losses"][-1] < facts["epoch_losses"][0]
     assert facts["seconds"] > 0
     assert facts["environment"]["deterministic"]
+
+
+def test_dropout_repeats_by_the_seed_too_and_the_random_state_of_others_is_left_alone() -> None:
+    options = {"width": 16, "depth": 1, "heads": 2, "dropout": 0.3}
+    spec = replace(SPEC, architecture="small_vit", options=options)
+    state = torch.get_rng_state()
+    first, second = (train_original(spec, _samples(60, 0))[0] for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert _equal(first, second)
+    splits = UnlearningSplits(train=_samples(60, 0), forget_index=torch.arange(9), selection=_samples(30, 1))
+    sets = EvaluationSplits(retain=splits.retain, forget=splits.forget, audit=_samples(30, 2), test=_samples(60, 3))
+    config = FinetuneConfig(epochs=1)
+    tuned = [
+        erase(spec, first, splits, sets, method="finetune", config=config, seed=seed, max_accuracy_drop=1.0)[0]
+        for seed in (1, 1, 2)
+    ]
+    assert _equal(tuned[0], tuned[1])
+    assert not _equal(tuned[0], tuned[2])
 
 
 def test_training_that_diverges_says_so() -> None:
