@@ -9,10 +9,11 @@ from service.catalogue.methods.spec import APPROXIMATE, MethodSpec
 class RandomLabelConfig(DescentConfig):
     """Options of training on random wrong labels."""
 
-    epochs: int = Field(5, ge=1, le=1000, description="Passes over retain and forget set together.")
+    epochs: int = Field(3, ge=1, le=1000, description="Passes over retain and forget set together.")
     tail_epochs: int = Field(
-        0, ge=0, le=1000, description="Passes over the retain set alone after them, which restore accuracy."
+        3, ge=0, le=1000, description="Passes over the retain set alone after them, which restore accuracy."
     )
+    tail_lr_factor: float = Field(0.3, gt=0, le=1, description="Factor on the learning rate in the tail.")
 
 
 RANDOM_LABEL = MethodSpec(

@@ -14,7 +14,8 @@ class SalunConfig(RandomLabelConfig):
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
-            "optimizer": "sgd", "momentum": 0.9, "lr": 0.013, "weight_decay": 5e-4, "epochs": 10, "saliency": 0.5,
+            "optimizer": "sgd", "momentum": 0.9, "lr": 0.013, "weight_decay": 5e-4, "epochs": 10, "tail_epochs": 0,
+            "saliency": 0.5,
             "retain_batch_size": 256, "forget_batch_size": 256, "rewind": "none",
         }
     }  # fmt: skip

@@ -23,6 +23,7 @@ from workers.samples import LabelledSet
 from workers.unlearning.random_label import joined, random_label, random_label_epochs, with_wrong_labels
 
 PLAIN: dict[str, Any] = {
+    "tail_epochs": 0,
     "optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "lr": 0.3, "epochs": 1,
     "retain_batch_size": 64, "forget_batch_size": 64, "rewind": "none",
 }  # fmt: skip
@@ -105,3 +106,19 @@ def test_a_trained_net_forgets_and_keeps_its_accuracy() -> None:
     start, taken = result.history[0], result.history[result.selection["epoch"]]
     assert taken["forget_error"] > start["forget_error"] + 0.5
     assert taken["selection_accuracy"] >= start["selection_accuracy"] - 0.05
+
+
+def test_the_tail_goes_at_its_share_of_the_rate() -> None:
+    """Of plain SGD a step of the tail is as long as its share of the rate says."""
+    walked = []
+    for factor in (1.0, 0.25):
+        student = net()
+        config = _config(epochs=1, tail_epochs=1, tail_lr_factor=factor, retain_batch_size=64)
+        epochs = random_label_epochs(student, splits(), config, around(4))
+        next(epochs)
+        before = [w.detach().clone() for w in student.parameters()]
+        next(epochs)
+        walked.append(
+            torch.cat([(w.detach() - b).flatten() for w, b in zip(student.parameters(), before, strict=True)])
+        )
+    torch.testing.assert_close(walked[1], walked[0] * 0.25)

@@ -24,6 +24,7 @@ from workers.unlearning.random_label import joined, with_wrong_labels
 from workers.unlearning.salun import forget_gradient, saliency_mask, salun
 
 PLAIN: dict[str, Any] = {
+    "tail_epochs": 0,
     "optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "lr": 0.3, "epochs": 1,
     "retain_batch_size": 64, "forget_batch_size": 64, "rewind": "none",
 }  # fmt: skip
