@@ -41,7 +41,9 @@ def ieu(model: nn.Module, splits: UnlearningSplits, config: IeuConfig, *, around
     started = time.perf_counter()
     student = copy.deepcopy(model)
     trajectory = Trajectory(student, splits, around)
-    verdict = follow(student, Elimination(student, splits, config, around).run(), trajectory, config.epochs)
+    # accuracy comes back as the rate falls, at the very end: the guard against lost accuracy would come too soon
+    planned = config.epochs + config.tail_epochs
+    verdict = follow(student, Elimination(student, splits, config, around).run(), trajectory, planned)
     settled_after = config.epochs if config.tail_epochs else 0
     choose = partial(rewind_clear_of_known, settled_after=settled_after)
     return trajectory.result(student, choose, verdict, started)

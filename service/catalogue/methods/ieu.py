@@ -20,7 +20,7 @@ class IeuConfig(MethodConfig):
         "mean square."
     )  # fmt: skip
     epochs: int = Field(2, ge=0, le=1000, description="Passes over the retain set with all ingredients.")
-    tail_epochs: int = Field(4, ge=0, le=1000, description="Passes after them with the retain set alone.")
+    tail_epochs: int = Field(6, ge=0, le=1000, description="Passes after them with the retain set alone.")
     lr: float | None = Field(None, gt=0, le=10, description="eta. Null: the recipe's.")
     momentum: float | None = Field(None, ge=0, lt=1, description="Momentum of the gradient. Null: the recipe's.")
     retain_batch_size: int | None = Field(
