@@ -4,6 +4,7 @@ One file per method, as in workers.unlearning, where the methods themselves stan
 """
 
 from service.catalogue.methods.bad_teacher import BAD_TEACHER, BadTeacherConfig
+from service.catalogue.methods.conv_transpose import CONV_TRANSPOSE, ConvTransposeConfig
 from service.catalogue.methods.delete import DELETE, DeleteConfig
 from service.catalogue.methods.finetune import FINETUNE, FinetuneConfig
 from service.catalogue.methods.ieu import IEU, IeuConfig
@@ -21,6 +22,7 @@ __all__ = [
     "AUTO",
     "METHODS",
     "BadTeacherConfig",
+    "ConvTransposeConfig",
     "DeleteConfig",
     "FinetuneConfig",
     "IeuConfig",
@@ -57,6 +59,7 @@ METHODS: dict[str, MethodSpec] = {
         BAD_TEACHER,
         FINETUNE,
         NOISE_FINETUNE,
+        CONV_TRANSPOSE,
         RETRAIN,
     )
 }
