@@ -67,6 +67,15 @@ def net(
         return nn.Sequential(*layers).double().eval()
 
 
+def conv_net(*, norm: bool = False, seed: int = 3) -> nn.Sequential:
+    """Return a convolution and a linear layer in float64, in eval mode; `norm` adds batch norm between."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        extra: list[nn.Module] = [nn.BatchNorm2d(4)] * norm
+        layers = [nn.Conv2d(1, 4, 3, padding=1), *extra, nn.Tanh(), nn.Flatten(), nn.Linear(36, 3)]
+        return nn.Sequential(*layers).double().eval()
+
+
 def around(seed: int = 0, *, drop: float = 1.0, task: Classification | None = None, **recipe: Any) -> Surroundings:
     """Return surroundings for `net`, in float64 unless another task is given."""
     return Surroundings(

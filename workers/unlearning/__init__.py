@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from workers.unlearning.bad_teacher import bad_teacher
+from workers.unlearning.conv_transpose import conv_transpose
 from workers.unlearning.delete import delete
 from workers.unlearning.finetune import finetune
 from workers.unlearning.ieu import ieu
@@ -19,6 +21,8 @@ Method = Callable[..., UnlearningResult]
 """Called as method(model, splits, config, around=Surroundings(...)); each takes its own config class."""
 
 METHODS: dict[str, Method] = {
+    "bad_teacher": bad_teacher,
+    "conv_transpose": conv_transpose,
     "delete": delete,
     "finetune": finetune,
     "ieu": ieu,

@@ -3,6 +3,8 @@
 One file per method, as in workers.unlearning, where the methods themselves stand under the same names.
 """
 
+from service.catalogue.methods.bad_teacher import BAD_TEACHER, BadTeacherConfig
+from service.catalogue.methods.conv_transpose import CONV_TRANSPOSE, ConvTransposeConfig
 from service.catalogue.methods.delete import DELETE, DeleteConfig
 from service.catalogue.methods.finetune import FINETUNE, FinetuneConfig
 from service.catalogue.methods.ieu import IEU, IeuConfig
@@ -19,6 +21,8 @@ from service.catalogue.methods.ssd import SSD, SsdConfig
 __all__ = [
     "AUTO",
     "METHODS",
+    "BadTeacherConfig",
+    "ConvTransposeConfig",
     "DeleteConfig",
     "FinetuneConfig",
     "IeuConfig",
@@ -52,8 +56,10 @@ METHODS: dict[str, MethodSpec] = {
         SSD,
         SALUN,
         RANDOM_LABEL,
+        BAD_TEACHER,
         FINETUNE,
         NOISE_FINETUNE,
+        CONV_TRANSPOSE,
         RETRAIN,
     )
 }
