@@ -64,6 +64,18 @@ def cross_entropies(w: Layers, samples: LabelledSet) -> Floats:
     return losses
 
 
+def conv_slopes(w: Layers, samples: LabelledSet) -> Layers:
+    """Return the slopes of the mean cross-entropy in the weights of tests.method_cases.conv_net, without norm."""
+    kernel, bias, head, offset = w
+    padded = np.pad(inputs_of(samples).reshape(-1, 3, 3), ((0, 0), (1, 1), (1, 1)))
+    patches = np.stack([padded[:, a : a + 3, b : b + 3].reshape(-1, 9) for a in range(3) for b in range(3)], 1)
+    hidden = np.tanh((patches @ kernel.reshape(4, 9).T + bias).swapaxes(1, 2))
+    flat = hidden.reshape(len(samples), -1)
+    pull = (softmax(flat @ head.T + offset) - np.eye(3)[samples.labels.numpy()]) / len(samples)
+    back = (pull @ head).reshape(hidden.shape) * (1 - hidden**2)
+    return [np.einsum("nop,npk->ok", back, patches).reshape(4, 1, 3, 3), back.sum((0, 2)), pull.T @ flat, pull.sum(0)]
+
+
 def assert_weights(found_in: nn.Module, expected: Layers) -> None:
     """Compare weights; images reach the net through float32."""
     for found, wanted in zip(layers_of(found_in), expected, strict=True):

@@ -8,6 +8,7 @@ from workers.unlearning.delete import delete
 from workers.unlearning.finetune import finetune
 from workers.unlearning.ieu import ieu
 from workers.unlearning.interface import UnknownMethodError, UnlearningResult
+from workers.unlearning.msg import msg
 from workers.unlearning.mu_mis import mu_mis
 from workers.unlearning.neggrad_plus import neggrad_plus
 from workers.unlearning.noise_finetune import noise_finetune
@@ -26,6 +27,7 @@ METHODS: dict[str, Method] = {
     "delete": delete,
     "finetune": finetune,
     "ieu": ieu,
+    "msg": msg,
     "mu_mis": mu_mis,
     "neggrad_plus": neggrad_plus,
     "noise_finetune": noise_finetune,

@@ -5,10 +5,11 @@ The baseline of the field, e.g. Golatkar et al., CVPR 2020, arXiv:1911.04933. No
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from service.catalogue.methods import FinetuneConfig
 from workers.samples import shuffled_batches
@@ -45,23 +46,24 @@ def finetuning_epochs(
     around: Surroundings,
     *,
     schedule: str = "constant",
+    step: Callable[[Optimizer, Tensor], None] = take_step,
 ) -> Iterator[dict[str, float]]:
     """Move `model` by one epoch over the retain set per item; yield the epoch's mean loss.
 
-    `schedule` is one of the recipe's and spans all epochs.
+    `schedule` is one of the recipe's and spans all epochs; `step` descends once on a batch's loss.
     """
     optimizer = make_optimizer(model.parameters(), config)
-    retain, step = splits.retain, 0
+    retain, taken = splits.retain, 0
     total = config.epochs * steps_per_epoch(len(retain), config.batch_size)
     for e in range(1, config.epochs + 1):
         model.train()
         sums = []
         for index in shuffled_batches(len(retain), config.batch_size, generator=around.generator):
-            set_rate(optimizer, config.lr * rate_factor(schedule, step, total))
-            step += 1
+            set_rate(optimizer, config.lr * rate_factor(schedule, taken, total))
+            taken += 1
             batch = retain.take(index)
             loss = around.task.per_sample_loss(model, batch.images, batch.labels)
-            take_step(optimizer, loss.mean())
+            step(optimizer, loss.mean())
             sums.append(loss.detach().sum())
         model.eval()
         around.progress("unlearn", e, config.epochs)

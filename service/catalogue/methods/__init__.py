@@ -8,6 +8,7 @@ from service.catalogue.methods.conv_transpose import CONV_TRANSPOSE, ConvTranspo
 from service.catalogue.methods.delete import DELETE, DeleteConfig
 from service.catalogue.methods.finetune import FINETUNE, FinetuneConfig
 from service.catalogue.methods.ieu import IEU, IeuConfig
+from service.catalogue.methods.msg import MSG, MsgConfig
 from service.catalogue.methods.mu_mis import MU_MIS, MuMisConfig
 from service.catalogue.methods.neggrad_plus import NEGGRAD_PLUS, NegGradPlusConfig
 from service.catalogue.methods.noise_finetune import NOISE_FINETUNE, NoiseFinetuneConfig
@@ -28,6 +29,7 @@ __all__ = [
     "IeuConfig",
     "MethodConfig",
     "MethodSpec",
+    "MsgConfig",
     "MuMisConfig",
     "Need",
     "NegGradPlusConfig",
@@ -60,6 +62,7 @@ METHODS: dict[str, MethodSpec] = {
         FINETUNE,
         NOISE_FINETUNE,
         CONV_TRANSPOSE,
+        MSG,
         RETRAIN,
     )
 }

@@ -11,7 +11,7 @@ from torch import nn
 
 from service.catalogue.methods import ConvTransposeConfig, FinetuneConfig
 from tests.method_cases import around, conv_net, digits, equal, net, splits, with_other_images
-from tests.method_formulas import assert_a_sound_run, softmax
+from tests.method_formulas import assert_a_sound_run, assert_weights, conv_slopes, layers_of
 from workers.unlearning.conv_transpose import conv_transpose, transpose_kernels
 from workers.unlearning.finetune import finetune
 from workers.unlearning.interface import UnlearningError, UtilityLostError
@@ -75,20 +75,12 @@ def test_kernels_that_are_not_square_stay() -> None:
 
 def test_one_step_equals_the_formula() -> None:
     given, parent = splits(), conv_net()
-    kernel, bias, head, offset = (w.detach().numpy() for w in parent.parameters())
-    kernel = kernel.swapaxes(2, 3)
-    images = given.retain.images.numpy() / 127.5 - 1
-    padded = np.pad(images[:, 0], ((0, 0), (1, 1), (1, 1)))
-    patches = np.stack([padded[:, a : a + 3, b : b + 3].reshape(-1, 9) for a in range(3) for b in range(3)], 1)
-    hidden = np.tanh((patches @ kernel.reshape(4, 9).T + bias).swapaxes(1, 2))
-    flat = hidden.reshape(len(images), -1)
-    pull = (softmax(flat @ head.T + offset) - np.eye(3)[given.retain.labels.numpy()]) / len(images)
-    back = (pull @ head).reshape(hidden.shape) * (1 - hidden**2)
-    slopes = [np.einsum("nop,npk->ok", back, patches).reshape(4, 1, 3, 3), back.sum((0, 2)), pull.T @ flat, pull.sum(0)]
+    w = layers_of(parent)
+    w[0] = w[0].swapaxes(2, 3)
+    slopes = conv_slopes(w, given.retain)
     config = _config(epochs=1, batch_size=64, momentum=0.0, weight_decay=0.0)
     result = conv_transpose(parent, given, config, around=around())
-    for found, w, slope in zip(result.model.parameters(), (kernel, bias, head, offset), slopes, strict=True):
-        np.testing.assert_allclose(found.detach().numpy(), w - 0.05 * slope, rtol=1e-6, atol=1e-9)
+    assert_weights(result.model, [a - 0.05 * b for a, b in zip(w, slopes, strict=True)])
 
 
 def test_it_is_fine_tuning_of_the_transposed_net() -> None:
