@@ -13,7 +13,7 @@ from typing import Any, cast
 from sqlalchemy import BigInteger, Select, bindparam, exists, select
 from sqlalchemy.orm import Session
 
-from service.catalogue.methods import AUTO, METHODS, Purpose
+from service.catalogue.methods import AUTO, METHODS, Need, Purpose
 from service.catalogue.policy import frozen
 from service.errors import Fault
 from service.evidence.leaf import canonical
@@ -90,11 +90,13 @@ def unmet(session: Session, method: str, model: Concerned, keys: Sequence[int]) 
     faults: list[Fault] = []
     if model.model.recipe is None and all("recipe" in METHODS[name].needs for name in methods):
         what = "every method of the ladder" if method == AUTO else repr(method)
-        reason = f"{what} needs a training recipe, and model {model.model.name!r} has none."
+        reason = f"{what} needs a training recipe, and model {model.model.name!r} has none. {_instead('recipe')}"
         faults.append(Fault("/method", "method_needs_not_met", method, reason))
     if model.model.policy.get("retain_data") == "gone" and all("retain" in METHODS[name].needs for name in methods):
         what = "every method of the ladder" if method == AUTO else repr(method)
-        reason = f"{what} reads the retain set, which model {model.model.name!r}'s policy calls gone."
+        reason = (
+            f"{what} reads the retain set, which model {model.model.name!r}'s policy calls gone. {_instead('retain')}"
+        )
         faults.append(Fault("/method", "method_needs_not_met", method, reason))
     asked = {"dataset": model.model.dataset_id, "version": version.id, "listed": samples.packed(session, keys)}
     dialect = samples.dialect_of(session)
@@ -106,6 +108,12 @@ def unmet(session: Session, method: str, model: Concerned, keys: Sequence[int]) 
         emptied = sorted(samples.labels(session, sorted(known)) - kept)
         faults += [Fault("/sample_ids", "class_left_without_samples", label) for label in emptied]
     return faults
+
+
+def _instead(missing: Need) -> str:
+    """Say which methods do without what is missing."""
+    able = sorted(name for name, spec in METHODS.items() if missing not in spec.needs)
+    return f"Ask for one that does without it: {', '.join(able)}."
 
 
 def _left(dialect: str, column: Any) -> Select[int]:

@@ -10,6 +10,7 @@ Retained are a share of the retain set, drawn once; both sets are shuffled as on
 Where this differs from the paper, or it leaves it open:
 - Images are not augmented, so what the teachers say, in eval mode, is computed once.
 - The student's norm layers are in eval mode: no statistic of the forget set enters a buffer. Dropout is on.
+- Batch size and share of the retain set are ours; the paper's text was not at hand for them.
 - The last epoch within the allowed drop of accuracy is returned. On small sets the published single epoch is a few
   steps and may move next to nothing.
 """

@@ -8,7 +8,7 @@ from service.catalogue.methods.spec import APPROXIMATE, MethodConfig, MethodSpec
 
 
 class BadTeacherConfig(MethodConfig):
-    """Options of the incompetent teacher; the defaults are the published values."""
+    """Options of the incompetent teacher; one epoch of Adam at 1e-4 as published, batch size and share ours."""
 
     optimizer: Literal["sgd", "adam", "adamw"] = Field("adam", description="Update rule.")
     lr: float = Field(1e-4, gt=0, le=1, description="Learning rate, constant.")
