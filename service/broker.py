@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from service.file_broker import TRANSPORT
 from service.settings import Settings
 
 TASK = "workers.run"
@@ -28,6 +29,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "worker_enable_remote_control": not settings.resolved_broker_url.startswith("filesystem"),
     }
     if settings.resolved_broker_url.startswith("filesystem"):
+        config["broker_transport"] = TRANSPORT
         config["broker_transport_options"] = _folders(settings.data_dir.resolve() / "broker")
     else:
         config["broker_transport_options"] = {"socket_connect_timeout": 2, "socket_timeout": 5}
