@@ -51,13 +51,15 @@ class UnlearningSplits:
 
     `train` is what the parent was trained on. Forget and retain set are disjoint since both are cut from it
     by one index. All tensors lie on one device. `known_retained_labels` is given by `forget_only` alone, where
-    `train` holds nothing but the forget set. Raises InvalidSplitsError.
+    `train` holds nothing but the forget set. `positions`, int64 (n,), are where the samples of `train` stand in their
+    dataset: the same for a sample whatever was erased around it. Raises InvalidSplitsError.
     """
 
     train: LabelledSet
     forget_index: Tensor
     selection: LabelledSet
     known_retained_labels: Tensor | None = None
+    positions: Tensor | None = None
 
     @classmethod
     def forget_only(cls, forget: LabelledSet, selection: LabelledSet, *, retained_labels: Tensor) -> "UnlearningSplits":
@@ -73,6 +75,9 @@ class UnlearningSplits:
         if index.dtype != torch.int64 or index.ndim != 1 or not len(index):
             found = f"{index.dtype} {tuple(index.shape)}"
             raise InvalidSplitsError(f"forget index must be int64 (n,) with n > 0, not {found}")
+        if self.positions is not None and (self.positions.dtype != torch.int64 or self.positions.shape != (count,)):
+            found = f"{self.positions.dtype} {tuple(self.positions.shape)}"
+            raise InvalidSplitsError(f"positions must be int64 ({count},), not {found}")
         if int(index.min()) < 0 or int(index.max()) >= count:
             raise InvalidSplitsError(f"forget index reaches outside 0..{count - 1}")
         if len(torch.unique(index)) != len(index):
@@ -113,8 +118,8 @@ class Surroundings:
 
     `build_model(seed)` returns a freshly initialised network on the CPU. `max_accuracy_drop` is a share in
     0..1 of selection-pool accuracy, on labels that stay in the retain set. All randomness comes from
-    `generator`, a CPU generator. `full_importance` holds what was prepared for the parent: by the name of the score,
-    the diagonal importance over all it was trained on (workers.unlearning.importance).
+    `generator`, a CPU generator. `prepared` holds what was made of the parent before any request, by the names of
+    service.catalogue.preparations: tensors by name each.
     """
 
     task: Classification
@@ -123,7 +128,7 @@ class Surroundings:
     generator: torch.Generator
     max_accuracy_drop: float = 0.02
     progress: Progress = no_progress
-    full_importance: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    prepared: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -131,11 +136,13 @@ class UnlearningResult:
     """Hold the unlearned model, in eval mode, and how it came about.
 
     `history` has one JSON-safe entry per epoch; `selection` says which epoch was taken and why;
-    `verdict` is "completed" or names the guard that ended the run early.
+    `verdict` is "completed" or names the guard that ended the run early; `prepared` is what a later request on the
+    new model can start from, as in Surroundings.
     """
 
     model: nn.Module
     history: tuple[dict[str, Any], ...]
     selection: dict[str, Any] = field(default_factory=dict)
     verdict: str = "completed"
+    prepared: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     seconds: float

@@ -14,7 +14,7 @@ Where this differs from the paper, or public code:
   is taken alone. With F_D over N samples of which N_f are forgotten no alpha above N / N_f dampens anything, and
   a class that the parent fits well has F_f < F_D nearly everywhere: lambda = 1 would leave its weights as they are.
 - So lambda left null follows alpha in the paper's ratio, lambda / alpha = 1 / 10: both scale as F_f / F_D does.
-- F_D depends on the parent alone. Where it is prepared (`full_importance`) no retained sample is read and a run
+- F_D depends on the parent alone. Where it is prepared (`importance_loss`) no retained sample is read and a run
   costs the same whatever their number; else it is put together here from F_f and one pass over the retain set.
 """
 
@@ -71,7 +71,7 @@ def importances(
     clock = time.perf_counter()
     f_f = over(splits.forget)
     forget_seconds = time.perf_counter() - clock
-    prepared = around.full_importance.get(score)
+    prepared = around.prepared.get(f"importance_{score}")
     if prepared is not None:
         _refuse_other_network(f_f, prepared)
         device = {name: f.to(f_f[name].device) for name, f in prepared.items()}

@@ -59,9 +59,9 @@ def test_dampening_equals_the_formula(alpha: float, lam: float | None) -> None:
 
 def test_a_prepared_importance_gives_the_same_model_without_reading_a_retained_sample() -> None:
     cut, parent = splits(), net()
-    prepared = {"loss": diagonal_importance(parent, cut.train, DoubleTask())}
+    prepared = {"importance_loss": diagonal_importance(parent, cut.train, DoubleTask())}
     there = ssd(parent, cut, SsdConfig(), around=around())
-    gone = ssd(parent, without_retain_data(cut), SsdConfig(), around=replace(around(), full_importance=prepared))
+    gone = ssd(parent, without_retain_data(cut), SsdConfig(), around=replace(around(), prepared=prepared))
     for name, value in there.model.state_dict().items():
         torch.testing.assert_close(gone.model.state_dict()[name], value)
     assert gone.selection["importance"]["prepared"]
@@ -74,9 +74,9 @@ def test_neither_retain_data_nor_a_prepared_importance_is_a_verdict_the_ladder_k
 
 
 def test_an_importance_prepared_for_another_network_is_refused() -> None:
-    other = {"loss": diagonal_importance(net(classes=4), splits().train, DoubleTask())}
+    other = {"importance_loss": diagonal_importance(net(classes=4), splits().train, DoubleTask())}
     with pytest.raises(UnlearningError, match="another network"):
-        ssd(net(), splits(), SsdConfig(), around=replace(around(), full_importance=other))
+        ssd(net(), splits(), SsdConfig(), around=replace(around(), prepared=other))
 
 
 def _importances() -> tuple[Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]]:
