@@ -54,6 +54,7 @@ class JobKind(StrEnum):
     ERASE = "erase"
     PREPARE = "prepare"
     TRIM = "trim"
+    PREPARE_VERSION = "prepare_version"
 
 
 S = TypeVar("S", bound=StrEnum)

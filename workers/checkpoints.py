@@ -19,6 +19,11 @@ def save(model: nn.Module, path: Path) -> None:
     save_file(state, path)
 
 
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors by name, on the CPU, in their dtypes."""
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
+
+
 def load(path: Path, *, sha256: str) -> Mapping[str, Tensor]:
     """Return the tensors, on the CPU. Raises BadCheckpoint."""
     found = file_digest(path)

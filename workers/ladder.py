@@ -16,8 +16,9 @@ class Situation:
     """What the choice depends on. Times in seconds; `retraining_seconds` None when nobody knows it.
 
     `has_recipe` False means that the model cannot be trained again, `has_retain` False that its retained training
-    samples may not be read. `forget_count` is the number of samples that an attack could compare, each with an unseen
-    one of its label; `tests_membership` False means that no required bound is on an attack.
+    samples may not be read; `prepared` names what was made of the parent while they could be. `forget_count` is the
+    number of samples that an attack could compare, each with an unseen one of its label; `tests_membership` False
+    means that no required bound is on an attack.
     """
 
     requested: str
@@ -33,6 +34,7 @@ class Situation:
     surest_within_seconds: float = 0.0
     has_recipe: bool = True
     has_retain: bool = True
+    prepared: frozenset[str] = frozenset()
     skipped: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -152,7 +154,7 @@ def _unfit(method: str, situation: Situation) -> str | None:
         return situation.skipped[method]
     if "recipe" in METHODS[method].needs and not situation.has_recipe:
         return "the model has no training recipe"
-    if "retain" in METHODS[method].needs and not situation.has_retain:
+    if METHODS[method].lacks_retain(available=situation.has_retain, prepared=situation.prepared):
         return "the retain set is gone"
     if method != situation.requested and situation.purpose not in METHODS[method].purposes:
         return f"it does not serve the purpose {situation.purpose}"

@@ -8,7 +8,7 @@ from sqlalchemy import Select, select
 
 from service.lifecycle import JOB_BUSY, VersionState
 from service.store import digests, retention
-from service.store.tables import Dataset, Job, ReferenceFile, Version
+from service.store.tables import Dataset, Job, PreparedFile, ReferenceFile, Version
 from workers.tasks import Bench
 
 DAY_SECONDS = 86_400.0
@@ -43,8 +43,8 @@ def remove_orphans(bench: Bench) -> None:
             _remove_orphan(bench, digest)
 
 
-# Bytes beside the versions': weights that wait for approval, and reference models' logits.
-_OTHERS = (Job.candidate_sha256, ReferenceFile.sha256)
+# Bytes beside the versions': weights that wait for approval, reference models' logits, and preparations.
+_OTHERS = (Job.candidate_sha256, ReferenceFile.sha256, PreparedFile.sha256)
 
 
 def _named() -> Select[str]:

@@ -9,13 +9,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.artifacts import ArtifactStore
-from service.catalogue.methods import Purpose
+from service.catalogue.methods import METHODS, Purpose
 from service.catalogue.policy import frozen, tests_membership
 from service.evidence.commitments import derive
 from service.lifecycle import JobKind, SampleState
 from service.settings import Settings
-from service.store import controls, references, requests, retention, retrained, samples, versions
-from service.store.tables import Dataset, Job, Model, ReferenceFile, Sample, Version, VersionExclusion
+from service.store import controls, preparations, references, requests, retention, retrained, samples, versions
+from service.store.tables import Dataset, Job, Model, PreparedFile, ReferenceFile, Sample, Version, VersionExclusion
 from service.store.types import now
 from workers.ladder import Rung, Situation, is_exact, next_rung, small_set_rule
 
@@ -45,6 +45,14 @@ class Place:
         local = self.artifacts.local_path(file.sha256)
         if local is None:
             local = self.out / "references.safetensors"
+            self.artifacts.fetch(file.sha256, local)
+        return {"path": str(local), "sha256": file.sha256}
+
+    def prepared(self, file: PreparedFile) -> dict[str, str]:
+        """Return path and digest of what was prepared of a version, fetching it if the store is elsewhere."""
+        local = self.artifacts.local_path(file.sha256)
+        if local is None:
+            local = self.out / f"{file.name}.safetensors"
             self.artifacts.fetch(file.sha256, local)
         return {"path": str(local), "sha256": file.sha256}
 
@@ -100,6 +108,8 @@ def prepare(session: Session, job: Job, place: Place) -> Prepared:
             return Prepared(order=_prepare(session, job, dataset, place))
         case JobKind.TRIM:
             return _trim(session, job, place)
+        case JobKind.PREPARE_VERSION:
+            return Prepared(order=_prepare_version(session, job, dataset, place))
 
 
 def _index(dataset: Dataset, place: Place) -> dict[str, Any]:
@@ -170,6 +180,21 @@ def _prepare(session: Session, job: Job, dataset: Dataset, place: Place) -> dict
     }
 
 
+def _prepare_version(session: Session, job: Job, dataset: Dataset, place: Place) -> dict[str, Any] | None:
+    version, model = session.get_one(Version, job.version_id), session.get_one(Model, job.model_id)
+    if not preparations.can_be_prepared(session, model, version):
+        return None
+    excluded = select(VersionExclusion.sample_id).where(VersionExclusion.version_id == version.id)
+    pool = (Sample.dataset_id == dataset.id, Sample.pool == "train", Sample.id.not_in(excluded))
+    return {
+        **_base(session, job, dataset, place),
+        "prepare": (job.method_options or {})["prepare"],
+        "train": list(session.scalars(select(Sample.position).where(*pool).order_by(Sample.position))),
+        "weights": place.weights(version),
+        "sha256": version.sha256,
+    }
+
+
 def _trim(session: Session, job: Job, place: Place) -> Prepared:
     model = session.get_one(Model, job.model_id)
     file = references.of_model(session, model.id)
@@ -228,6 +253,7 @@ def _erase(session: Session, job: Job, dataset: Dataset, place: Place) -> Prepar
         "sha256": parent.sha256,
         "training_seconds": parent.training_seconds,
         "earlier": _earlier(session, job),
+        "prepared": _prepared(session, parent, rung.method, place),
     }
     return Prepared(
         order=order,
@@ -238,6 +264,12 @@ def _erase(session: Session, job: Job, dataset: Dataset, place: Place) -> Prepar
         situation=situation,
         rung=rung,
     )
+
+
+def _prepared(session: Session, parent: Version, method: str, place: Place) -> dict[str, Any]:
+    """Return what was prepared of the parent and the method uses, by name."""
+    used = [file for file in preparations.of_version(session, parent.id) if file.name in METHODS[method].uses]
+    return {file.name: {**place.prepared(file), "samples": file.samples, "seconds": file.seconds} for file in used}
 
 
 def _retrained(session: Session, job: Job, retained: list[int], place: Place) -> dict[str, Any]:
@@ -268,8 +300,9 @@ def _situation(session: Session, job: Job, parent: Version, *, forget_count: int
         surest_within_seconds=policy["surest_within_hours"] * 3600,
         tests_membership=tests_membership(policy),
         has_recipe=model.recipe is not None,
-        # what was frozen before there was a choice had the data
-        has_retain=policy.get("retain_data", "available") == "available",
+        # what was frozen before there was a choice had the data; data that has gone since is gone all the same
+        has_retain="gone" not in (policy.get("retain_data"), model.policy.get("retain_data")),
+        prepared=preparations.names_of(session, parent.id),
     )
 
 

@@ -126,6 +126,7 @@ def erase(
     references: PlacedReferences | None = None,
     earlier: Sequence[EarlierSet] = (),
     retrained: nn.Module | None = None,
+    prepared: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Unlearn the forget set and measure the result; return the new model and the report.
 
@@ -150,6 +151,7 @@ def erase(
             generator=generator_for(seed),
             max_accuracy_drop=max_accuracy_drop,
             progress=progress,
+            prepared=prepared or {},
         )
         result = unlearn(parent, unlearning_splits, config, around=around)
         _refuse_unmoved(parent, result)

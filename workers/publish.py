@@ -1,6 +1,7 @@
 """The transaction at the end of each attempt, under its fence: all of it happens, or none."""
 
 import json
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,33 @@ from sqlalchemy.orm import Session
 
 from service.catalogue.report_schema import REPORT_SCHEMA
 from service.lifecycle import JobKind, JobStatus, SampleState, VersionState
-from service.store import audit, datasets, digests, events, intake, jobs, plots, references, requests, samples, versions
+from service.store import (
+    audit,
+    datasets,
+    digests,
+    events,
+    intake,
+    jobs,
+    plots,
+    preparations,
+    references,
+    requests,
+    samples,
+    versions,
+)
 from service.store.jobs import Claim
 from service.store.session import Database
 from service.store.tables import Dataset, Evaluation, Job, Model, Sample, Version
 from service.store.types import new_id
+from workers.attempt_end import finish, give_up
 from workers.ladder import Rung, is_exact
 from workers.orders import Prepared
+from workers.publish_prepared import Kept, Stored, TrainingSetChanged, keep
 
-
-class TrainingSetChanged(Exception):
-    """A sample was erased while a model was being trained on it; the weights may not be published."""
+_NOTHING_LEFT = {
+    JobKind.TRIM: "no_reference_logits",
+    JobKind.PREPARE_VERSION: "version_left_circulation_or_knows_samples_of_an_open_request",
+}
 
 
 def index(database: Database, claim: Claim, result: dict[str, Any], rows: Path) -> None:
@@ -38,7 +55,7 @@ def index(database: Database, claim: Claim, result: dict[str, Any], rows: Path) 
     with database.writing() as session:
         job = jobs.hold_lease(session, claim)
         datasets.mark_ready(session, session.get_one(Dataset, dataset_id), **result)
-        _finish(session, claim, job, JobStatus.COMPLETED, "job.completed")
+        finish(session, claim, job, JobStatus.COMPLETED, "job.completed")
 
 
 def _sample_rows(dataset_id: str, lines: list[str], start: int) -> list[dict[str, Any]]:
@@ -56,8 +73,10 @@ def _sample_rows(dataset_id: str, lines: list[str], start: int) -> list[dict[str
     ]
 
 
-def trained(session: Session, claim: Claim, prepared: Prepared, info: dict[str, Any], sha256: str, size: int) -> None:
-    """Publish an original. Raises TrainingSetChanged, LeaseLost."""
+def trained(
+    session: Session, claim: Claim, prepared: Prepared, result: dict[str, Any], weights: Stored, files: Sequence[Kept]
+) -> None:
+    """Publish an original and what came with its training. Raises TrainingSetChanged, LeaseLost."""
     job = jobs.hold_lease(session, claim)
     datasets.lock(session, job.dataset_id)
     erased_since = exists().where(
@@ -75,39 +94,19 @@ def trained(session: Session, claim: Claim, prepared: Prepared, info: dict[str, 
         state=VersionState.ACTIVE,
         role="original",
         origin="trained",
-        sha256=sha256,
-        size_bytes=size,
+        sha256=weights[0],
+        size_bytes=weights[1],
         job_id=job.id,
-        training_seconds=info.get("seconds"),
+        training_seconds=result["info"].get("seconds"),
     )
     versions.exclude(session, version, prepared.excluded_keys)
     versions.count_training(session, version, job.dataset_id)
     job.version_id = version.id
-    _finish(session, claim, job, JobStatus.PUBLISHED, "job.published", version=version.number, sha256=sha256)
+    keep(session, job, version, files)
+    finish(session, claim, job, JobStatus.PUBLISHED, "job.published", version=version.number, sha256=weights[0])
     references.ask_where_policy_says(session, model)
     intake.attach_open_requests(session, model)
-
-
-def references_made(session: Session, claim: Claim, prepared: Prepared, result: dict[str, Any], sha256: str) -> None:
-    """Name the reference logits prepared, or rid of rows. Raises TrainingSetChanged, LeaseLost."""
-    job = jobs.hold_lease(session, claim)
-    datasets.lock(session, job.dataset_id)
-    order = prepared.order or {}
-    read = [*order.get("pool", []), *order.get("population", [])]
-    erased_since = exists().where(
-        Sample.dataset_id == job.dataset_id,
-        Sample.state == SampleState.ERASED,
-        samples.one_of(session, Sample.position, read),
-    )
-    if read and session.scalar(select(erased_since)):
-        raise TrainingSetChanged
-    made_at = None
-    if prepared.as_of is not None:
-        model = session.get_one(Model, job.model_id)
-        made_at = references.trimmed_at(session, model, removed=order["positions"], as_of=prepared.as_of)
-    counts = {"models": result["models"], "rows": result["rows"]}
-    references.record(session, job, sha256=sha256, **counts, made_at=made_at)
-    _finish(session, claim, job, JobStatus.COMPLETED, "job.completed", sha256=sha256, models=result["models"])
+    preparations.ask_where_policy_says(session, model, version)
 
 
 def validated(session: Session, claim: Claim, faults: list[str]) -> None:
@@ -124,10 +123,12 @@ def validated(session: Session, claim: Claim, faults: list[str]) -> None:
         versions.move(session, version, VersionState.REJECTED, faults=len(faults))
     else:
         versions.move(session, version, VersionState.ACTIVE)
-    _finish(session, claim, job, JobStatus.COMPLETED, "job.completed", faults=len(faults))
+    finish(session, claim, job, JobStatus.COMPLETED, "job.completed", faults=len(faults))
     if not faults:
         references.ask_where_policy_says(session, model)
     intake.attach_open_requests(session, model)
+    if not faults:
+        preparations.ask_where_policy_says(session, model, version)
 
 
 def erased(
@@ -135,15 +136,18 @@ def erased(
     claim: Claim,
     prepared: Prepared,
     result: dict[str, Any],
-    weights: tuple[str, int],
+    weights: Stored,
+    files: Sequence[Kept],
     suppression_key: bytes,
 ) -> None:
     """Publish the unlearned version, retire every version that knows the samples, settle the requests."""
     job = jobs.hold_lease(session, claim)
     datasets.lock(session, job.dataset_id)
     evaluation = _evaluate(session, job, prepared, result, sha256=weights[0])
-    _circulate(session, claim, job, prepared, weights, evaluation.id)
+    version = _circulate(session, claim, job, prepared, weights, evaluation.id)
+    keep(session, job, version, files)
     _settle(session, job, session.get_one(Model, job.model_id), suppression_key)
+    preparations.ask_where_policy_says(session, session.get_one(Model, job.model_id), version)
 
 
 def approved(session: Session, claim: Claim, prepared: Prepared, suppression_key: bytes) -> None:
@@ -152,14 +156,15 @@ def approved(session: Session, claim: Claim, prepared: Prepared, suppression_key
     datasets.lock(session, job.dataset_id)
     weights = str(job.candidate_sha256), int(job.candidate_size or 0)
     digests.hold(session, weights[0])
-    _circulate(session, claim, job, prepared, weights, str(job.evaluation_id))
+    version = _circulate(session, claim, job, prepared, weights, str(job.evaluation_id))
     job.candidate_sha256, job.candidate_size = None, None
     _settle(session, job, session.get_one(Model, job.model_id), suppression_key)
+    preparations.ask_where_policy_says(session, session.get_one(Model, job.model_id), version)
 
 
 def _circulate(
-    session: Session, claim: Claim, job: Job, prepared: Prepared, weights: tuple[str, int], evaluation_id: str
-) -> None:
+    session: Session, claim: Claim, job: Job, prepared: Prepared, weights: Stored, evaluation_id: str
+) -> Version:
     model, parent = session.get_one(Model, job.model_id), session.get_one(Version, prepared.parent_id)
     method, (sha256, size) = str(job.rung), weights
     version = versions.create(
@@ -182,7 +187,8 @@ def _circulate(
     job.version_id, job.parent_id = version.id, parent.id
     told = {"job": job.id, "model": model.name, "version": version.number, "sha256": sha256}
     events.emit(session, "published", told, job_id=job.id)
-    _finish(session, claim, job, JobStatus.PUBLISHED, "job.published", version=version.number, sha256=sha256)
+    finish(session, claim, job, JobStatus.PUBLISHED, "job.published", version=version.number, sha256=sha256)
+    return version
 
 
 def climbed(
@@ -214,7 +220,7 @@ def held(
     claim: Claim,
     prepared: Prepared,
     result: dict[str, Any],
-    weights: tuple[str, int],
+    weights: Stored,
     suppression_key: bytes,
     *,
     why: str,
@@ -234,8 +240,8 @@ def nothing_left(session: Session, claim: Claim, suppression_key: bytes) -> None
     """End a job that found nothing to do: no version in circulation knows its samples, or no file holds them."""
     job = jobs.hold_lease(session, claim)
     datasets.lock(session, job.dataset_id)
-    reason = "no_reference_logits" if job.kind == JobKind.TRIM else "no_version_knows_the_samples"
-    _finish(session, claim, job, JobStatus.COMPLETED, "job.completed", reason=reason)
+    reason = _NOTHING_LEFT.get(JobKind(job.kind), "no_version_knows_the_samples")
+    finish(session, claim, job, JobStatus.COMPLETED, "job.completed", reason=reason)
     _settle(session, job, session.get_one(Model, job.model_id), suppression_key)
 
 
@@ -304,41 +310,5 @@ def _settle(session: Session, job: Job, model: Model, suppression_key: bytes) ->
     session.flush()
     # An upload may have come in since the claim: it knows the samples too, so its own erasure must come first.
     intake.attach_open_requests(session, model, suppression_key=suppression_key)
-    for request in requests.of_job(session, job.id):
-        requests.settle(session, request, suppression_key=suppression_key)
-
-
-def _finish(session: Session, claim: Claim, job: Job, status: JobStatus, action: str, **payload: Any) -> None:
-    job.error = None
-    jobs.end_attempt(session, claim, str(status))
-    jobs.note(session, job, "job.attempt_finished", {"outcome": str(status), "fence": claim.fence})
-    jobs.move(session, job, status, action, **payload)
-    session.flush()
-
-
-def failed(session: Session, claim: Claim, error: dict[str, Any], suppression_key: bytes, *, status: JobStatus) -> None:
-    """Record a failure that another try would repeat; an operator decides what comes next."""
-    job = jobs.hold_lease(session, claim)
-    datasets.lock(session, job.dataset_id)
-    jobs.end_attempt(session, claim, str(status), error)
-    give_up(session, job, error, suppression_key, status=status)
-
-
-def give_up(
-    session: Session, job: Job, error: dict[str, Any], suppression_key: bytes, *, status: JobStatus | None
-) -> None:
-    """Tell everyone who waits for the job that it will not go on by itself. ``status`` None: it moved already."""
-    job.error = {key: value for key, value in error.items() if key in ("code", "detail")}
-    if status is not None:
-        jobs.note(session, job, "job.attempt_finished", {"outcome": str(status), "code": error.get("code")})
-        jobs.move(session, job, status, f"job.{status}", code=error.get("code"))
-    if job.kind == "index":
-        datasets.mark_failed(session, session.get_one(Dataset, job.dataset_id), job.error)
-    if job.kind == "validate" and job.version_id:
-        version = session.get_one(Version, job.version_id)
-        if version.state == VersionState.VALIDATING:
-            version.error = job.error
-            versions.move(session, version, VersionState.REJECTED, code=error.get("code"))
-    session.flush()
     for request in requests.of_job(session, job.id):
         requests.settle(session, request, suppression_key=suppression_key)

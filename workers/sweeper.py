@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import structlog
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from service.lifecycle import JobKind, JobStatus, VersionState
-from service.store import digests, jobs, references, versions, workers
+from service.store import digests, jobs, preparations, references, versions, workers
 from service.store.tables import Version
-from workers import leftovers, publish
+from workers import attempt_end, leftovers
 from workers.tasks import Bench
 
 # Listing the whole store is not cheap everywhere, and orphans are rare: once at the start, then seldom.
@@ -48,7 +49,7 @@ def sweep(bench: Bench, ring: Callable[[str], None]) -> None:
             log.warning("lease.expired", job_id=job.id, attempts=job.attempts)
             jobs.give_back(session, job, max_attempts=bench.settings.max_attempts, reason="lease_expired")
             if job.status == JobStatus.POISONED:
-                publish.give_up(session, job, job.error or {}, bench.suppression_key, status=None)
+                attempt_end.give_up(session, job, job.error or {}, bench.suppression_key, status=None)
         session.flush()
         for model in references.to_trim(session):
             references.ask_for(session, model, JobKind.TRIM)
@@ -83,4 +84,20 @@ def _purge(bench: Bench, version: Version) -> None:
         if not shared and not absent:
             log.error("purge.failed", version_id=row.id)
             return
-        versions.move(session, row, VersionState.PURGED, bytes_absent=absent, shared_with_live_version=shared)
+        prepared = _purge_preparations(bench, session, row)
+        if prepared is None:
+            log.error("purge.failed", version_id=row.id)
+            return
+        gone = {"bytes_absent": absent, "shared_with_live_version": shared, "preparations_absent": prepared}
+        versions.move(session, row, VersionState.PURGED, **gone)
+
+
+def _purge_preparations(bench: Bench, session: Session, version: Version) -> int | None:
+    """Delete what was prepared of the version; return how many files are proven absent, None where one is not."""
+    files = preparations.of_version(session, version.id)
+    for file in files:
+        digests.hold(session, file.sha256)
+        if not preparations.in_use(session, file.sha256, but=version.id) and not bench.artifacts.purge(file.sha256):
+            return None
+        session.delete(file)
+    return len(files)

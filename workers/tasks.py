@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from sqlalchemy.orm import Session
 
 from service.artifacts import ArtifactStore
 from service.evidence.commitments import suppression_key
@@ -23,10 +24,11 @@ from service.store import digests, job_phase, jobs
 from service.store.jobs import Claim, LeaseLost
 from service.store.session import Database
 from service.store.tables import Job
-from workers import orders, publish
+from workers import attempt_end, orders, publish, publish_prepared
 from workers.heartbeat import Heartbeat
 from workers.ladder import after, next_rung
 from workers.orders import Place, Prepared
+from workers.publish_prepared import Kept
 from workers.runner import ChildFailed, ChildLost, Runner
 
 log = structlog.get_logger()
@@ -96,7 +98,7 @@ def attempt(bench: Bench, claim: Claim) -> None:
     except orders.NoMethodLeft as error:
         log.warning("attempt.no_method_left")
         _record_failure(bench, claim, {"code": "no_method_left", "detail": str(error)}, JobStatus.HELD)
-    except publish.TrainingSetChanged as error:
+    except publish_prepared.TrainingSetChanged as error:
         log.warning("attempt.lost", reason=type(error).__name__)
         _give_back(bench, claim, "the training set changed")
     except Exception as error:  # noqa: BLE001 - the task boundary: an unforeseen fault is recorded, not lost
@@ -166,6 +168,10 @@ def _publish(bench: Bench, claim: Claim, prepared: Prepared, result: dict[str, A
         with bench.database.writing() as session:
             publish.validated(session, claim, result["faults"])
         return
+    if claim.kind == JobKind.PREPARE_VERSION:
+        with _kept(bench, result, folder) as (session, files):
+            publish_prepared.version_prepared(session, claim, files)
+        return
     if claim.kind in (JobKind.PREPARE, JobKind.TRIM):
         _publish_references(bench, claim, prepared, result, folder / REFERENCES_FILE)
         return
@@ -175,18 +181,40 @@ def _publish(bench: Bench, claim: Claim, prepared: Prepared, result: dict[str, A
             publish.climbed(session, claim, prepared, step.rung, result=result)
         return
     weights = folder / WEIGHTS_FILE
-    size = weights.stat().st_size
-    # Bytes first, row second: a crash in between leaves an orphan that the next attempt overwrites or a sweep removes.
-    digest = bench.artifacts.put(weights)
-    with bench.database.writing() as session:
-        digests.hold(session, digest)
-        bench.artifacts.ensure(weights, digest)
+    stored = bench.artifacts.put(weights), weights.stat().st_size
+    with _kept(bench, result, folder) as (session, files):
+        digests.hold(session, stored[0])
+        bench.artifacts.ensure(weights, stored[0])
         if step is None:
-            publish.trained(session, claim, prepared, result["info"], digest, size)
+            publish.trained(session, claim, prepared, result, stored, files)
         elif step.why is not None:
-            publish.held(session, claim, prepared, result, (digest, size), bench.suppression_key, why=step.why)
+            # What came with a model that is held is not kept: only its weights wait for approval.
+            publish.held(session, claim, prepared, result, stored, bench.suppression_key, why=step.why)
         else:
-            publish.erased(session, claim, prepared, result, (digest, size), bench.suppression_key)
+            publish.erased(session, claim, prepared, result, stored, files, bench.suppression_key)
+
+
+@contextmanager
+def _kept(bench: Bench, result: dict[str, Any], folder: Path) -> Iterator[tuple[Session, list[Kept]]]:
+    """Store what the child prepared, and open the transaction that names it.
+
+    Bytes first, row second: a crash in between leaves an orphan that the next attempt overwrites or a sweep removes.
+    """
+    made = {folder / each["file"]: each for each in result.get("prepared", [])}
+    kept = [
+        Kept(
+            name=each["name"],
+            stored=(bench.artifacts.put(path), path.stat().st_size),
+            samples=each["samples"],
+            seconds=each["seconds"],
+        )
+        for path, each in made.items()
+    ]
+    with bench.database.writing() as session:
+        for path, file in zip(made, kept, strict=True):
+            digests.hold(session, file.stored[0])
+            bench.artifacts.ensure(path, file.stored[0])
+        yield session, kept
 
 
 def _publish_references(bench: Bench, claim: Claim, prepared: Prepared, result: dict[str, Any], file: Path) -> None:
@@ -194,13 +222,13 @@ def _publish_references(bench: Bench, claim: Claim, prepared: Prepared, result: 
     with bench.database.writing() as session:
         digests.hold(session, digest)
         bench.artifacts.ensure(file, digest)
-        publish.references_made(session, claim, prepared, result, digest)
+        publish_prepared.references_made(session, claim, prepared, result, digest)
 
 
 def _record_failure(bench: Bench, claim: Claim, error: dict[str, Any], status: JobStatus) -> None:
     try:
         with bench.database.writing() as session:
-            publish.failed(session, claim, error, bench.suppression_key, status=status)
+            attempt_end.failed(session, claim, error, bench.suppression_key, status=status)
     except LeaseLost:
         log.warning("attempt.lease_lost")
 
@@ -219,6 +247,6 @@ def _give_back(bench: Bench, claim: Claim, reason: str) -> None:
             job = jobs.hold_lease(session, claim)
             jobs.give_back(session, job, max_attempts=bench.settings.max_attempts, reason=reason[:200])
             if job.status == JobStatus.POISONED:
-                publish.give_up(session, job, job.error or {}, bench.suppression_key, status=None)
+                attempt_end.give_up(session, job, job.error or {}, bench.suppression_key, status=None)
     except LeaseLost:
         log.warning("attempt.lease_lost")

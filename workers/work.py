@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from service.catalogue.bounds import Bound
 from service.catalogue.methods import METHODS
@@ -19,6 +19,7 @@ from workers.evaluation.plots.data import PlotData
 from workers.evaluation.reference_attacks import PlacedReferences
 from workers.evaluation.report import EvaluationSplits
 from workers.pipeline import ModelSpec
+from workers.preparing import Made, prepare
 from workers.reference_training import PlacedSamples, spec_digest, train_references
 from workers.samples import LabelledSet
 from workers.training import Progress
@@ -129,6 +130,7 @@ def _erase(order: Order, progress: Progress) -> dict[str, Any]:
         progress=progress,
         plot=plot,
         references=_references(order, spec),
+        prepared=_prepared(order),
         retrained=_stored(order["retrained"], spec, _device(order)) if "retrained" in order else None,
         earlier=[
             EarlierSet(
@@ -140,6 +142,10 @@ def _erase(order: Order, progress: Progress) -> dict[str, Any]:
         ],
     )
     checkpoints.save(model, Path(order["out"]) / WEIGHTS_FILE)
+    report["preparations"] = [
+        {"name": name, "samples": file["samples"], "seconds": file["seconds"]}
+        for name, file in order["prepared"].items()
+    ]
     return {"report": report, "plots": drawn}
 
 
@@ -149,7 +155,8 @@ def _unlearning_splits(order: Order, take: Callable[[list[int]], LabelledSet]) -
     if "retained_labels" in order:
         labels = torch.tensor(order["retained_labels"], dtype=torch.int64)
         return UnlearningSplits.forget_only(train.take(index), selection, retained_labels=labels)
-    return UnlearningSplits(train=train, forget_index=index, selection=selection)
+    positions = torch.tensor(order["train"], dtype=torch.int64)
+    return UnlearningSplits(train=train, forget_index=index, selection=selection, positions=positions)
 
 
 def _prepare(order: Order, progress: Progress) -> dict[str, Any]:
@@ -172,6 +179,34 @@ def _prepare(order: Order, progress: Progress) -> dict[str, Any]:
     )
     reference_files.save(found.logits, Path(order["out"]) / REFERENCES_FILE, origin=origin)
     return {"models": order["models"], "rows": len(order["pool"]), "seconds": found.seconds}
+
+
+def _prepare_version(order: Order, progress: Progress) -> dict[str, Any]:
+    take, spec = _samples(order), _spec(order)
+    found = prepare(_stored(order, spec, _device(order)), take(order["train"]), order["prepare"], progress=progress)
+    positions = torch.tensor(order["train"], dtype=torch.int64)
+    return {"prepared": [_keep(made, Path(order["out"]), positions) for made in found]}
+
+
+def _keep(made: Made, out: Path, positions: Tensor) -> dict[str, Any]:
+    """Write a preparation, with the samples' positions where it has a row for each; return what is said of it."""
+    rows = {"positions": positions} if made.name == "teacher_logits" else {}
+    file = f"{made.name}.safetensors"
+    checkpoints.save_tensors({**made.tensors, **rows}, out / file)
+    return {"name": made.name, "file": file, "samples": made.samples, "seconds": made.seconds}
+
+
+def _prepared(order: Order) -> dict[str, Mapping[str, Tensor]]:
+    """Return what was prepared of the parent; logits in the order of the training samples, if they cover them."""
+    files = order["prepared"].items()
+    found = {name: checkpoints.load(Path(file["path"]), sha256=file["sha256"]) for name, file in files}
+    if "teacher_logits" in found:
+        rows = found.pop("teacher_logits")
+        at = {position: row for row, position in enumerate(rows["positions"].tolist())}
+        index = [at.get(position, -1) for position in order["train"]]
+        if -1 not in index:
+            found["teacher_logits"] = {"logits": rows["logits"][torch.tensor(index, dtype=torch.int64)]}
+    return found
 
 
 def _trim(order: Order, progress: Progress) -> dict[str, Any]:
@@ -203,4 +238,5 @@ _KINDS: dict[str, Callable[[Order, Progress], dict[str, Any]]] = {
     "erase": _erase,
     "prepare": _prepare,
     "trim": _trim,
+    "prepare_version": _prepare_version,
 }

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from service.catalogue.bounds import DEFAULT_BOUNDS, Bound, is_attack
 from service.catalogue.methods import METHODS, Purpose
+from service.catalogue.preparations import OnDemand
 
 SmallSets = Literal["exact", "gather", "disclose"]
 
@@ -67,6 +68,11 @@ class Policy(BaseModel):
         default=False,
         description="Train the reference models for attacks as soon as a version is active, if there is a recipe.",
     )
+    prepare: tuple[OnDemand, ...] = Field(
+        (),
+        max_length=3,
+        description="What is prepared of each version as soon as it is active, so that no request pays for it.",
+    )
     reference_models: int = Field(8, ge=2, le=256, multiple_of=2, description="How many reference models to train.")
 
     @field_validator("gate")
@@ -78,6 +84,14 @@ class Policy(BaseModel):
             for key in {key for key in seen if seen.count(key) > 1}:
                 raise ValueError(f"{purpose} bounds {key[0]!r} twice on the same split, edge and reference")
         return gate
+
+    @field_validator("prepare")
+    @classmethod
+    def each_once(cls, prepare: tuple[OnDemand, ...]) -> tuple[OnDemand, ...]:
+        """Refuse one that is named twice."""
+        if len(set(prepare)) < len(prepare):
+            raise ValueError("a preparation is named twice")
+        return prepare
 
     @field_validator("ladder")
     @classmethod

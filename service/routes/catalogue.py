@@ -32,6 +32,8 @@ def methods() -> dict[str, list[MethodOut]]:
                 guarantee=spec.guarantee,
                 fidelity=spec.fidelity,
                 needs=sorted(spec.needs),
+                uses=sorted(spec.uses),
+                instead_of_retain=spec.instead_of_retain,
                 purposes=sorted(spec.purposes),
                 summary=spec.summary,
                 does_not_prove=spec.does_not_prove,

@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.catalogue.architectures import ARCHITECTURES, ArchitectureOptions, ArchitectureSpec
+from service.catalogue.policy import Policy
 from service.deps import PartsDep, needs, writing_as
 from service.errors import Conflict, Fault, InvalidRequest
 from service.lifecycle import JobKind
@@ -95,6 +96,18 @@ def register(
         answer = view(session, model)
     response.headers["Location"] = f"/v1/models/{body.name}"
     return answer
+
+
+@router.put("/{name}/policy", operation_id="replace_policy")
+def replace_policy(name: str, body: Policy, parts: PartsDep, who: Annotated[Any, needs("models:write")]) -> ModelOut:
+    """Replace the rules for requests to come; those accepted already keep the rules they were accepted under.
+
+    One thing holds at once for all: retain data that has gone is not there for an accepted request either.
+    """
+    with writing_as(parts, who) as session:
+        model = models.by_name(session, name)
+        models.replace_policy(session, model, body.model_dump(mode="json"))
+        return view(session, model)
 
 
 @router.post("/{name}/prepare-audit", status_code=202, operation_id="prepare_audit")

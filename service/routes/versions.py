@@ -21,8 +21,8 @@ from service.errors import Conflict, InvalidRequest, MalformedBody, Precondition
 from service.lifecycle import JobKind, VersionState
 from service.problems import validation_faults
 from service.schemas.common import Limit, Number, Page, decode_number, encode_cursor
-from service.schemas.models import TrainIn, VersionOut
-from service.store import datasets, digests, intake, jobs, models, versions
+from service.schemas.models import PreparationOut, PrepareIn, PreparingOut, TrainIn, VersionOut
+from service.store import datasets, digests, intake, jobs, models, preparations, versions
 from service.store.tables import Model, Version
 
 router = APIRouter(prefix="/v1/models/{name}/versions", tags=["versions"])
@@ -33,9 +33,15 @@ VersionNumber = Number | Literal["latest"]
 def view(session: Session, model: Model, version: Version) -> VersionOut:
     parent = session.scalar(select(Version.number).where(Version.id == version.parent_id))
     columns = {
-        field: getattr(version, field) for field in VersionOut.model_fields if field not in ("model", "parent", "job")
+        field: getattr(version, field)
+        for field in VersionOut.model_fields
+        if field not in ("model", "parent", "job", "prepared")
     }
-    return VersionOut(model=model.name, parent=parent, **columns)
+    prepared = [
+        PreparationOut(**{field: getattr(row, field) for field in PreparationOut.model_fields})
+        for row in preparations.of_version(session, version.id)
+    ]
+    return VersionOut(model=model.name, parent=parent, prepared=prepared, **columns)
 
 
 _BODY = {
@@ -152,3 +158,19 @@ def get(name: str, number: VersionNumber, parts: PartsDep) -> VersionOut:
     with parts.database.reading() as session:
         model = models.by_name(session, name)
         return view(session, model, versions.get(session, model, number))
+
+
+@router.post("/{number}/prepare", status_code=202, operation_id="prepare_version")
+def prepare(
+    name: str, number: VersionNumber, body: PrepareIn, parts: PartsDep, who: Annotated[Principal, needs("models:write")]
+) -> PreparingOut:
+    """Have a worker make now what later requests on this version would else have to pay for; it goes with the version.
+
+    With `importance_loss` method `ssd` works when the retain data has gone, and at a cost that does not grow with it.
+    """
+    with writing_as(parts, who) as session:
+        model = models.by_name(session, name)
+        job = preparations.ask_for(session, model, versions.get(session, model, number), body.prepare)
+        answer = PreparingOut(job={"id": job.id}, prepare=sorted((job.method_options or {})["prepare"]))
+    parts.bell.ring([answer.job["id"]])
+    return answer

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 
 class MethodOut(BaseModel):
@@ -12,6 +12,8 @@ class MethodOut(BaseModel):
     guarantee: str
     fidelity: str
     needs: list[str]
+    uses: list[str] = Field(description="What it takes from a version's preparations where they are there.")
+    instead_of_retain: str | None = Field(description="The preparation with which it reads no retained sample.")
     purposes: list[str]
     summary: str
     does_not_prove: str

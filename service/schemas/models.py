@@ -3,9 +3,10 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from service.catalogue.policy import Policy
+from service.catalogue.preparations import OnDemand
 from service.catalogue.recipe import Recipe
 from service.schemas.common import Body, Name
 
@@ -36,6 +37,32 @@ class PreparedOut(BaseModel):
     models: int = Field(description="How many reference models are trained.")
 
 
+class PrepareIn(Body):
+    prepare: list[OnDemand] = Field(min_length=1, max_length=3, description="What to make of the version.")
+
+    @field_validator("prepare")
+    @classmethod
+    def each_once(cls, prepare: list[OnDemand]) -> list[OnDemand]:
+        """Refuse one that is named twice."""
+        if len(set(prepare)) < len(prepare):
+            raise ValueError("a preparation is named twice")
+        return prepare
+
+
+class PreparingOut(BaseModel):
+    job: dict[str, str]
+    prepare: list[str]
+
+
+class PreparationOut(BaseModel):
+    name: str
+    samples: int = Field(description="How many samples it was made from.")
+    size_bytes: int
+    seconds: float = Field(description="What it took to make it.")
+    sha256: str
+    made_at: datetime
+
+
 class TrainIn(Body):
     train: Literal[True]
 
@@ -60,3 +87,4 @@ class VersionOut(BaseModel):
     retired_at: datetime | None
     purged_at: datetime | None
     job: dict[str, str] | None = None
+    prepared: list[PreparationOut] = Field(default_factory=list, description="What was made of it before any request.")

@@ -18,7 +18,7 @@ from service.catalogue.policy import frozen
 from service.errors import Fault
 from service.evidence.leaf import canonical
 from service.lifecycle import JobKind, SampleState, VersionState
-from service.store import gathering, jobs, samples, versions
+from service.store import gathering, jobs, preparations, samples, versions
 from service.store.tables import DeletionRequest, Job, Model, Sample, Version, VersionExclusion, table_of
 
 _SAMPLE = table_of(Sample).c
@@ -92,7 +92,7 @@ def unmet(session: Session, method: str, model: Concerned, keys: Sequence[int]) 
         what = "every method of the ladder" if method == AUTO else repr(method)
         reason = f"{what} needs a training recipe, and model {model.model.name!r} has none. {_instead('recipe')}"
         faults.append(Fault("/method", "method_needs_not_met", method, reason))
-    if model.model.policy.get("retain_data") == "gone" and all("retain" in METHODS[name].needs for name in methods):
+    if model.model.policy.get("retain_data") == "gone" and _all_lack_retain(session, methods, version):
         what = "every method of the ladder" if method == AUTO else repr(method)
         reason = (
             f"{what} reads the retain set, which model {model.model.name!r}'s policy calls gone. {_instead('retain')}"
@@ -108,6 +108,11 @@ def unmet(session: Session, method: str, model: Concerned, keys: Sequence[int]) 
         emptied = sorted(samples.labels(session, sorted(known)) - kept)
         faults += [Fault("/sample_ids", "class_left_without_samples", label) for label in emptied]
     return faults
+
+
+def _all_lack_retain(session: Session, methods: Sequence[str], version: Version) -> bool:
+    prepared = preparations.names_of(session, version.id)
+    return all(METHODS[name].lacks_retain(available=False, prepared=prepared) for name in methods)
 
 
 def _instead(missing: Need) -> str:

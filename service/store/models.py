@@ -51,6 +51,18 @@ def register(
     return model
 
 
+def replace_policy(session: Session, model: Model, policy: dict[str, Any]) -> None:
+    """Replace the model's policy, in full."""
+    model.policy = policy
+    audit.record(
+        session,
+        "model.policy_replaced",
+        subject=f"model/{model.name}",
+        payload={"policy": policy},
+        links={"model": model.name},
+    )
+
+
 def by_name(session: Session, name: str) -> Model:
     """Return the model. Raises NotFound."""
     model = session.scalar(select(Model).where(Model.name == name))

@@ -265,6 +265,20 @@ class ReferenceFile(Base):
     made_at: Mapped[datetime]
 
 
+class PreparedFile(Base):
+    """What was made of a version before any request. ``samples``: how many it was made from; it goes with them."""
+
+    __tablename__ = "prepared_files"
+    version_id: Mapped[str] = mapped_column(ForeignKey("versions.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    size_bytes: Mapped[int] = mapped_column(BigId)
+    samples: Mapped[int]
+    seconds: Mapped[float]
+    job_id: Mapped[str] = mapped_column(String(40))
+    made_at: Mapped[datetime] = mapped_column(default=now)
+
+
 class Event(Base):
     """What a follower of a request or job is told; progress is read from the job itself."""
 

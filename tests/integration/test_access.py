@@ -41,6 +41,8 @@ NEEDED = {
     ("get", "/v1/models/{name}/versions"): "models:read",
     ("post", "/v1/models/{name}/versions"): "models:write",
     ("post", "/v1/models/{name}/prepare-audit"): "models:write",
+    ("put", "/v1/models/{name}/policy"): "models:write",
+    ("post", "/v1/models/{name}/versions/{number}/prepare"): "models:write",
     ("get", "/v1/models/{name}/versions/{number}"): "models:read",
     ("get", "/v1/models/{name}/versions/{number}/weights"): "weights:read",
     ("head", "/v1/models/{name}/versions/{number}/weights"): "weights:read",
@@ -51,6 +53,8 @@ BODIES = {
     "/v1/models": {"name": "m", "dataset": "nothing", "architecture": "small_cnn"},
     "/v1/deletion-requests": {"dataset": "nothing", "sample_ids": ["x"]},
     "/v1/models/{name}/versions": {"train": True},
+    "/v1/models/{name}/policy": {},
+    "/v1/models/{name}/versions/{number}/prepare": {"prepare": ["importance_loss"]},
 }
 
 
@@ -62,7 +66,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 def _call(client: httpx.Client, method: str, path: str) -> httpx.Response:
     url = re.sub(r"\{\w+\}", "1", path)
-    return client.request(method, url, json=BODIES.get(path) if method == "post" else None)
+    return client.request(method, url, json=BODIES.get(path) if method in ("post", "put") else None)
 
 
 def test_the_table_of_this_test_is_the_services_routes(stack: Stack) -> None:

@@ -19,7 +19,7 @@ from service.store.jobs import Claim, LeaseLost
 from service.store.tables import AuditEntry, DeletionRequest, Job, Sample, Version
 from service.store.types import now
 from tests import factories
-from workers import publish, sweeper
+from workers import publish, publish_prepared, sweeper
 from workers.orders import Prepared
 from workers.tasks import Bench
 
@@ -89,7 +89,7 @@ def _publish(bench: Bench, claim: Claim, excluded: list[int] | None = None) -> N
     digest = hashlib.sha256(f"{claim.job_id}{claim.fence}".encode()).hexdigest()
     prepared = Prepared(order={}, excluded_keys=excluded or [])
     with bench.database.writing() as session:
-        publish.trained(session, claim, prepared, {"seconds": 1.0}, digest, 4096)
+        publish.trained(session, claim, prepared, {"info": {"seconds": 1.0}}, (digest, 4096), [])
 
 
 def _versions(bench: Bench, name: str) -> int:
@@ -179,7 +179,7 @@ def test_a_sample_erased_during_training_keeps_the_weights_unpublished(bench: Be
         key = session.scalar(select(Sample.id).where(Sample.sample_id == f"{name}-train-0"))
         assert key is not None
         samples.set_state(session, [key], SampleState.ERASED)
-    with pytest.raises(publish.TrainingSetChanged):
+    with pytest.raises(publish_prepared.TrainingSetChanged):
         _publish(bench, claim)
     assert _versions(bench, name) == 1
     _publish(bench, claim, excluded=[key])

@@ -21,7 +21,7 @@ from service.store.jobs import Claim
 from service.store.tables import DeletionRequest, Job, JobRequest, Version
 from service.store.types import now
 from tests import factories
-from workers import publish
+from workers import attempt_end, publish
 from workers.orders import Prepared
 from workers.tasks import Bench
 
@@ -107,13 +107,13 @@ def _erase(bench: Bench, claim: Claim) -> None:
     digest = hashlib.sha256(claim.job_id.encode()).hexdigest()
     with bench.database.writing() as session:
         jobs.hold_lease(session, claim).rung = "finetune"
-        publish.erased(session, claim, prepared, {"report": REPORT}, (digest, 4096), SECRETS.suppression)
+        publish.erased(session, claim, prepared, {"report": REPORT}, (digest, 4096), [], SECRETS.suppression)
 
 
 def _fail(bench: Bench, claim: Claim, status: JobStatus = JobStatus.FAILED) -> None:
     error = {"code": "broken", "detail": "It broke."}
     with bench.database.writing() as session:
-        publish.failed(session, claim, error, SECRETS.suppression, status=status)
+        attempt_end.failed(session, claim, error, SECRETS.suppression, status=status)
 
 
 def _retry(bench: Bench, job_id: str) -> None:

@@ -23,7 +23,7 @@ from service.store import jobs, models
 from service.store.tables import Job, Version
 from service.store.types import now
 from tests import factories
-from workers import leftovers, publish, sweeper
+from workers import attempt_end, leftovers, publish, sweeper
 from workers.tasks import Bench
 
 WHO = Principal(id="key_test", name="test", scopes=frozenset({"admin"}))
@@ -120,7 +120,7 @@ def test_a_retry_of_rejected_weights_is_refused_with_what_to_do(bench: Bench, na
     assert claim.kind == JobKind.VALIDATE
     with bench.database.writing() as session:
         error = {"code": "bad_checkpoint", "detail": "x"}
-        publish.failed(session, claim, error, bench.suppression_key, status=JobStatus.FAILED)
+        attempt_end.failed(session, claim, error, bench.suppression_key, status=JobStatus.FAILED)
     parts: Parts = create_app(bench.settings).state.parts
     with pytest.raises(Conflict) as refusal:
         job_routes.retry(claim.job_id, parts, WHO)

@@ -17,7 +17,7 @@ from service.store.jobs import Claim
 from service.store.tables import DeletionRequest, Job, ReferenceFile, RequestSample, Sample
 from service.store.types import new_id, now
 from tests import factories
-from workers import publish
+from workers import publish, publish_prepared
 from workers.orders import Place, Prepared, prepare
 from workers.tasks import Bench
 
@@ -112,7 +112,7 @@ def _start_trim(bench: Bench, name: str) -> tuple[Claim, Prepared]:
 def _end_trim(bench: Bench, claim: Claim, prepared: Prepared) -> None:
     digest = _file(bench)
     with bench.database.writing() as session:
-        publish.references_made(session, claim, prepared, {"models": 2, "rows": 44}, digest)
+        publish_prepared.references_made(session, claim, prepared, {"models": 2, "rows": 44}, digest)
 
 
 def _removed(prepared: Prepared) -> list[int]:

@@ -11,6 +11,7 @@ from service.catalogue.architectures import ARCHITECTURES
 from service.catalogue.methods import METHODS
 from service.catalogue.metrics import METRICS
 from service.catalogue.policy import Policy
+from service.catalogue.preparations import PREPARATIONS
 from service.catalogue.sources import SOURCES
 from service.settings import Settings
 
@@ -79,3 +80,9 @@ def test_the_readme_lists_every_route_and_no_other(tmp_path: Path) -> None:
 def test_the_readme_lists_the_policy_field_with_its_default(name: str) -> None:
     default = json.dumps(Policy().model_dump(mode="json")[name])
     assert f"| `{name}` | `{default}` | {Policy.model_fields[name].description} |" in README
+
+
+@pytest.mark.parametrize("name", sorted(name for name, each in PREPARATIONS.items() if each.on_demand))
+def test_the_readme_lists_the_preparation_with_what_it_holds_and_who_uses_it(name: str) -> None:
+    users = ", ".join(f"`{method}`" for method, spec in sorted(METHODS.items()) if name in spec.uses)
+    assert f"| `{name}` | {PREPARATIONS[name].holds} | {users} |" in README

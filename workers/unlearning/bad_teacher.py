@@ -33,6 +33,7 @@ from workers.unlearning.interface import Surroundings, UnlearningResult, Unlearn
 from workers.unlearning.random_label import joined
 from workers.unlearning.salun import train_but_norm_layers
 from workers.unlearning.selection import last_within
+from workers.unlearning.teacher import teacher_logits
 from workers.unlearning.trajectory import Trajectory, follow
 
 
@@ -53,8 +54,11 @@ def lesson(
     """Return the retained samples drawn, then all forgotten, and their teachers' log probabilities (N, K)."""
     untrained = around.build_model(derived_seed(around.generator)).to(device_of(original))
     count = max(1, round(retain_share * len(splits.retain)))
-    drawn = splits.retain.take(torch.randperm(len(splits.retain), generator=around.generator)[:count])
-    said = [around.task.predict(original, drawn), around.task.predict(untrained, splits.forget)]
+    index = torch.randperm(len(splits.retain), generator=around.generator)[:count]
+    drawn = splits.retain.take(index)
+    prepared = "teacher_logits" in around.prepared
+    known = teacher_logits(original, splits, around)[0][index] if prepared else around.task.predict(original, drawn)
+    said = [known, around.task.predict(untrained, splits.forget)]
     return joined(drawn, splits.forget), log_softmax(torch.cat(said), 1)
 
 

@@ -49,10 +49,12 @@ def diagonal_importance(
     score: Score = loss_score,
     budget: int = DEFAULT_BUDGET,
     chunk: int | None = None,
+    told: Callable[[int, int], None] | None = None,
 ) -> dict[str, Tensor]:
     """Return F over `samples`, which must not be empty; the model keeps its modes and is not changed.
 
-    `chunk` is how many samples' gradients are held at once; left out, as many as `budget` bytes allow.
+    `chunk` is how many samples' gradients are held at once; left out, as many as `budget` bytes allow. `told` is
+    called after each chunk with the samples done and their number.
     """
     weights = {name: w.detach() for name, w in model.named_parameters()}
     rest = {name: b.detach() for name, b in model.named_buffers()}
@@ -65,10 +67,14 @@ def diagonal_importance(
     sums = {name: torch.zeros_like(w, dtype=torch.float64) for name, w in weights.items()}
     size = chunk or chunk_size(model, task.inputs(samples.images[:1]), budget)
     # modes are set by hand: `evaluating` would also turn gradients off
+    done = 0
     with evaluating(model), torch.enable_grad():
         for images, labels in zip(torch.split(samples.images, size), torch.split(samples.labels, size), strict=True):
             for name, g in per_sample(weights, images, labels).items():
                 sums[name] += g.square().sum(0, dtype=torch.float64)
+            done += len(labels)
+            if told is not None:
+                told(done, len(samples))
     return {name: total / len(samples) for name, total in sums.items()}
 
 

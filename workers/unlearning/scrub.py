@@ -41,6 +41,7 @@ from workers.unlearning.interface import Surroundings, UnlearningResult, Unlearn
 from workers.unlearning.push import Push, constant_push, governed_push
 from workers.unlearning.selection import clear_epochs, last_within, rewind_by_error, rewind_clear_of_known
 from workers.unlearning.steps import steps_for
+from workers.unlearning.teacher import teacher_logits
 from workers.unlearning.trajectory import Trajectory, follow
 
 RECIPE_RATE_SHARE = 0.5
@@ -141,8 +142,7 @@ class Lesson:
         )
         self.optimizer = make_optimizer(student.parameters(), self.steps)
         self._original = [p.detach().clone() for p in student.parameters()]
-        self._teach_forget = around.task.predict(student, splits.forget)
-        self._teach_retain = around.task.predict(student, splits.retain)
+        self._teach_retain, self._teach_forget = teacher_logits(student, splits, around)
 
     def set_rate(self, rate: float) -> None:
         """Set the learning rate of the steps to come."""

@@ -29,6 +29,7 @@ BAD_TEACHER = MethodSpec(
     needs=frozenset({"forget", "retain"}),
     needs_in_class_retain=False,
     purposes=frozenset({"privacy", "bias"}),
+    uses=frozenset({"teacher_logits"}),
     config=BadTeacherConfig,
     summary="The student follows an untrained net on the forget set and the original on a share of the retain set.",
     does_not_prove=APPROXIMATE + " A sample answered like an untrained net would can be told from one never seen.",

@@ -119,6 +119,7 @@ SCRUB = MethodSpec(
     needs=frozenset({"forget", "retain"}),
     needs_in_class_retain=False,
     purposes=frozenset({"bias", "confusion"}),
+    uses=frozenset({"teacher_logits"}),
     config=ScrubConfig,
     summary="A student starts from the original model, moves away from it on the forget set and stays "
     "near it on the retain set, in alternating epochs.",
@@ -133,6 +134,7 @@ SCRUB_R = MethodSpec(
     needs=frozenset({"forget", "forget_labels", "retain", "validation"}),
     needs_in_class_retain=False,
     purposes=frozenset({"privacy"}),
+    uses=frozenset({"teacher_logits"}),
     config=ScrubRConfig,
     summary="SCRUB, then a rewind to the epoch whose forget error is nearest that of held-out samples of "
     "the same classes.",

@@ -1,11 +1,12 @@
 """What is known of every method before it runs: its needs, its promise, and the base of its options."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from service.catalogue.preparations import PreparationName
 from service.catalogue.recipe import MAX_SEED
 
 Purpose = Literal["privacy", "bias", "confusion"]
@@ -41,7 +42,8 @@ class MethodSpec:
     """Describe one method: what it needs, what it promises, and what it does not prove.
 
     `needs_in_class_retain` is True when every forgotten class must still occur in the retain set. `own_stop` is
-    True when a rule of its own chooses the epoch where no selection pool is left.
+    True when a rule of its own chooses the epoch where no selection pool is left. `uses` names what it takes from a
+    version's preparations; with `instead_of_retain` among them the retain set is not read.
     """
 
     id: str
@@ -56,3 +58,9 @@ class MethodSpec:
     summary: str
     does_not_prove: str
     own_stop: bool = False
+    uses: frozenset[PreparationName] = frozenset()
+    instead_of_retain: PreparationName | None = None
+
+    def lacks_retain(self, *, available: bool, prepared: Container[str]) -> bool:
+        """Say whether the method would read a retain set that is not there."""
+        return "retain" in self.needs and not available and self.instead_of_retain not in prepared
