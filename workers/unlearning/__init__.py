@@ -10,6 +10,7 @@ from workers.unlearning.ieu import ieu
 from workers.unlearning.interface import UnknownMethodError, UnlearningResult
 from workers.unlearning.msg import msg
 from workers.unlearning.mu_mis import mu_mis
+from workers.unlearning.neggrad import neggrad
 from workers.unlearning.neggrad_plus import neggrad_plus
 from workers.unlearning.noise_finetune import noise_finetune
 from workers.unlearning.random_label import random_label
@@ -29,6 +30,7 @@ METHODS: dict[str, Method] = {
     "ieu": ieu,
     "msg": msg,
     "mu_mis": mu_mis,
+    "neggrad": neggrad,
     "neggrad_plus": neggrad_plus,
     "noise_finetune": noise_finetune,
     "random_label": random_label,

@@ -10,6 +10,7 @@ from service.catalogue.methods.finetune import FINETUNE, FinetuneConfig
 from service.catalogue.methods.ieu import IEU, IeuConfig
 from service.catalogue.methods.msg import MSG, MsgConfig
 from service.catalogue.methods.mu_mis import MU_MIS, MuMisConfig
+from service.catalogue.methods.neggrad import NEGGRAD, NegGradConfig
 from service.catalogue.methods.neggrad_plus import NEGGRAD_PLUS, NegGradPlusConfig
 from service.catalogue.methods.noise_finetune import NOISE_FINETUNE, NoiseFinetuneConfig
 from service.catalogue.methods.random_label import RANDOM_LABEL, RandomLabelConfig
@@ -32,6 +33,7 @@ __all__ = [
     "MsgConfig",
     "MuMisConfig",
     "Need",
+    "NegGradConfig",
     "NegGradPlusConfig",
     "NoiseFinetuneConfig",
     "Purpose",
@@ -55,6 +57,7 @@ METHODS: dict[str, MethodSpec] = {
         DELETE,
         IEU,
         NEGGRAD_PLUS,
+        NEGGRAD,
         SSD,
         SALUN,
         RANDOM_LABEL,
