@@ -8,6 +8,7 @@ from workers.unlearning.delete import delete
 from workers.unlearning.finetune import finetune
 from workers.unlearning.ieu import ieu
 from workers.unlearning.interface import UnknownMethodError, UnlearningResult
+from workers.unlearning.l1_sparse import l1_sparse
 from workers.unlearning.msg import msg
 from workers.unlearning.mu_mis import mu_mis
 from workers.unlearning.neggrad import neggrad
@@ -28,6 +29,7 @@ METHODS: dict[str, Method] = {
     "delete": delete,
     "finetune": finetune,
     "ieu": ieu,
+    "l1_sparse": l1_sparse,
     "msg": msg,
     "mu_mis": mu_mis,
     "neggrad": neggrad,

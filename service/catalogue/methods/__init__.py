@@ -8,6 +8,7 @@ from service.catalogue.methods.conv_transpose import CONV_TRANSPOSE, ConvTranspo
 from service.catalogue.methods.delete import DELETE, DeleteConfig
 from service.catalogue.methods.finetune import FINETUNE, FinetuneConfig
 from service.catalogue.methods.ieu import IEU, IeuConfig
+from service.catalogue.methods.l1_sparse import L1_SPARSE, L1SparseConfig
 from service.catalogue.methods.msg import MSG, MsgConfig
 from service.catalogue.methods.mu_mis import MU_MIS, MuMisConfig
 from service.catalogue.methods.neggrad import NEGGRAD, NegGradConfig
@@ -28,6 +29,7 @@ __all__ = [
     "DeleteConfig",
     "FinetuneConfig",
     "IeuConfig",
+    "L1SparseConfig",
     "MethodConfig",
     "MethodSpec",
     "MsgConfig",
@@ -63,6 +65,7 @@ METHODS: dict[str, MethodSpec] = {
         RANDOM_LABEL,
         BAD_TEACHER,
         FINETUNE,
+        L1_SPARSE,
         NOISE_FINETUNE,
         CONV_TRANSPOSE,
         MSG,
