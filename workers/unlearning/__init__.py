@@ -9,6 +9,7 @@ from workers.unlearning.finetune import finetune
 from workers.unlearning.ieu import ieu
 from workers.unlearning.interface import UnknownMethodError, UnlearningResult
 from workers.unlearning.l1_sparse import l1_sparse
+from workers.unlearning.lfssd import lfssd
 from workers.unlearning.msg import msg
 from workers.unlearning.mu_mis import mu_mis
 from workers.unlearning.neggrad import neggrad
@@ -30,6 +31,7 @@ METHODS: dict[str, Method] = {
     "finetune": finetune,
     "ieu": ieu,
     "l1_sparse": l1_sparse,
+    "lfssd": lfssd,
     "msg": msg,
     "mu_mis": mu_mis,
     "neggrad": neggrad,
