@@ -26,7 +26,7 @@ PREPARATIONS: dict[str, Preparation] = {
         ),
         Preparation(
             id="importance_output",
-            holds="For each weight the mean over the version's training samples of the squared gradient of the "
+            holds="For each weight the mean over the version's training samples of the absolute gradient of the "
             "squared norm of the logits.",
         ),
         Preparation(

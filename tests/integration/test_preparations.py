@@ -113,7 +113,7 @@ def test_the_order_reads_what_the_version_was_trained_on_and_the_files_are_named
     ("hinder", "code"),
     [
         (lambda bench, name: _set(bench, name, VersionState.RETIRED), "version_not_active"),
-        (lambda bench, name: _name_sample(bench, name), "requests_open"),
+        (_name_sample, "requests_open"),
     ],
 )
 def test_a_version_that_may_not_be_read_is_not_prepared_at_any_stage(

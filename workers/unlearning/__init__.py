@@ -8,8 +8,11 @@ from workers.unlearning.delete import delete
 from workers.unlearning.finetune import finetune
 from workers.unlearning.ieu import ieu
 from workers.unlearning.interface import UnknownMethodError, UnlearningResult
+from workers.unlearning.l1_sparse import l1_sparse
+from workers.unlearning.lfssd import lfssd
 from workers.unlearning.msg import msg
 from workers.unlearning.mu_mis import mu_mis
+from workers.unlearning.neggrad import neggrad
 from workers.unlearning.neggrad_plus import neggrad_plus
 from workers.unlearning.noise_finetune import noise_finetune
 from workers.unlearning.random_label import random_label
@@ -27,8 +30,11 @@ METHODS: dict[str, Method] = {
     "delete": delete,
     "finetune": finetune,
     "ieu": ieu,
+    "l1_sparse": l1_sparse,
+    "lfssd": lfssd,
     "msg": msg,
     "mu_mis": mu_mis,
+    "neggrad": neggrad,
     "neggrad_plus": neggrad_plus,
     "noise_finetune": noise_finetune,
     "random_label": random_label,

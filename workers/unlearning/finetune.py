@@ -39,6 +39,11 @@ class EpochRule(UpdateRule, Protocol):
     def batch_size(self) -> int: ...
 
 
+def no_penalty(_done: float) -> float:
+    """Add nothing to the loss."""
+    return 0.0
+
+
 def finetuning_epochs(
     model: nn.Module,
     splits: UnlearningSplits,
@@ -47,10 +52,12 @@ def finetuning_epochs(
     *,
     schedule: str = "constant",
     step: Callable[[Optimizer, Tensor], None] = take_step,
+    penalty: Callable[[float], Tensor | float] = no_penalty,
 ) -> Iterator[dict[str, float]]:
-    """Move `model` by one epoch over the retain set per item; yield the epoch's mean loss.
+    """Move `model` by one epoch over the retain set per item; yield the epoch's mean cross-entropy.
 
-    `schedule` is one of the recipe's and spans all epochs; `step` descends once on a batch's loss.
+    `schedule` is one of the recipe's and spans all epochs; `step` descends once on a batch's objective. That is the
+    batch's mean loss plus `penalty`, which takes the share of all steps done before, in [0, 1).
     """
     optimizer = make_optimizer(model.parameters(), config)
     retain, taken = splits.retain, 0
@@ -60,10 +67,10 @@ def finetuning_epochs(
         sums = []
         for index in shuffled_batches(len(retain), config.batch_size, generator=around.generator):
             set_rate(optimizer, config.lr * rate_factor(schedule, taken, total))
-            taken += 1
             batch = retain.take(index)
             loss = around.task.per_sample_loss(model, batch.images, batch.labels)
-            step(optimizer, loss.mean())
+            step(optimizer, loss.mean() + penalty(taken / total))
+            taken += 1
             sums.append(loss.detach().sum())
         model.eval()
         around.progress("unlearn", e, config.epochs)

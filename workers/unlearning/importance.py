@@ -1,13 +1,15 @@
-"""Diagonal importance of the weights: the mean over samples of the squared gradient of each sample.
+"""Diagonal importance of the weights: the mean over samples of the size of each sample's gradient.
 
-    F_theta = (1/N) sum over n of ( d score(x_n, y_n) / d theta )^2          eval mode
+    F_theta = (1/N) sum over n of | d score(x_n, y_n) / d theta |^power          eval mode
 
-Gradients are per sample (torch.func, vmap over grad). The square of a batch's mean gradient, which much public
-code takes in their place, shrinks as the batch grows. No loop runs over samples: only over chunks, whose size a
-memory budget sets and on which the result does not depend.
+Gradients are per sample (torch.func, vmap over grad). The square or size of a batch's mean gradient, which much
+public code takes in their place, shrinks as the batch grows. No loop runs over samples: only over chunks, whose size
+a memory budget sets and on which the result does not depend.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,26 +21,38 @@ from workers.samples import LabelledSet
 Importance = Mapping[str, Tensor]
 """By the name of each parameter, float64, of its shape."""
 
-Score = Callable[[Classification, Tensor, Tensor], Tensor]
-"""Takes logits (N, K) and labels (N,) to a number per sample (N,)."""
-
 DEFAULT_BUDGET = 512 * 2**20
 """Bytes that one chunk may take, by estimate."""
 LIVE_COPIES = 4
 """Times that an activation is held: forward, backward, and unfolded by the convolutions of a batch of gradients."""
 
 
-def loss_score(task: Classification, logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the task's loss (N,); its importance is the empirical Fisher information's diagonal."""
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Say what is differentiated and the power of the gradient's size that is averaged.
+
+    `of_logits` takes logits (N, K) and labels (N,) to a number per sample (N,).
+    """
+
+    of_logits: Callable[[Classification, Tensor, Tensor], Tensor]
+    power: Literal[1, 2]
+
+
+def loss_of_logits(task: Classification, logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the task's loss (N,)."""
     return task.loss_of_logits(logits, labels)
 
 
-def output_score(_task: Classification, logits: Tensor, _labels: Tensor) -> Tensor:
-    """Return ||f(x)||^2 (N,), which needs no label."""
+def squared_output(_task: Classification, logits: Tensor, _labels: Tensor) -> Tensor:
+    """Return ||f(x)||_2^2 (N,), which needs no label."""
     return logits.square().sum(1)
 
 
-SCORES: dict[str, Score] = {"loss": loss_score, "output": output_score}
+LOSS = Score(of_logits=loss_of_logits, power=2)
+"""Its importance is the diagonal of the empirical Fisher information."""
+OUTPUT = Score(of_logits=squared_output, power=1)
+"""How far the output's squared norm moves with each weight; labels have no part in it."""
+SCORES: dict[str, Score] = {"loss": LOSS, "output": OUTPUT}
 
 
 def diagonal_importance(
@@ -46,7 +60,7 @@ def diagonal_importance(
     samples: LabelledSet,
     task: Classification,
     *,
-    score: Score = loss_score,
+    score: Score = LOSS,
     budget: int = DEFAULT_BUDGET,
     chunk: int | None = None,
     told: Callable[[int, int], None] | None = None,
@@ -61,7 +75,7 @@ def diagonal_importance(
 
     def of_one(w: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
         logits = functional_call(model, (w, rest), (task.inputs(image[None]),))
-        return score(task, logits, label[None]).sum()
+        return score.of_logits(task, logits, label[None]).sum()
 
     per_sample = vmap(grad(of_one), in_dims=(None, 0, 0), randomness="error")
     sums = {name: torch.zeros_like(w, dtype=torch.float64) for name, w in weights.items()}
@@ -71,7 +85,7 @@ def diagonal_importance(
     with evaluating(model), torch.enable_grad():
         for images, labels in zip(torch.split(samples.images, size), torch.split(samples.labels, size), strict=True):
             for name, g in per_sample(weights, images, labels).items():
-                sums[name] += g.square().sum(0, dtype=torch.float64)
+                sums[name] += (g.square() if score.power == 2 else g.abs()).sum(0, dtype=torch.float64)
             done += len(labels)
             if told is not None:
                 told(done, len(samples))
@@ -81,7 +95,7 @@ def diagonal_importance(
 def chunk_size(model: nn.Module, example: Tensor, budget: int) -> int:
     """Return how many samples fit into `budget` bytes, at least one; `example` is one of the network's inputs.
 
-    A sample takes its gradients, their squares, and what its passes keep: LIVE_COPIES of every module's output.
+    A sample takes its gradients, their sizes, and what its passes keep: LIVE_COPIES of every module's output.
     """
     kept = 0
 

@@ -5,11 +5,15 @@ One file per method, as in workers.unlearning, where the methods themselves stan
 
 from service.catalogue.methods.bad_teacher import BAD_TEACHER, BadTeacherConfig
 from service.catalogue.methods.conv_transpose import CONV_TRANSPOSE, ConvTransposeConfig
+from service.catalogue.methods.dampening import DampeningConfig
 from service.catalogue.methods.delete import DELETE, DeleteConfig
 from service.catalogue.methods.finetune import FINETUNE, FinetuneConfig
 from service.catalogue.methods.ieu import IEU, IeuConfig
+from service.catalogue.methods.l1_sparse import L1_SPARSE, L1SparseConfig
+from service.catalogue.methods.lfssd import LFSSD, LfssdConfig
 from service.catalogue.methods.msg import MSG, MsgConfig
 from service.catalogue.methods.mu_mis import MU_MIS, MuMisConfig
+from service.catalogue.methods.neggrad import NEGGRAD, NegGradConfig
 from service.catalogue.methods.neggrad_plus import NEGGRAD_PLUS, NegGradPlusConfig
 from service.catalogue.methods.noise_finetune import NOISE_FINETUNE, NoiseFinetuneConfig
 from service.catalogue.methods.random_label import RANDOM_LABEL, RandomLabelConfig
@@ -24,14 +28,18 @@ __all__ = [
     "METHODS",
     "BadTeacherConfig",
     "ConvTransposeConfig",
+    "DampeningConfig",
     "DeleteConfig",
     "FinetuneConfig",
     "IeuConfig",
+    "L1SparseConfig",
+    "LfssdConfig",
     "MethodConfig",
     "MethodSpec",
     "MsgConfig",
     "MuMisConfig",
     "Need",
+    "NegGradConfig",
     "NegGradPlusConfig",
     "NoiseFinetuneConfig",
     "Purpose",
@@ -55,11 +63,14 @@ METHODS: dict[str, MethodSpec] = {
         DELETE,
         IEU,
         NEGGRAD_PLUS,
+        NEGGRAD,
         SSD,
+        LFSSD,
         SALUN,
         RANDOM_LABEL,
         BAD_TEACHER,
         FINETUNE,
+        L1_SPARSE,
         NOISE_FINETUNE,
         CONV_TRANSPOSE,
         MSG,

@@ -1,4 +1,4 @@
-"""Diagonal importance: the mean of squared per-sample gradients, whatever the chunks."""
+"""Diagonal importance: the mean size of per-sample gradients, whatever the chunks."""
 
 import numpy as np
 import pytest
@@ -10,20 +10,20 @@ from tests.method_formulas import Layers, backward, cross_entropy_slope, forward
 from workers.architectures import build
 from workers.classification import Classification
 from workers.samples import LabelledSet
-from workers.unlearning.importance import chunk_size, diagonal_importance, loss_score, output_score, pooled
+from workers.unlearning.importance import LOSS, OUTPUT, chunk_size, diagonal_importance, pooled
 
 
 def _by_hand(w: Layers, given: LabelledSet, *, output: bool = False) -> Layers:
-    """Square the gradient of every sample by itself and take the mean."""
+    """Take the mean of every sample's squared gradient of the loss, or size of its gradient of the output's norm."""
     slopes = 2 * forward(w, inputs_of(given))[2] if output else cross_entropy_slope(w, given)
     rows = [backward(w, inputs_of(given)[i : i + 1], slopes[i : i + 1]) for i in range(len(given))]
-    return [np.mean([row[k] ** 2 for row in rows], 0) for k in range(len(w))]
+    return [np.mean([abs(row[k]) if output else row[k] ** 2 for row in rows], 0) for k in range(len(w))]
 
 
 @pytest.mark.parametrize("output", [False, True])
-def test_importance_is_the_mean_over_samples_of_the_squared_gradient(*, output: bool) -> None:
+def test_importance_is_the_mean_over_samples_of_the_size_of_the_gradient(*, output: bool) -> None:
     given, student = samples(10, 0), net()
-    found = diagonal_importance(student, given, DoubleTask(), score=output_score if output else loss_score)
+    found = diagonal_importance(student, given, DoubleTask(), score=OUTPUT if output else LOSS)
     for f, wanted in zip(found.values(), _by_hand(layers_of(student), given, output=output), strict=True):
         np.testing.assert_allclose(f.numpy(), wanted, rtol=1e-6)
 

@@ -20,9 +20,10 @@ from tests.method_formulas import (
     layers_of,
 )
 from workers.samples import LabelledSet
+from workers.unlearning.dampening import alphas_for
 from workers.unlearning.importance import diagonal_importance
 from workers.unlearning.interface import RetainSetGoneError, UnlearningError
-from workers.unlearning.ssd import alphas_for, ssd
+from workers.unlearning.ssd import ssd
 
 
 @pytest.fixture(autouse=True, scope="module")
