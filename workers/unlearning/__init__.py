@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from workers.unlearning.bad_teacher import bad_teacher
+from workers.unlearning.cf_k import cf_k
 from workers.unlearning.conv_transpose import conv_transpose
 from workers.unlearning.delete import delete
 from workers.unlearning.finetune import finetune
@@ -26,6 +27,7 @@ Method = Callable[..., UnlearningResult]
 
 METHODS: dict[str, Method] = {
     "bad_teacher": bad_teacher,
+    "cf_k": cf_k,
     "conv_transpose": conv_transpose,
     "delete": delete,
     "finetune": finetune,

@@ -53,17 +53,19 @@ def finetuning_epochs(
     schedule: str = "constant",
     step: Callable[[Optimizer, Tensor], None] = take_step,
     penalty: Callable[[float], Tensor | float] = no_penalty,
+    into_mode: Callable[[nn.Module], object] = nn.Module.train,
 ) -> Iterator[dict[str, float]]:
     """Move `model` by one epoch over the retain set per item; yield the epoch's mean cross-entropy.
 
     `schedule` is one of the recipe's and spans all epochs; `step` descends once on a batch's objective. That is the
-    batch's mean loss plus `penalty`, which takes the share of all steps done before, in [0, 1).
+    batch's mean loss plus `penalty`, which takes the share of all steps done before, in [0, 1). `into_mode` begins
+    each epoch.
     """
     optimizer = make_optimizer(model.parameters(), config)
     retain, taken = splits.retain, 0
     total = config.epochs * steps_per_epoch(len(retain), config.batch_size)
     for e in range(1, config.epochs + 1):
-        model.train()
+        into_mode(model)
         sums = []
         for index in shuffled_batches(len(retain), config.batch_size, generator=around.generator):
             set_rate(optimizer, config.lr * rate_factor(schedule, taken, total))

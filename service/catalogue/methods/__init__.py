@@ -4,6 +4,7 @@ One file per method, as in workers.unlearning, where the methods themselves stan
 """
 
 from service.catalogue.methods.bad_teacher import BAD_TEACHER, BadTeacherConfig
+from service.catalogue.methods.cf_k import CF_K, CfKConfig
 from service.catalogue.methods.conv_transpose import CONV_TRANSPOSE, ConvTransposeConfig
 from service.catalogue.methods.dampening import DampeningConfig
 from service.catalogue.methods.delete import DELETE, DeleteConfig
@@ -27,6 +28,7 @@ __all__ = [
     "AUTO",
     "METHODS",
     "BadTeacherConfig",
+    "CfKConfig",
     "ConvTransposeConfig",
     "DampeningConfig",
     "DeleteConfig",
@@ -71,6 +73,7 @@ METHODS: dict[str, MethodSpec] = {
         BAD_TEACHER,
         FINETUNE,
         L1_SPARSE,
+        CF_K,
         NOISE_FINETUNE,
         CONV_TRANSPOSE,
         MSG,
