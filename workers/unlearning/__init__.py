@@ -6,6 +6,7 @@ from workers.unlearning.bad_teacher import bad_teacher
 from workers.unlearning.cf_k import cf_k
 from workers.unlearning.conv_transpose import conv_transpose
 from workers.unlearning.delete import delete
+from workers.unlearning.eu_k import eu_k
 from workers.unlearning.finetune import finetune
 from workers.unlearning.ieu import ieu
 from workers.unlearning.interface import UnknownMethodError, UnlearningResult
@@ -30,6 +31,7 @@ METHODS: dict[str, Method] = {
     "cf_k": cf_k,
     "conv_transpose": conv_transpose,
     "delete": delete,
+    "eu_k": eu_k,
     "finetune": finetune,
     "ieu": ieu,
     "l1_sparse": l1_sparse,

@@ -8,6 +8,7 @@ from service.catalogue.methods.cf_k import CF_K, CfKConfig
 from service.catalogue.methods.conv_transpose import CONV_TRANSPOSE, ConvTransposeConfig
 from service.catalogue.methods.dampening import DampeningConfig
 from service.catalogue.methods.delete import DELETE, DeleteConfig
+from service.catalogue.methods.eu_k import EU_K, EuKConfig
 from service.catalogue.methods.finetune import FINETUNE, FinetuneConfig
 from service.catalogue.methods.ieu import IEU, IeuConfig
 from service.catalogue.methods.l1_sparse import L1_SPARSE, L1SparseConfig
@@ -32,6 +33,7 @@ __all__ = [
     "ConvTransposeConfig",
     "DampeningConfig",
     "DeleteConfig",
+    "EuKConfig",
     "FinetuneConfig",
     "IeuConfig",
     "L1SparseConfig",
@@ -74,6 +76,7 @@ METHODS: dict[str, MethodSpec] = {
         FINETUNE,
         L1_SPARSE,
         CF_K,
+        EU_K,
         NOISE_FINETUNE,
         CONV_TRANSPOSE,
         MSG,
