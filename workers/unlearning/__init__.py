@@ -9,6 +9,7 @@ from workers.unlearning.delete import delete
 from workers.unlearning.eu_k import eu_k
 from workers.unlearning.finetune import finetune
 from workers.unlearning.ieu import ieu
+from workers.unlearning.influence import influence
 from workers.unlearning.interface import UnknownMethodError, UnlearningResult
 from workers.unlearning.l1_sparse import l1_sparse
 from workers.unlearning.lfssd import lfssd
@@ -34,6 +35,7 @@ METHODS: dict[str, Method] = {
     "eu_k": eu_k,
     "finetune": finetune,
     "ieu": ieu,
+    "influence": influence,
     "l1_sparse": l1_sparse,
     "lfssd": lfssd,
     "msg": msg,

@@ -11,6 +11,7 @@ from service.catalogue.methods.delete import DELETE, DeleteConfig
 from service.catalogue.methods.eu_k import EU_K, EuKConfig
 from service.catalogue.methods.finetune import FINETUNE, FinetuneConfig
 from service.catalogue.methods.ieu import IEU, IeuConfig
+from service.catalogue.methods.influence import INFLUENCE, InfluenceConfig
 from service.catalogue.methods.l1_sparse import L1_SPARSE, L1SparseConfig
 from service.catalogue.methods.lfssd import LFSSD, LfssdConfig
 from service.catalogue.methods.msg import MSG, MsgConfig
@@ -36,6 +37,7 @@ __all__ = [
     "EuKConfig",
     "FinetuneConfig",
     "IeuConfig",
+    "InfluenceConfig",
     "L1SparseConfig",
     "LfssdConfig",
     "MethodConfig",
@@ -70,6 +72,7 @@ METHODS: dict[str, MethodSpec] = {
         NEGGRAD,
         SSD,
         LFSSD,
+        INFLUENCE,
         SALUN,
         RANDOM_LABEL,
         BAD_TEACHER,
