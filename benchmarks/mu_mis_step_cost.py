@@ -78,7 +78,7 @@ def _contenders(given: argparse.Namespace) -> tuple[Callable[[], object], Callab
     around = Surroundings(
         task=task, recipe=Recipe(), build_model=lambda _seed: copy.deepcopy(net), generator=generator_for(0)
     )
-    config = MuMisConfig(lr=RATE, batch_size=given.batch_size, check_steps=1)
+    config = MuMisConfig(lr=RATE, batch_size=given.batch_size, check_steps=1, last_layers=None)
     descent = Descent(copy.deepcopy(net), samples, config, around)
     optimizer = torch.optim.SGD(plain.parameters(), RATE)
 

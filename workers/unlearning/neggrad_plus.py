@@ -7,7 +7,8 @@ An epoch passes once over the retain set D_r; the batches of the forget set D_f 
 Where this differs from the paper, or the paper leaves it open:
 - CE on D_f has no upper bound, so its ascent ends in collapse. With `forget_cap` C the objective takes
   min(CE, C log K) per forgotten sample: one that is wrong by as much as a guess pulls no further.
-- `tail_epochs` passes over D_r alone follow (beta = 1), which bring back accuracy and not the forget set.
+- `tail_epochs` passes over D_r alone follow (beta = 1) while the rate falls to 0 by a cosine, which bring back
+  accuracy and not the forget set.
 - Both batches pass through the net as one, norm layers and dropout in train mode: with the forget batch in eval
   mode the two losses part, since a push that the batch's own statistics undo is repaired by no retain step.
   What it adds to the norm layers' buffers the tail replaces, by retained samples alone.
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from service.catalogue.methods import NegGradPlusConfig
 from workers.classification import Classification
 from workers.samples import LabelledSet, shuffled_batches
-from workers.training import finite_mean, make_optimizer, take_step
+from workers.training import finite_mean, make_optimizer, rate_factor, set_rate, steps_per_epoch, take_step
 from workers.unlearning.interface import Surroundings, UnlearningResult, UnlearningSplits
 from workers.unlearning.selection import chooser_for
 from workers.unlearning.steps import cycled_batches, steps_for
@@ -43,7 +44,9 @@ def neggrad_plus(
     moved = copy.deepcopy(model)
     trajectory = Trajectory(moved, splits, around)
     repaired_after = config.epochs if config.tail_epochs else 0
-    verdict = follow(moved, neggrad_plus_epochs(moved, splits, config, around), trajectory, repaired_after)
+    # accuracy comes back as the rate of the tail falls, at its end: the guard against lost accuracy would come too soon
+    planned = config.epochs + config.tail_epochs if config.tail_epochs else 0
+    verdict = follow(moved, neggrad_plus_epochs(moved, splits, config, around), trajectory, planned)
     return trajectory.result(moved, chooser_for(config.rewind, settled_after=repaired_after), verdict, started)
 
 
@@ -56,13 +59,15 @@ def neggrad_plus_epochs(
     optimizer = make_optimizer(model.parameters(), steps)
     cycled = cycled_batches(len(splits.forget), steps.forget_batch_size, generator=around.generator)
     total = config.epochs + config.tail_epochs
+    per_epoch = steps_per_epoch(len(splits.retain), steps.retain_batch_size)
     for e in range(1, total + 1):
         tail = e > config.epochs
-        for group in optimizer.param_groups:
-            group["lr"] = steps.lr * (config.tail_lr_factor if tail else 1.0)
+        rates = _tail_rates(e, per_epoch, config, steps.lr) if tail else [steps.lr] * per_epoch
         model.train()
         sums = []
-        for index in shuffled_batches(len(splits.retain), steps.retain_batch_size, generator=around.generator):
+        batches = shuffled_batches(len(splits.retain), steps.retain_batch_size, generator=around.generator)
+        for rate, index in zip(rates, batches, strict=True):
+            set_rate(optimizer, rate)
             retained = splits.retain.take(index)
             forgotten = None if tail else splits.forget.take(next(cycled))
             objective = neggrad_plus_objective(model, retained, forgotten, config, around.task)
@@ -71,6 +76,13 @@ def neggrad_plus_epochs(
         model.eval()
         around.progress("unlearn", e, total)
         yield {"loss": finite_mean(sums, len(splits.retain), f"NegGrad+ epoch {e}")}
+
+
+def _tail_rates(e: int, per_epoch: int, config: NegGradPlusConfig, lr: float) -> list[float]:
+    """Return the rates of the steps of epoch e, counted from 1, of which the first `config.epochs` are not tail."""
+    done, total = (e - config.epochs - 1) * per_epoch, config.tail_epochs * per_epoch
+    first = lr * config.tail_lr_factor
+    return [first * rate_factor("cosine", done + step, total) for step in range(per_epoch)]
 
 
 def neggrad_plus_objective(

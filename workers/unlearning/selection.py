@@ -115,7 +115,7 @@ def calibrate_on_unseen(records: Sequence[EpochRecord], terms: Terms) -> Choice:
     As the service's rewind, but each state's forget error is held against its own error on the pool: there is no
     final state. Falls back on the first forgotten as rewind_where_it_can does, the gentlest state coming first.
     """
-    if terms.all_gone or not terms.reference_count:
+    if wants_first_forgotten(terms):
         return first_forgotten(records, terms)
 
     def gap(record: EpochRecord) -> tuple[float, ...]:
@@ -147,14 +147,28 @@ def first_forgotten(records: Sequence[EpochRecord], terms: Terms) -> Choice:
     the lowest loss on it goes before the first. With no such epoch the nearest is taken and the choice flagged as
     boundary.
     """
-    clear, wrong = clear_loss(records[0]), GONE_ERROR if terms.all_gone else 0.0
 
     def gap(record: EpochRecord) -> tuple[float, float]:
-        return round(max(0.0, wrong - record.forget_error), 9), round(max(0.0, clear - record.forget_loss), 9)
+        return _gap_to_forgotten(record, records[0], terms)
 
     # without a pool every loss on it reads 0
     best = min(within_floor(records, terms.floor), key=lambda record: (gap(record), record.selection_loss))
     return Choice(epoch=best.epoch, rule="first forgotten", boundary=gap(best) > (0.0, 0.0))
+
+
+def wants_first_forgotten(terms: Terms) -> bool:
+    """Say whether there is nothing to compare the forget set with, so that the first that has forgotten it is taken."""
+    return terms.all_gone or not terms.reference_count
+
+
+def has_forgotten(record: EpochRecord, parent: EpochRecord, terms: Terms) -> bool:
+    """Say whether an epoch lacks nothing that `first_forgotten` asks for."""
+    return record.epoch > 0 and _gap_to_forgotten(record, parent, terms) == (0.0, 0.0)
+
+
+def _gap_to_forgotten(record: EpochRecord, parent: EpochRecord, terms: Terms) -> tuple[float, float]:
+    wrong = GONE_ERROR if terms.all_gone else 0.0
+    return round(max(0.0, wrong - record.forget_error), 9), round(max(0.0, clear_loss(parent) - record.forget_loss), 9)
 
 
 def rewind_where_it_can(records: Sequence[EpochRecord], terms: Terms) -> Choice:
@@ -163,7 +177,7 @@ def rewind_where_it_can(records: Sequence[EpochRecord], terms: Terms) -> Choice:
     That is without a selection pool, and where every forgotten class is gone: then the errors of the pool on
     these classes follow those of the forget set.
     """
-    if terms.all_gone or not terms.reference_count:
+    if wants_first_forgotten(terms):
         return first_forgotten(records, terms)
     return rewind_clear_of_known(records, terms)
 

@@ -28,6 +28,13 @@ class MuMisConfig(MethodConfig):
         None, ge=1, le=100_000, description="Steps between two checks. Null: a quarter of a pass over the forget set."
     )
     max_checks: int = Field(40, ge=1, le=1000, description="Checks after which the run ends; each keeps the weights.")
+    last_layers: int | None = Field(
+        2,
+        ge=1,
+        le=10_000,
+        description="Only the last layers with weights of their own move, this many; fewer where the network has "
+        "fewer. Null: all, as in the paper.",
+    )
     batch_size: int = Field(64, ge=1, le=8192, description="Forget samples per step.")
 
 
