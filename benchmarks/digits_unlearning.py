@@ -81,7 +81,8 @@ def _measure(seed: int, method: str, *, planted: bool) -> Row:
         num_classes=10,
         recipe=Recipe(seed=seed),
     )
-    parent, facts = train_original(spec, pools["train"])
+    done = train_original(spec, pools["train"])
+    parent, facts = done.model, done.facts
     chosen = torch.randperm(len(pools["train"]), generator=generator_for(seed))[:FORGET]
     splits = UnlearningSplits(train=pools["train"], forget_index=chosen, selection=pools["selection"])
     sets = EvaluationSplits(

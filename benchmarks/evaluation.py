@@ -53,13 +53,14 @@ def main() -> int:
         num_classes=10,
         recipe=Recipe(seed=given.seed, epochs=given.epochs),
     )
-    original, facts = train_original(spec, pools["train"])
+    done = train_original(spec, pools["train"])
+    original, facts = done.model, done.facts
     prepared = {models: _references(spec, pools, models, given.seed) for models in given.references}
     references = {models: found for models, (found, _) in prepared.items()}
     for size in given.forget:
         chosen = torch.randperm(len(pools["train"]), generator=generator_for(given.seed))[:size]
         splits = UnlearningSplits(train=pools["train"], forget_index=chosen, selection=pools["selection"])
-        retrained, _ = train_original(spec, splits.retain)
+        retrained = train_original(spec, splits.retain).model
         sets = {**pools, "retain": splits.retain, "forget": splits.forget}
         logits = {
             who: {name: Classification().predict(model, sets[name]) for name in ("retain", "forget", "audit", "test")}

@@ -51,7 +51,7 @@ def main() -> int:
     chosen = torch.randperm(len(pools["train"]), generator=generator_for(given.seed))[:count]
     splits = UnlearningSplits(train=pools["train"], forget_index=chosen, selection=pools["selection"])
     started = time.process_time()
-    original, _ = train_original(spec, pools["train"])
+    original = train_original(spec, pools["train"]).model
     retraining = (time.process_time() - started) * len(splits.retain) / len(splits.train)
     tuned = copy.deepcopy(original)
     train(

@@ -86,11 +86,11 @@ def _row(arrays: SourceArrays, seed: int, *, forget: int, epochs: int) -> dict[s
         recipe=Recipe(seed=seed, epochs=epochs),
     )
     started = time.perf_counter()
-    parent, _ = train_original(spec, pools["train"])
+    parent = train_original(spec, pools["train"]).model
     chosen = torch.randperm(len(pools["train"]), generator=generator_for(seed))[:forget]
     splits = UnlearningSplits(train=pools["train"], forget_index=chosen, selection=pools["selection"])
     trained = time.perf_counter()
-    retrained, _ = train_original(spec, splits.retain)
+    retrained = train_original(spec, splits.retain).model
     retraining = time.perf_counter() - trained
     sets = EvaluationSplits(retain=splits.retain, forget=splits.forget, audit=pools["audit"], test=pools["test"])
     started_evaluation = time.perf_counter()

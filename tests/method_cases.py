@@ -138,4 +138,4 @@ def digits() -> Digits:
         num_classes=10,
         recipe=Recipe(epochs=12, seed=0),
     )
-    return Digits(spec=spec, parent=train_original(spec, pools["train"])[0], pools=pools)
+    return Digits(spec=spec, parent=train_original(spec, pools["train"]).model, pools=pools)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from service.catalogue.methods import METHODS, MethodConfig
 from service.catalogue.recipe import Recipe
 from workers.architectures import ImageShape, build
+from workers.architectures.ensemble import Ensemble
 from workers.classification import Classification, device_of
 from workers.evaluation.earlier import EarlierSet
 from workers.evaluation.gate import Bar, judge
@@ -20,9 +21,12 @@ from workers.evaluation.report import EvaluationSplits, evaluate
 from workers.phases import EVALUATE
 from workers.reproducibility import deterministic, environment, generator_for
 from workers.samples import LabelledSet
+from workers.sharded_training import NotPlacedError, train_sharded
+from workers.sharding import stage_seed
 from workers.training import Progress, no_progress, train
 from workers.unlearning import method_named
 from workers.unlearning.interface import Surroundings, UnlearningError, UnlearningResult, UnlearningSplits
+from workers.unlearning.shards import kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +40,33 @@ class ModelSpec:
     recipe: Recipe = field(default_factory=Recipe)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trained:
+    """A network in eval mode, JSON-safe facts of its training, and what that left for later requests.
+
+    `prepared` is by the names of service.catalogue.preparations, tensors by name each.
+    """
+
+    model: nn.Module
+    facts: dict[str, Any]
+    prepared: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+
+
 def build_model(spec: ModelSpec, seed: int | None = None) -> nn.Module:
-    """Build the network on the CPU, initialised by `seed` or by the recipe's."""
+    """Build the network on the CPU, initialised by `seed` or by the recipe's; an ensemble where that has shards."""
+    seed, sisa = spec.recipe.seed if seed is None else seed, spec.recipe.sisa
+    if sisa is None:
+        return _network(spec, seed)
+    return Ensemble(_network(spec, stage_seed(seed, shard=shard, stage=1)) for shard in range(sisa.shards))
+
+
+def _network(spec: ModelSpec, seed: int) -> nn.Module:
     return build(
         spec.architecture,
         spec.options,
         image_shape=spec.image_shape,
         num_classes=spec.num_classes,
-        seed=spec.recipe.seed if seed is None else seed,
+        seed=seed,
     )
 
 
@@ -79,33 +102,58 @@ def train_original(
     train_set: LabelledSet,
     *,
     device: torch.device | str = "cpu",
+    positions: Tensor | None = None,
     progress: Progress = no_progress,
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Train a fresh network by the recipe; return it in eval mode on `device`, with JSON-safe facts.
+) -> Trained:
+    """Train a fresh network by the recipe on `device`.
 
-    Raises workers.training.TrainingError when the loss stops being finite.
+    `positions`, int64 (n,), are where the samples stand in their dataset. With `recipe.sisa` they are needed, and the
+    checkpoints of the shards come with the model. Raises workers.training.TrainingError when the loss stops being
+    finite or no shard holds enough samples, NotPlacedError without positions.
     """
-    started = time.perf_counter()
-    with deterministic(spec.recipe.seed):
+    started, seed = time.perf_counter(), spec.recipe.seed
+    with deterministic(seed):
         model = build_model(spec).to(device)
-        history = train(
-            model,
-            train_set.to(device),
-            spec.recipe,
-            task=Classification(),
-            generator=generator_for(spec.recipe.seed),
-            progress=progress,
-        )
+        samples = train_set.to(device)
+        if isinstance(model, Ensemble):
+            found, prepared = _train_in_shards(model, samples, spec.recipe, positions, progress)
+        else:
+            found, prepared = _train_plainly(model, samples, spec.recipe, progress), {}
         facts = {
-            "seed": spec.recipe.seed,
+            "seed": seed,
             "samples": len(train_set),
-            "epochs": len(history.epoch_losses),
-            "epoch_losses": list(history.epoch_losses),
-            "final_loss": history.epoch_losses[-1],
+            **found,
             "environment": environment(device),
             "seconds": time.perf_counter() - started,
         }
-    return model, facts
+    return Trained(model=model, facts=facts, prepared=prepared)
+
+
+def _train_plainly(model: nn.Module, samples: LabelledSet, recipe: Recipe, progress: Progress) -> dict[str, Any]:
+    history = train(
+        model, samples, recipe, task=Classification(), generator=generator_for(recipe.seed), progress=progress
+    )
+    return {
+        "epochs": len(history.epoch_losses),
+        "epoch_losses": list(history.epoch_losses),
+        "final_loss": history.epoch_losses[-1],
+    }
+
+
+def _train_in_shards(
+    model: Ensemble, samples: LabelledSet, recipe: Recipe, positions: Tensor | None, progress: Progress
+) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    if positions is None:
+        raise NotPlacedError("a recipe with `sisa` needs the samples' positions in their dataset")
+    training = train_sharded(
+        model, samples, recipe, positions=positions, seed=recipe.seed, task=Classification(), progress=progress
+    )
+    return {
+        "epochs": len(training.epochs),
+        "epoch_losses": [epoch.loss for epoch in training.epochs],
+        "final_loss": training.final_loss,
+        "sample_passes": training.sample_passes,
+    }, kept(training.checkpoints, seed=recipe.seed, positions=positions)
 
 
 def erase(
@@ -127,12 +175,14 @@ def erase(
     earlier: Sequence[EarlierSet] = (),
     retrained: nn.Module | None = None,
     prepared: Mapping[str, Mapping[str, Tensor]] | None = None,
+    keep: Callable[[Mapping[str, Mapping[str, Tensor]]], None] | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Unlearn the forget set and measure the result; return the new model and the report.
 
     The parent is put in eval mode and not changed otherwise; all sets must lie on its device. `config` None
     means the method's defaults; `bar` None means that nothing is judged. `groups` maps a request's name to
-    positions in the forget set; `plot` is given what the plots are drawn from; `retrained` is only measured.
+    positions in the forget set; `plot` is given what the plots are drawn from; `retrained` is only measured;
+    `keep` is given what the method left for later requests on the new model, nothing if it left none.
     Raises UnknownMethodError, TypeError for another method's config, UnlearningError when a guard leaves no
     model to return, when no weight moved, or when the selection pool is empty and the method chooses by it.
     """
@@ -170,6 +220,8 @@ def erase(
             retrained=retrained,
         )
         where = environment(device_of(parent))
+    if keep is not None:
+        keep(result.prepared)
     return result.model, {
         **_method_part(method, config, seed, result),
         **measured,

@@ -10,18 +10,21 @@ import torch
 from torch import Tensor
 
 from service.catalogue.recipe import Recipe
+from workers.architectures.ensemble import Ensemble
 from workers.classification import Classification
 from workers.evaluation.reference_logits import ReferenceLogits
 from workers.evaluation.reference_masks import balanced_halves
 from workers.pipeline import ModelSpec, build_model
 from workers.reproducibility import derived_seed, deterministic, generator_for
 from workers.samples import LabelledSet
+from workers.sharded_training import train_sharded
 from workers.stacked_training import Copy, train_copies
 from workers.stacking import StackingPlan, Way, own_random_state, plan_stacking
 from workers.training import Progress, no_progress
 
 PHASE = "references"
 CPU_BUDGET_BYTES = 2**30
+IN_SHARDS = StackingPlan(way="plain", at_once=1, reason="each is trained in shards, as the model is")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,7 +62,8 @@ def train_references(
     Initialisation, halves and batches come from `seed`, not from the recipe's. Logits are kept in float32, as the
     networks return them: phi of what is kept is phi of the model, where float16 would change it by up to
     max |z| / 1024. Weights are never written, and freed once their logits are taken.
-    `budget_bytes` bounds what is trained at once: by default half of the free memory on CUDA.
+    `budget_bytes` bounds what is trained at once: by default half of the free memory on CUDA. A recipe with `sisa`
+    trains each reference in shards too, one after the other, whatever `way` says.
     Raises ValueError for an odd number of models, workers.training.TrainingError when a loss stops being finite.
     """
     started, task, device = time.perf_counter(), Classification(), torch.device(device)
@@ -67,18 +71,21 @@ def train_references(
     in_mask = balanced_halves(pool.samples.labels, models, generator=generator)
     seeds = torch.randint(2**31 - 1, (models, 2), generator=generator).tolist()
     samples, others = pool.samples.to(device), population.samples.to(device)
+    pool_there = PlacedSamples(samples=samples, positions=pool.positions)
     probe = build_model(spec, seeds[0][0]).to(device)
     with deterministic(), own_random_state(probe):
         torch.manual_seed(derived_seed(generator))  # for dropout
-        plan = plan_stacking(
-            probe,
-            samples,
-            copies=models,
-            batch_size=spec.recipe.batch_size,
-            budget_bytes=_default_budget(device) if budget_bytes is None else budget_bytes,
-            task=task,
-            way=way,
-        )
+        plan = IN_SHARDS
+        if spec.recipe.sisa is None:
+            plan = plan_stacking(
+                probe,
+                samples,
+                copies=models,
+                batch_size=spec.recipe.batch_size,
+                budget_bytes=_default_budget(device) if budget_bytes is None else budget_bytes,
+                task=task,
+                way=way,
+            )
         shares: dict[int, _Share] = {}
         # equal sizes side by side, so that stacks are full
         order = sorted(range(models), key=lambda i: int(in_mask[i].sum()))
@@ -93,7 +100,7 @@ def train_references(
                 for i in members
             ]
             told = _continued(progress, len(shares) * spec.recipe.epochs, models * spec.recipe.epochs)
-            found = _train_and_ask(copies, samples, others, spec.recipe, task=task, plan=plan, progress=told)
+            found = _train_and_ask(copies, pool_there, others, spec.recipe, task=task, plan=plan, progress=told)
             del copies
             shares.update(zip(members, found, strict=True))
     each = [shares[i] for i in range(models)]
@@ -113,7 +120,11 @@ def train_references(
 
 def spec_digest(spec: ModelSpec) -> str:
     """Return the SHA-256 of everything a network is rebuilt and trained from."""
-    parts = {**asdict(spec), "recipe": spec.recipe.model_dump(mode="json"), "options": dict(spec.options)}
+    parts = {
+        **asdict(spec),
+        "recipe": spec.recipe.model_dump(mode="json", exclude_none=True),
+        "options": dict(spec.options),
+    }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -128,7 +139,7 @@ class _Share:
 
 def _train_and_ask(
     copies: Sequence[Copy],
-    samples: LabelledSet,
+    pool: PlacedSamples,
     population: LabelledSet,
     recipe: Recipe,
     *,
@@ -136,15 +147,41 @@ def _train_and_ask(
     plan: StackingPlan,
     progress: Progress,
 ) -> list[_Share]:
-    histories = train_copies(copies, samples, recipe, task=task, at_once=plan.at_once, progress=progress, phase=PHASE)
+    if recipe.sisa is not None:
+        losses = [_train_in_shards(each, pool, recipe, task=task, progress=progress) for each in copies]
+    else:
+        histories = train_copies(
+            copies, pool.samples, recipe, task=task, at_once=plan.at_once, progress=progress, phase=PHASE
+        )
+        losses = [history.epoch_losses[-1] for history in histories]
     return [
         _Share(
-            logits=task.predict(each.model, samples).float().cpu(),
+            logits=task.predict(each.model, pool.samples).float().cpu(),
             population=task.predict(each.model, population).float().cpu(),
-            final_loss=history.epoch_losses[-1],
+            final_loss=loss,
         )
-        for each, history in zip(copies, histories, strict=True)
+        for each, loss in zip(copies, losses, strict=True)
     ]
+
+
+def _train_in_shards(
+    each: Copy, pool: PlacedSamples, recipe: Recipe, *, task: Classification, progress: Progress
+) -> float:
+    """Train an ensemble on its half, every sample in the shard that it has in the model; return the last loss."""
+    if not isinstance(each.model, Ensemble):
+        raise TypeError("the recipe has sisa, and the network is no ensemble")
+    trained = train_sharded(
+        each.model,
+        pool.samples.take(each.rows),
+        recipe,
+        positions=pool.positions[each.rows],
+        seed=derived_seed(each.generator),
+        task=task,
+        # shards have more epochs than the recipe names, so their share of them is told
+        progress=lambda phase, done, total: progress(phase, done * recipe.epochs // total, recipe.epochs),
+        phase=PHASE,
+    )
+    return trained.final_loss
 
 
 def _continued(progress: Progress, before: int, total: int) -> Progress:

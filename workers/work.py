@@ -82,9 +82,12 @@ def _stored(version: Mapping[str, Any], spec: ModelSpec, device: torch.device) -
 
 def _train(order: Order, progress: Progress) -> dict[str, Any]:
     take = _samples(order)
-    model, info = pipeline.train_original(_spec(order), take(order["train"]), device=_device(order), progress=progress)
-    checkpoints.save(model, Path(order["out"]) / WEIGHTS_FILE)
-    return {"info": info}
+    spec, positions = _spec(order), torch.tensor(order["train"], dtype=torch.int64)
+    done = pipeline.train_original(
+        spec, take(order["train"]), device=_device(order), positions=positions, progress=progress
+    )
+    checkpoints.save(done.model, Path(order["out"]) / WEIGHTS_FILE)
+    return {"info": done.facts}
 
 
 def _validate(order: Order, progress: Progress) -> dict[str, Any]:

@@ -5,6 +5,18 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_SEED = 2**31 - 1
+MAX_SHARDS = 64
+
+
+class Sharding(BaseModel):
+    """Describe SISA training (Bourtoule et al., S&P 2021): one network per shard, each fed slice after slice."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shards: int = Field(ge=1, le=MAX_SHARDS, description="Networks, each trained on its share of the samples alone.")
+    slices: int = Field(
+        ge=1, le=MAX_SHARDS, description="Parts of a shard, added one after the other with a checkpoint before each."
+    )
 
 
 class Recipe(BaseModel):
@@ -24,3 +36,6 @@ class Recipe(BaseModel):
         "one_cycle", description="Learning rate over the steps."
     )
     seed: int = Field(0, ge=0, le=MAX_SEED, description="Seed of the initialisation and of the batch order.")
+    sisa: Sharding | None = Field(
+        None, description="Train an ensemble in shards and slices, from which samples can be removed exactly by `sisa`."
+    )

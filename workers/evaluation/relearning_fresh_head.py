@@ -8,6 +8,7 @@ import copy
 import torch
 from torch import nn
 
+from workers.architectures.ensemble import members
 from workers.classification import Classification
 from workers.evaluation.relearning import RelearningPlan, delay_result
 from workers.evaluation.relearning_curve import relearn
@@ -20,7 +21,8 @@ NAME = "relearning_head_delay"
 def head_delay(model: nn.Module, plan: RelearningPlan, *, task: Classification) -> MetricResult:
     """Return the delay on the forget set of the model with its last linear layer freshly initialised, once per seed.
 
-    What its features alone are worth: the model's own delay, by the same plan, stands beside it.
+    What its features alone are worth: the model's own delay, by the same plan, stands beside it. Of an ensemble, the
+    last layer of each network.
     """
     delays = []
     for seed in range(plan.seed, plan.seed + plan.profile.seeds):
@@ -47,16 +49,19 @@ def head_delay(model: nn.Module, plan: RelearningPlan, *, task: Classification) 
 def with_fresh_head(model: nn.Module, *, seed: int) -> nn.Module | None:
     """Return a copy whose last linear layer is initialised anew by `seed` alone; None where there is no such layer.
 
-    The global random state is left as it was.
+    Of an ensemble, that of each network. The global random state is left as it was.
     """
     fresh = copy.deepcopy(model)
-    heads = [module for module in fresh.modules() if isinstance(module, nn.Linear)]
-    if not heads:
+    linear = [[module for module in net.modules() if isinstance(module, nn.Linear)] for net in members(fresh)]
+    if not all(linear):
         return None
-    device = heads[-1].weight.device
+    heads = nn.ModuleList(layers[-1] for layers in linear)
+    device = next(heads.parameters()).device
     with torch.random.fork_rng(devices=[]):
         # the CPU's generator alone: torch.manual_seed would reseed the accelerators too
         torch.default_generator.manual_seed(seed)
-        heads[-1].to("cpu").reset_parameters()
-    heads[-1].to(device)
+        heads.to("cpu")
+        for layers in linear:
+            layers[-1].reset_parameters()
+    heads.to(device)
     return fresh

@@ -22,6 +22,7 @@ from workers.unlearning.random_label import random_label
 from workers.unlearning.retrain import retrain
 from workers.unlearning.salun import salun
 from workers.unlearning.scrub import scrub, scrub_r
+from workers.unlearning.sisa import sisa
 from workers.unlearning.ssd import ssd
 
 Method = Callable[..., UnlearningResult]
@@ -48,6 +49,7 @@ METHODS: dict[str, Method] = {
     "salun": salun,
     "scrub": scrub,
     "scrub_r": scrub_r,
+    "sisa": sisa,
     "ssd": ssd,
 }
 

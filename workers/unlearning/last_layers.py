@@ -7,6 +7,8 @@ Left out, k takes the head and the last block: all layers from the block's first
 sequence (Sequential, ModuleList) that is no plain sequence itself, holds several layers and not the network's last;
 of nested ones the outermost. In a net without blocks it is the last convolution with what follows it, and in one
 without convolutions the last two layers.
+
+An ensemble has as many ends as networks: k counts in each of them.
 """
 
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from workers.architectures.ensemble import Ensemble
 from workers.unlearning.interface import UnlearningError
 
 SEQUENCES = (nn.Sequential, nn.ModuleList)
@@ -42,8 +45,11 @@ def layers_of(model: nn.Module) -> list[nn.Module]:
 def last_layers(model: nn.Module, k: int | None) -> LastLayers:
     """Return the last `k` layers, or head and last block; raise UnlearningError for a k that the network has not.
 
-    Where all layers train all modules do, those before the first layer as well.
+    Where all layers train all modules do, those before the first layer as well. Of an ensemble it is the last `k` of
+    each network.
     """
+    if isinstance(model, Ensemble):
+        return _of_each(model, k)
     layers = layers_of(model)
     wanted = head_and_last_block(model) if k is None else k
     if not 1 <= wanted <= len(layers):
@@ -56,6 +62,16 @@ def last_layers(model: nn.Module, k: int | None) -> LastLayers:
         raise UnlearningError(f"the last {wanted} layers share every parameter with those before: choose a larger k")
     trained = frozenset(list(modules)[before:])
     return LastLayers(k=wanted, total=len(layers), modules=trained, parameters=parameters)
+
+
+def _of_each(ensemble: Ensemble, k: int | None) -> LastLayers:
+    each = [(f"nets.{i}", last_layers(net, k)) for i, net in enumerate(ensemble.nets)]
+    return LastLayers(
+        k=each[0][1].k,
+        total=each[0][1].total,
+        modules=frozenset(f"{prefix}.{name}".rstrip(".") for prefix, last in each for name in last.modules),
+        parameters=frozenset(f"{prefix}.{name}" for prefix, last in each for name in last.parameters),
+    )
 
 
 def head_and_last_block(model: nn.Module) -> int:

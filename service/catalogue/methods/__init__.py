@@ -23,6 +23,7 @@ from service.catalogue.methods.random_label import RANDOM_LABEL, RandomLabelConf
 from service.catalogue.methods.retrain import RETRAIN, RetrainConfig
 from service.catalogue.methods.salun import SALUN, SalunConfig
 from service.catalogue.methods.scrub import SCRUB, SCRUB_R, ScrubConfig, ScrubRConfig
+from service.catalogue.methods.sisa import SISA, SisaConfig
 from service.catalogue.methods.spec import MethodConfig, MethodSpec, Need, Purpose
 from service.catalogue.methods.ssd import SSD, SsdConfig
 
@@ -54,6 +55,7 @@ __all__ = [
     "SalunConfig",
     "ScrubConfig",
     "ScrubRConfig",
+    "SisaConfig",
     "SsdConfig",
     "options_of",
 ]
@@ -83,6 +85,7 @@ METHODS: dict[str, MethodSpec] = {
         NOISE_FINETUNE,
         CONV_TRANSPOSE,
         MSG,
+        SISA,
         RETRAIN,
     )
 }

@@ -43,7 +43,8 @@ class MethodSpec:
 
     `needs_in_class_retain` is True when every forgotten class must still occur in the retain set. `own_stop` is
     True when a rule of its own chooses the epoch where no selection pool is left. `uses` names what it takes from a
-    version's preparations; with `instead_of_retain` among them the retain set is not read.
+    version's preparations; with `instead_of_retain` among them the retain set is not read. `needs_sharded_recipe` is
+    True when it works only on models whose recipe has `sisa`.
     """
 
     id: str
@@ -58,6 +59,7 @@ class MethodSpec:
     summary: str
     does_not_prove: str
     own_stop: bool = False
+    needs_sharded_recipe: bool = False
     uses: frozenset[PreparationName] = frozenset()
     instead_of_retain: PreparationName | None = None
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from tests.method_cases import conv_net, net
 from workers.architectures import build
+from workers.architectures.ensemble import Ensemble
 from workers.unlearning.interface import UnlearningError
 from workers.unlearning.last_layers import head_and_last_block, last_layers, layers_of, others_frozen, train_mode_for
 
@@ -51,6 +52,14 @@ def test_a_layer_is_a_module_with_parameters_of_its_own() -> None:
 def test_left_out_k_reaches_from_the_last_block_on(model: nn.Module, first: str) -> None:
     layers = layers_of(model)
     assert head_and_last_block(model) == len(layers) - layers.index(model.get_submodule(first))
+
+
+@pytest.mark.parametrize("k", [None, 1, 4])
+def test_of_an_ensemble_the_last_layers_are_those_of_each_network(k: int | None) -> None:
+    alone, both = last_layers(net(norm=True), k), last_layers(Ensemble([net(norm=True), net(norm=True, seed=4)]), k)
+    assert (both.k, both.total) == (alone.k, alone.total)
+    assert both.parameters == {f"nets.{i}.{name}" for i in (0, 1) for name in alone.parameters}
+    assert both.modules == {f"nets.{i}.{name}" if name else f"nets.{i}" for i in (0, 1) for name in alone.modules}
 
 
 @pytest.mark.parametrize("k", [5, 100])

@@ -1,6 +1,8 @@
 """Reference models: each learns its half, halves do not depend on how copies are trained, weights do not stay."""
 
 import gc
+import hashlib
+import json
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from service.catalogue.recipe import Recipe
+from service.catalogue.recipe import Recipe, Sharding
 from workers import reference_training
 from workers.classification import Classification
 from workers.evaluation.lira import lira_offline, lira_online
@@ -22,6 +24,7 @@ from workers.pipeline import ModelSpec, build_model, train_original
 from workers.reference_training import PlacedSamples, TrainedReferences, spec_digest, train_references
 from workers.reproducibility import generator_for
 from workers.samples import LabelledSet
+from workers.sharded_training import train_sharded
 from workers.stacking import stacked_size
 
 SPEC = ModelSpec(
@@ -125,6 +128,52 @@ def test_progress_counts_the_epochs_of_all_references() -> None:
     assert told == [("references", done, 8) for done in range(1, 9)]
 
 
+def test_references_of_a_model_trained_in_shards_are_trained_in_the_same_shards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def remembering(*given: Any, **wanted: Any) -> Any:
+        asked.append({**wanted, "count": len(given[1])})
+        return train_sharded(*given, **wanted)
+
+    monkeypatch.setattr(reference_training, "train_sharded", remembering)
+    spec = replace(SPEC, recipe=SPEC.recipe.model_copy(update={"sisa": Sharding(shards=2, slices=2)}))
+    told: list[tuple[str, int, int]] = []
+    found = _references(spec, way="stacked", progress=lambda *step: told.append(step))
+    assert (found.plan.way, found.plan.at_once) == ("plain", 1)
+    assert len({each["seed"] for each in asked}) == 4
+    halves = [sorted(POOL.positions[mask].tolist()) for mask in found.logits.in_mask]
+    assert sorted(sorted(each["positions"].tolist()) for each in asked) == sorted(halves)
+    assert all(each["count"] == len(each["positions"]) for each in asked)
+    assert len({float(logits.sum()) for logits in found.logits.logits}) == 4
+    # log-probabilities, as the ensemble returns them
+    torch.testing.assert_close(found.logits.logits.exp().sum(2), torch.ones(4, 45))
+    done = [step[1] for step in told]
+    assert (done == sorted(done), done[-1], {total for _, _, total in told}) == (True, 8, {8})
+
+
+def test_the_digest_of_a_recipe_without_shards_is_what_it_was_before_there_were_any() -> None:
+    parts = {
+        "architecture": "small_cnn",
+        "options": {"width": 4},
+        "image_shape": [1, 8, 8],
+        "num_classes": 3,
+        "recipe": {
+            "epochs": 2,
+            "batch_size": 16,
+            "optimizer": "sgd",
+            "lr": 0.02,
+            "momentum": 0.9,
+            "weight_decay": 0.0005,
+            "schedule": "one_cycle",
+            "seed": 0,
+        },
+    }
+    written = json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()
+    assert spec_digest(SPEC) == hashlib.sha256(written).hexdigest()
+
+
 def test_an_odd_number_of_references_is_refused() -> None:
     with pytest.raises(ValueError, match="even"):
         _references(models=3)
@@ -136,10 +185,11 @@ def test_the_specifications_digest_tells_every_part_apart() -> None:
         {"image_shape": (3, 8, 8)},
         {"num_classes": 4},
         {"recipe": Recipe(epochs=2, batch_size=16, lr=0.02, seed=1)},
+        {"recipe": Recipe(epochs=2, batch_size=16, lr=0.02, sisa=Sharding(shards=2, slices=1))},
         {"architecture": "resnet18"},
     ]
     digests = {spec_digest(replace(SPEC, **changed)) for changed in others}
-    assert len(digests | {spec_digest(SPEC)}) == 6
+    assert len(digests | {spec_digest(SPEC)}) == 7
     assert spec_digest(SPEC) == spec_digest(replace(SPEC))
 
 
@@ -149,7 +199,7 @@ def test_attacks_on_the_references_tell_what_was_learned_by_heart_and_nothing_el
     pool, population = _placed(180, 10), _placed(30, 1000, seed=1)
     references = _references(spec, pool=pool, population=population).logits
     members = torch.arange(120)
-    audited, _ = train_original(spec, pool.samples.take(members))
+    audited = train_original(spec, pool.samples.take(members)).model
 
     def side(part: PlacedSamples, index: Tensor) -> AuditedSide:
         samples = part.samples.take(index)

@@ -67,7 +67,7 @@ def _text(kind: str) -> str:
     audit = held_out.take(torch.arange(0 if kind == "without controls" else 30))
     _, report = erase(
         SPEC,
-        train_original(SPEC, train)[0],
+        train_original(SPEC, train).model,
         splits,
         EvaluationSplits(retain=splits.retain, forget=splits.forget, audit=audit, test=held_out),
         method="finetune",
@@ -77,7 +77,7 @@ def _text(kind: str) -> str:
         max_accuracy_drop=1.0,
         groups={"req_a": torch.arange(9), "req_b": torch.arange(9, 18)},
         training_seconds=None if kind == "not judged" else 2.0,
-        retrained=train_original(SPEC, splits.retain)[0] if kind == "with a retrained version" else None,
+        retrained=train_original(SPEC, splits.retain).model if kind == "with a retrained version" else None,
     )
     return json.dumps({**ENVELOPE, **report}, allow_nan=False)
 
