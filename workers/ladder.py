@@ -16,9 +16,9 @@ class Situation:
     """What the choice depends on. Times in seconds; `retraining_seconds` None when nobody knows it.
 
     `has_recipe` False means that the model cannot be trained again, `has_retain` False that its retained training
-    samples may not be read; `prepared` names what was made of the parent while they could be. `forget_count` is the
-    number of samples that an attack could compare, each with an unseen one of its label; `tests_membership` False
-    means that no required bound is on an attack.
+    samples may not be read, `sharded` True that its recipe trains it in shards; `prepared` names what was made of the
+    parent. `forget_count` is the number of samples that an attack could compare, each with an unseen one of its label;
+    `tests_membership` False means that no required bound is on an attack.
     """
 
     requested: str
@@ -35,6 +35,7 @@ class Situation:
     has_recipe: bool = True
     has_retain: bool = True
     prepared: frozenset[str] = frozenset()
+    sharded: bool = False
     skipped: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -99,7 +100,7 @@ def order(situation: Situation) -> tuple[str, ...]:
         return ladder if situation.purpose == "privacy" else tuple({"scrub_r": "scrub"}.get(x, x) for x in ladder)
     above = ladder[ladder.index(situation.requested) + 1 :] if situation.requested in ladder else ladder
     if is_exact(situation.requested):
-        above = ()
+        above = tuple(name for name in above if is_exact(name))
     return (situation.requested, *above)
 
 
@@ -154,6 +155,11 @@ def _unfit(method: str, situation: Situation) -> str | None:
         return situation.skipped[method]
     if "recipe" in METHODS[method].needs and not situation.has_recipe:
         return "the model has no training recipe"
+    if METHODS[method].needs_sharded_recipe:
+        if not situation.sharded:
+            return "the model's recipe does not train it in shards"
+        if "shard_checkpoints" not in situation.prepared:
+            return "no checkpoints of its shards were kept"
     if METHODS[method].lacks_retain(available=situation.has_retain, prepared=situation.prepared):
         return "the retain set is gone"
     if method != situation.requested and situation.purpose not in METHODS[method].purposes:

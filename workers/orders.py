@@ -303,6 +303,7 @@ def _situation(session: Session, job: Job, parent: Version, *, forget_count: int
         # what was frozen before there was a choice had the data; data that has gone since is gone all the same
         has_retain="gone" not in (policy.get("retain_data"), model.policy.get("retain_data")),
         prepared=preparations.names_of(session, parent.id),
+        sharded=bool((model.recipe or {}).get("sisa")),
     )
 
 

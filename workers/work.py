@@ -87,7 +87,7 @@ def _train(order: Order, progress: Progress) -> dict[str, Any]:
         spec, take(order["train"]), device=_device(order), positions=positions, progress=progress
     )
     checkpoints.save(done.model, Path(order["out"]) / WEIGHTS_FILE)
-    return {"info": done.facts}
+    return {"info": done.facts, "prepared": _keep_all(done.prepared, order, samples=len(positions))}
 
 
 def _validate(order: Order, progress: Progress) -> dict[str, Any]:
@@ -99,6 +99,7 @@ def _validate(order: Order, progress: Progress) -> dict[str, Any]:
 def _erase(order: Order, progress: Progress) -> dict[str, Any]:
     take, spec, bar = _samples(order), _spec(order), order["bar"]
     drawn: dict[str, str] = {}
+    left: dict[str, Mapping[str, Tensor]] = {}
 
     def plot(data: PlotData) -> None:
         # Imported here: the plotting library takes a second to load, which other orders need not spend.
@@ -134,6 +135,7 @@ def _erase(order: Order, progress: Progress) -> dict[str, Any]:
         plot=plot,
         references=_references(order, spec),
         prepared=_prepared(order),
+        keep=left.update,
         retrained=_stored(order["retrained"], spec, _device(order)) if "retrained" in order else None,
         earlier=[
             EarlierSet(
@@ -149,7 +151,8 @@ def _erase(order: Order, progress: Progress) -> dict[str, Any]:
         {"name": name, "samples": file["samples"], "seconds": file["seconds"]}
         for name, file in order["prepared"].items()
     ]
-    return {"report": report, "plots": drawn}
+    retained = len(order["train"]) - len(order["forget_index"])
+    return {"report": report, "plots": drawn, "prepared": _keep_all(left, order, samples=retained)}
 
 
 def _unlearning_splits(order: Order, take: Callable[[list[int]], LabelledSet]) -> UnlearningSplits:
@@ -189,6 +192,12 @@ def _prepare_version(order: Order, progress: Progress) -> dict[str, Any]:
     found = prepare(_stored(order, spec, _device(order)), take(order["train"]), order["prepare"], progress=progress)
     positions = torch.tensor(order["train"], dtype=torch.int64)
     return {"prepared": [_keep(made, Path(order["out"]), positions) for made in found]}
+
+
+def _keep_all(prepared: Mapping[str, Mapping[str, Tensor]], order: Order, *, samples: int) -> list[dict[str, Any]]:
+    """Write what came with a model, at no time of its own; return what is said of it."""
+    found = [Made(name=name, tensors=tensors, samples=samples, seconds=0.0) for name, tensors in prepared.items()]
+    return [_keep(made, Path(order["out"]), torch.tensor([])) for made in found]
 
 
 def _keep(made: Made, out: Path, positions: Tensor) -> dict[str, Any]:

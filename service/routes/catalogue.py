@@ -34,6 +34,7 @@ def methods() -> dict[str, list[MethodOut]]:
                 needs=sorted(spec.needs),
                 uses=sorted(spec.uses),
                 instead_of_retain=spec.instead_of_retain,
+                needs_sharded_recipe=spec.needs_sharded_recipe,
                 purposes=sorted(spec.purposes),
                 summary=spec.summary,
                 does_not_prove=spec.does_not_prove,

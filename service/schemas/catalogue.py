@@ -14,6 +14,7 @@ class MethodOut(BaseModel):
     needs: list[str]
     uses: list[str] = Field(description="What it takes from a version's preparations where they are there.")
     instead_of_retain: str | None = Field(description="The preparation with which it reads no retained sample.")
+    needs_sharded_recipe: bool = Field(description="It works on models alone whose recipe has `sisa`.")
     purposes: list[str]
     summary: str
     does_not_prove: str

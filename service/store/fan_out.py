@@ -92,6 +92,14 @@ def unmet(session: Session, method: str, model: Concerned, keys: Sequence[int]) 
         what = "every method of the ladder" if method == AUTO else repr(method)
         reason = f"{what} needs a training recipe, and model {model.model.name!r} has none. {_instead('recipe')}"
         faults.append(Fault("/method", "method_needs_not_met", method, reason))
+    sharded = bool((model.model.recipe or {}).get("sisa"))
+    if not sharded and all(METHODS[name].needs_sharded_recipe for name in methods):
+        what = "every method of the ladder" if method == AUTO else repr(method)
+        reason = (
+            f"{what} needs a model trained in shards: register one whose recipe has `sisa`, as {model.model.name!r}'s "
+            "has not."
+        )
+        faults.append(Fault("/method", "method_needs_not_met", method, reason))
     if model.model.policy.get("retain_data") == "gone" and _all_lack_retain(session, methods, version):
         what = "every method of the ladder" if method == AUTO else repr(method)
         reason = (
