@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from service.catalogue.bounds import WIDEST_BAND, band_by_size
 from service.catalogue.methods import AUTO, METHODS
@@ -16,8 +16,9 @@ class Situation:
     """What the choice depends on. Times in seconds; `retraining_seconds` None when nobody knows it.
 
     `has_recipe` False means that the model cannot be trained again, `has_retain` False that its retained training
-    samples may not be read, `sharded` True that its recipe trains it in shards; `prepared` names what was made of the
-    parent. `forget_count` is the number of samples that an attack could compare, each with an unseen one of its label;
+    samples may not be read, `sharded` True that its recipe trains it in shards; `prepared` names what was prepared of
+    the parent. `chosen_for_purpose` says that the ladder, whose methods run by `options`, is made for the purpose.
+    `forget_count` is the number of samples that an attack could compare, each with an unseen one of its label;
     `tests_membership` False means that no required bound is on an attack.
     """
 
@@ -35,6 +36,8 @@ class Situation:
     has_recipe: bool = True
     has_retain: bool = True
     prepared: frozenset[str] = frozenset()
+    chosen_for_purpose: bool = False
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     sharded: bool = False
     skipped: Mapping[str, str] = field(default_factory=dict)
 
@@ -97,7 +100,8 @@ def order(situation: Situation) -> tuple[str, ...]:
     ladder = situation.ladder
     if situation.requested == AUTO:
         # Kurmanji et al.: the rewind serves privacy; against bias and confusion the forget error should be high.
-        return ladder if situation.purpose == "privacy" else tuple({"scrub_r": "scrub"}.get(x, x) for x in ladder)
+        kept = situation.chosen_for_purpose or situation.purpose == "privacy"
+        return ladder if kept else tuple({"scrub_r": "scrub"}.get(x, x) for x in ladder)
     above = ladder[ladder.index(situation.requested) + 1 :] if situation.requested in ladder else ladder
     if is_exact(situation.requested):
         above = tuple(name for name in above if is_exact(name))

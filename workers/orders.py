@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.artifacts import ArtifactStore
+from service.catalogue.ladders import ladder_of, scenario_of
 from service.catalogue.methods import METHODS, Purpose
 from service.catalogue.policy import frozen, tests_membership
 from service.evidence.commitments import derive
@@ -227,7 +228,10 @@ def _erase(session: Session, job: Job, dataset: Dataset, place: Place) -> Prepar
     withheld = [row.id for row in rows if row.state != SampleState.LIVE and row.position not in forget]
     order = _base(session, job, dataset, place)
     inputs = _erase_inputs(session, dataset, dict(known), named)
-    situation = _situation(session, job, parent, forget_count=controls.pairs(session, dataset.id, forget_keys))
+    labels = {row.label for row in rows if row.position in forget}, {row.label for row in kept}
+    situation = _situation(
+        session, job, parent, forget_count=controls.pairs(session, dataset.id, forget_keys), labels=labels
+    )
     approved = bool(job.approved_by and job.candidate_sha256 and job.parent_id == parent.id)
     if approved:
         rung = Rung(method=job.rung, reason=f"approved by {job.approved_by}", passed_over={})
@@ -236,7 +240,7 @@ def _erase(session: Session, job: Job, dataset: Dataset, place: Place) -> Prepar
     if rung.method is None:
         reasons = [f"{method}: {why}" for method, why in rung.passed_over.items()]
         raise NoMethodLeft("; ".join([rung.reason, *reasons]))
-    order |= inputs | _method(job, rung.method) | {"bar": _bar(session, job, situation)}
+    order |= inputs | _method(job, rung.method, situation) | {"bar": _bar(session, job, situation)}
     if not is_exact(rung.method):
         order |= _retrained(session, job, [row.id for row in kept], place)
     file = references.of_model(session, str(job.model_id))
@@ -284,11 +288,18 @@ def _earlier(session: Session, job: Job) -> list[dict[str, Any]]:
     return [asdict(each) for each in found]
 
 
-def _situation(session: Session, job: Job, parent: Version, *, forget_count: int) -> Situation:
+def _situation(
+    session: Session, job: Job, parent: Version, *, forget_count: int, labels: tuple[set[int], set[int]]
+) -> Situation:
     model, policy = session.get_one(Model, job.model_id), held_to(session, job)
+    # what was frozen before there was a choice had the data; data that has gone since is gone all the same
+    has_retain = "gone" not in (policy.get("retain_data"), model.policy.get("retain_data"))
+    ladder = ladder_of(policy, scenario_of(forgotten=labels[0], kept=labels[1], has_retain=has_retain))
     return Situation(
         requested=str(job.method),
-        ladder=tuple(policy["ladder"]),
+        ladder=ladder.methods,
+        options=ladder.options,
+        chosen_for_purpose=policy["ladder"] is None,
         purpose=str(job.purpose),
         small_sets=policy["small_sets"],
         # An approval whose candidate is out of date begins anew.
@@ -300,8 +311,7 @@ def _situation(session: Session, job: Job, parent: Version, *, forget_count: int
         surest_within_seconds=policy["surest_within_hours"] * 3600,
         tests_membership=tests_membership(policy),
         has_recipe=model.recipe is not None,
-        # what was frozen before there was a choice had the data; data that has gone since is gone all the same
-        has_retain="gone" not in (policy.get("retain_data"), model.policy.get("retain_data")),
+        has_retain=has_retain,
         prepared=preparations.names_of(session, parent.id),
         sharded=bool((model.recipe or {}).get("sisa")),
     )
@@ -324,11 +334,12 @@ def _bar(session: Session, job: Job, situation: Situation) -> dict[str, Any]:
     }
 
 
-def _method(job: Job, method: str) -> dict[str, Any]:
+def _method(job: Job, method: str, situation: Situation) -> dict[str, Any]:
     """Return the method with its options: those that were given belong to the method that was asked for."""
-    options = dict(job.method_options or {})
-    seed = options.get("seed")
-    own = options if method == job.method else {"seed": seed}
+    given = dict(job.method_options or {})
+    seed = given.get("seed")
+    chosen = {**situation.options.get(method, {}), "seed": seed}
+    own = given if method == job.method else METHODS[method].options_for(cast("Purpose", job.purpose), chosen)
     return {"method": method, "config": own, "seed": job.seed if seed is None else seed}
 
 

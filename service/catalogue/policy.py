@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from service.catalogue.bounds import DEFAULT_BOUNDS, Bound, is_attack
+from service.catalogue.ladders import written_out
 from service.catalogue.methods import METHODS, Purpose
 from service.catalogue.preparations import OnDemand
 
@@ -33,10 +34,11 @@ class Policy(BaseModel):
         description="Bounds by purpose that an unlearned model must keep to be published. A purpose not named has the "
         "default bounds; one with an empty list has none.",
     )
-    ladder: tuple[str, ...] = Field(
-        ("scrub_r", "finetune", "retrain"),
+    ladder: tuple[str, ...] | None = Field(
+        None,
         min_length=1,
-        description="Methods to fall back to in this order when one does not pass the gate.",
+        description="Methods to try in this order for `auto`, and to fall back to when one does not pass the gate. "
+        "Null: the service's own for the purpose and for what there is to forget.",
     )
     retain_data: Literal["available", "gone"] = Field(
         "available",
@@ -95,8 +97,10 @@ class Policy(BaseModel):
 
     @field_validator("ladder")
     @classmethod
-    def known_methods_once(cls, ladder: tuple[str, ...]) -> tuple[str, ...]:
+    def known_methods_once(cls, ladder: tuple[str, ...] | None) -> tuple[str, ...] | None:
         """Refuse methods that do not exist or come twice."""
+        if ladder is None:
+            return None
         unknown = [name for name in ladder if name not in METHODS]
         if unknown:
             raise ValueError(f"unknown methods {unknown}; GET /v1/methods lists {sorted(METHODS)}")
@@ -117,7 +121,9 @@ def frozen(policy: Mapping[str, Any], purpose: Purpose) -> dict[str, Any]:
     """
     read = Policy.model_validate(policy)
     bounds = [bound.model_dump(mode="json", exclude_none=True) for bound in bounds_of(read, purpose)]
-    return {**read.model_dump(mode="json", exclude={"gate"}), "purpose": purpose, "bounds": bounds}
+    ladders = written_out(purpose) if read.ladder is None else None
+    whole = read.model_dump(mode="json", exclude={"gate"})
+    return {**whole, "ladders": ladders, "purpose": purpose, "bounds": bounds}
 
 
 def tests_membership(policy: Mapping[str, Any]) -> bool:

@@ -5,10 +5,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from service.catalogue.ladders import LADDERS
 from service.catalogue.methods import METHODS
 from service.catalogue.metrics import METRICS
 from service.deps import needs
-from service.schemas.catalogue import MethodOut, MetricOut
+from service.schemas.catalogue import LadderOut, MethodOut, MethodsOut, MetricOut
 
 description = APIRouter(tags=["catalogue"])
 router = APIRouter(prefix="/v1", tags=["catalogue"], dependencies=[needs("requests:read")])
@@ -22,9 +23,22 @@ def openapi(request: Request) -> dict[str, Any]:
 
 
 @router.get("/methods", operation_id="list_methods")
-def methods() -> dict[str, list[MethodOut]]:
-    return {
-        "items": [
+def methods() -> MethodsOut:
+    """Return every method, and the orders in which `auto` tries them where a policy names none of its own."""
+    ladders = [
+        LadderOut(
+            purpose=purpose,
+            scenario=scenario,
+            methods=list(ladder.methods),
+            options=ladder.options,
+            because=ladder.because,
+        )
+        for purpose, by_scenario in LADDERS.items()
+        for scenario, ladder in by_scenario.items()
+    ]
+    return MethodsOut(
+        ladders=ladders,
+        items=[
             MethodOut(
                 id=spec.id,
                 title=spec.title,
@@ -35,14 +49,15 @@ def methods() -> dict[str, list[MethodOut]]:
                 uses=sorted(spec.uses),
                 instead_of_retain=spec.instead_of_retain,
                 needs_sharded_recipe=spec.needs_sharded_recipe,
+                for_purpose={purpose: dict(options) for purpose, options in spec.for_purpose.items()},
                 purposes=sorted(spec.purposes),
                 summary=spec.summary,
                 does_not_prove=spec.does_not_prove,
                 parameters=spec.config.model_json_schema(),
             )
             for spec in METHODS.values()
-        ]
-    }
+        ],
+    )
 
 
 @router.get("/metrics", operation_id="list_metrics")

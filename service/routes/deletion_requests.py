@@ -85,6 +85,13 @@ def _version_numbers(session: Session, ids: set[str | None]) -> dict[str, int]:
     return {row.id: row.number for row in rows}
 
 
+def _preferred(body: DeletionRequestIn) -> dict[str, Any]:
+    """Return the options given, over those that the purpose prefers to the method's defaults."""
+    if body.method == AUTO:
+        return body.method_options
+    return METHODS[body.method].options_for(body.purpose, body.method_options)
+
+
 def _order(body: DeletionRequestIn, parts: Parts, who: Principal) -> tuple[intake.Order, list[Fault]]:
     """Return the order and every fault that the body alone shows; the store knows the others."""
     faults = _id_faults(body.sample_ids, parts.settings.max_sample_ids)
@@ -94,7 +101,7 @@ def _order(body: DeletionRequestIn, parts: Parts, who: Principal) -> tuple[intak
         faults.append(Fault("/method", "unknown_method", body.method, f"Known: {known}."))
     else:
         try:
-            options = options_of(body.method).model_validate(body.method_options).model_dump(mode="json")
+            options = options_of(body.method).model_validate(_preferred(body)).model_dump(mode="json")
         except ValidationError as error:
             faults += [
                 Fault(f"/method_options{f.pointer}", f.code, f.value, f.detail)

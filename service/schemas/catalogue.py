@@ -1,5 +1,6 @@
 """Bodies of /v1/methods and /v1/metrics."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -15,10 +16,27 @@ class MethodOut(BaseModel):
     uses: list[str] = Field(description="What it takes from a version's preparations where they are there.")
     instead_of_retain: str | None = Field(description="The preparation with which it reads no retained sample.")
     needs_sharded_recipe: bool = Field(description="It works on models alone whose recipe has `sisa`.")
+    for_purpose: dict[str, dict[str, Any]] = Field(description="Options that a purpose prefers to the defaults.")
     purposes: list[str]
     summary: str
     does_not_prove: str
     parameters: dict[str, Any]
+
+
+class LadderOut(BaseModel):
+    purpose: str
+    scenario: str = Field(
+        description="class: of no forgotten label does anything stay. retain_gone: nothing but the forget set may be "
+        "read. subset: all else."
+    )
+    methods: list[str]
+    options: Mapping[str, Mapping[str, Any]] = Field(description="Of methods that do not run by their defaults.")
+    because: str
+
+
+class MethodsOut(BaseModel):
+    items: list[MethodOut]
+    ladders: list[LadderOut] = Field(description="What `auto` tries in which order, unless the policy says otherwise.")
 
 
 class MetricOut(BaseModel):

@@ -13,6 +13,7 @@ from typing import Any, cast
 from sqlalchemy import BigInteger, Select, bindparam, exists, select
 from sqlalchemy.orm import Session
 
+from service.catalogue.ladders import ladder_of
 from service.catalogue.methods import AUTO, METHODS, Need, Purpose
 from service.catalogue.policy import frozen
 from service.errors import Fault
@@ -85,7 +86,7 @@ def concerned(session: Session, targets: Sequence[tuple[Model, list[Version]]], 
 
 def unmet(session: Session, method: str, model: Concerned, keys: Sequence[int]) -> list[Fault]:
     """Return why the method cannot remove the samples from the model: nothing, where it can."""
-    methods = frozen_policy(model.model, "privacy").policy["ladder"] if method == AUTO else [method]
+    methods = _ladder(model.model) if method == AUTO else (method,)
     version, known = model.known[-1]
     faults: list[Fault] = []
     if model.model.recipe is None and all("recipe" in METHODS[name].needs for name in methods):
@@ -116,6 +117,12 @@ def unmet(session: Session, method: str, model: Concerned, keys: Sequence[int]) 
         emptied = sorted(samples.labels(session, sorted(known)) - kept)
         faults += [Fault("/sample_ids", "class_left_without_samples", label) for label in emptied]
     return faults
+
+
+def _ladder(model: Model) -> tuple[str, ...]:
+    """Return what `auto` may come to; all purposes and scenarios end alike where there is retain data."""
+    gone = model.policy.get("retain_data") == "gone"
+    return ladder_of(frozen_policy(model, "privacy").policy, "retain_gone" if gone else "subset").methods
 
 
 def _all_lack_retain(session: Session, methods: Sequence[str], version: Version) -> bool:

@@ -102,7 +102,7 @@ def test_a_small_request_waits_and_runs_disclosing_that_membership_was_not_teste
     assert claim.job_id == job_id
     prepared = _prepared(bench, job_id)
     assert prepared.order is not None
-    assert (prepared.rung_name, prepared.order["bar"]["disclose_small"]) == ("scrub_r", True)
+    assert (prepared.rung_name, prepared.order["bar"]["disclose_small"]) == ("neggrad_plus", True)
 
 
 def test_an_urgent_request_that_joins_cuts_the_wait_to_its_own(bench: Bench, name: str) -> None:
@@ -195,7 +195,7 @@ def test_membership_is_tested_where_a_required_bound_is_on_an_attack(
 
 
 @pytest.mark.parametrize(
-    ("age_days", "training_hours", "rung"), [(0, 1, "scrub_r"), (0, 400, "retrain"), (40, 1, "retrain")]
+    ("age_days", "training_hours", "rung"), [(0, 1, "neggrad_plus"), (0, 400, "retrain"), (40, 1, "retrain")]
 )
 def test_a_job_near_its_due_date_goes_straight_to_the_surest_method(
     bench: Bench, age_days: float, training_hours: float, rung: str

@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from service.catalogue.methods import NegGradPlusConfig
 from workers.classification import Classification
 from workers.samples import LabelledSet, shuffled_batches
-from workers.training import finite_mean, make_optimizer, rate_factor, set_rate, steps_per_epoch, take_step
+from workers.training import finite_mean, make_optimizer, set_rate, steps_per_epoch, take_step
 from workers.unlearning.interface import Surroundings, UnlearningResult, UnlearningSplits
 from workers.unlearning.selection import chooser_for
-from workers.unlearning.steps import cycled_batches, steps_for
+from workers.unlearning.steps import cycled_batches, planned_with_tail, rates_of_epoch, steps_for
 from workers.unlearning.trajectory import Trajectory, follow
 
 RECIPE_RATE_SHARE = 0.5
@@ -44,9 +44,7 @@ def neggrad_plus(
     moved = copy.deepcopy(model)
     trajectory = Trajectory(moved, splits, around)
     repaired_after = config.epochs if config.tail_epochs else 0
-    # accuracy comes back as the rate of the tail falls, at its end: the guard against lost accuracy would come too soon
-    planned = config.epochs + config.tail_epochs if config.tail_epochs else 0
-    verdict = follow(moved, neggrad_plus_epochs(moved, splits, config, around), trajectory, planned)
+    verdict = follow(moved, neggrad_plus_epochs(moved, splits, config, around), trajectory, planned_with_tail(config))
     return trajectory.result(moved, chooser_for(config.rewind, settled_after=repaired_after), verdict, started)
 
 
@@ -62,7 +60,7 @@ def neggrad_plus_epochs(
     per_epoch = steps_per_epoch(len(splits.retain), steps.retain_batch_size)
     for e in range(1, total + 1):
         tail = e > config.epochs
-        rates = _tail_rates(e, per_epoch, config, steps.lr) if tail else [steps.lr] * per_epoch
+        rates = rates_of_epoch(e, per_epoch, config, steps.lr)
         model.train()
         sums = []
         batches = shuffled_batches(len(splits.retain), steps.retain_batch_size, generator=around.generator)
@@ -76,13 +74,6 @@ def neggrad_plus_epochs(
         model.eval()
         around.progress("unlearn", e, total)
         yield {"loss": finite_mean(sums, len(splits.retain), f"NegGrad+ epoch {e}")}
-
-
-def _tail_rates(e: int, per_epoch: int, config: NegGradPlusConfig, lr: float) -> list[float]:
-    """Return the rates of the steps of epoch e, counted from 1, of which the first `config.epochs` are not tail."""
-    done, total = (e - config.epochs - 1) * per_epoch, config.tail_epochs * per_epoch
-    first = lr * config.tail_lr_factor
-    return [first * rate_factor("cosine", done + step, total) for step in range(per_epoch)]
 
 
 def neggrad_plus_objective(

@@ -30,6 +30,7 @@ from workers.training import take_step
 from workers.unlearning.interface import Surroundings, UnlearningError, UnlearningResult, UnlearningSplits
 from workers.unlearning.random_label import random_label_epochs
 from workers.unlearning.selection import chooser_for
+from workers.unlearning.steps import planned_with_tail
 from workers.unlearning.trajectory import Trajectory, follow
 
 
@@ -49,7 +50,7 @@ def salun(model: nn.Module, splits: UnlearningSplits, config: SalunConfig, *, ar
     trajectory = Trajectory(taught, splits, around)
     epochs = random_label_epochs(taught, splits, config, around, step=masked_step, into_mode=train_but_norm_layers)
     repaired_after = config.epochs if config.tail_epochs else 0
-    verdict = follow(taught, epochs, trajectory, repaired_after)
+    verdict = follow(taught, epochs, trajectory, planned_with_tail(config))
     return trajectory.result(taught, chooser_for(config.rewind, settled_after=repaired_after), verdict, started)
 
 

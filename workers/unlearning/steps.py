@@ -9,6 +9,7 @@ from torch import Tensor
 
 from service.catalogue.recipe import Recipe
 from workers.samples import shuffled_batches
+from workers.training import rate_factor
 
 MIN_STEPS, MIN_PUSHES = 40, 4
 """Steps that passes over retain and forget set should have where they allow; a small set gets smaller batches."""
@@ -56,6 +57,34 @@ def steps_for(
         retain_batch_size=options.retain_batch_size or small_enough,
         forget_batch_size=options.forget_batch_size or min(64, max(8, forget_count // MIN_PUSHES)),
     )
+
+
+class TailOptions(Protocol):
+    """The options of a method whose epochs end on the retain set alone."""
+
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def tail_epochs(self) -> int: ...
+    @property
+    def tail_lr_factor(self) -> float: ...
+
+
+def rates_of_epoch(e: int, per_epoch: int, config: TailOptions, lr: float) -> list[float]:
+    """Return the rates of the steps of epoch e, counted from 1: constant, and falling to 0 by a cosine in the tail."""
+    if e <= config.epochs:
+        return [lr] * per_epoch
+    done, total = (e - config.epochs - 1) * per_epoch, config.tail_epochs * per_epoch
+    first = lr * config.tail_lr_factor
+    return [first * rate_factor("cosine", done + step, total) for step in range(per_epoch)]
+
+
+def planned_with_tail(config: TailOptions) -> int:
+    """Return the epochs before which lost accuracy ends no run: all, where there is a tail, and else none.
+
+    Accuracy comes back as the rate of the tail falls, at its very end.
+    """
+    return config.epochs + config.tail_epochs if config.tail_epochs else 0
 
 
 def cycled_batches(count: int, batch_size: int, *, generator: torch.Generator) -> Iterator[Tensor]:

@@ -13,7 +13,9 @@ class RandomLabelConfig(DescentConfig):
     tail_epochs: int = Field(
         3, ge=0, le=1000, description="Passes over the retain set alone after them, which restore accuracy."
     )
-    tail_lr_factor: float = Field(0.3, gt=0, le=1, description="Factor on the learning rate in the tail.")
+    tail_lr_factor: float = Field(
+        1.0, gt=0, le=1, description="Factor on the learning rate in the tail, whence it falls to 0 by a cosine."
+    )
 
 
 RANDOM_LABEL = MethodSpec(

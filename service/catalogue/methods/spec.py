@@ -1,7 +1,7 @@
 """What is known of every method before it runs: its needs, its promise, and the base of its options."""
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -44,7 +44,8 @@ class MethodSpec:
     `needs_in_class_retain` is True when every forgotten class must still occur in the retain set. `own_stop` is
     True when a rule of its own chooses the epoch where no selection pool is left. `uses` names what it takes from a
     version's preparations; with `instead_of_retain` among them the retain set is not read. `needs_sharded_recipe` is
-    True when it works only on models whose recipe has `sisa`.
+    True when it works only on models whose recipe has `sisa`. `for_purpose` holds the options that a purpose prefers
+    to the defaults.
     """
 
     id: str
@@ -60,8 +61,13 @@ class MethodSpec:
     does_not_prove: str
     own_stop: bool = False
     needs_sharded_recipe: bool = False
+    for_purpose: Mapping[Purpose, Mapping[str, Any]] = field(default_factory=dict)
     uses: frozenset[PreparationName] = frozenset()
     instead_of_retain: PreparationName | None = None
+
+    def options_for(self, purpose: Purpose, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options of a request for the purpose: those given, over those that the purpose prefers."""
+        return {**self.for_purpose.get(purpose, {}), **given}
 
     def lacks_retain(self, *, available: bool, prepared: Container[str]) -> bool:
         """Say whether the method would read a retain set that is not there."""
