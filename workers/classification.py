@@ -5,7 +5,7 @@ Training, methods and metrics reach the loss through this object, so that anothe
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Classification:
-    """Softmax classification with cross-entropy."""
+    """Softmax classification with cross-entropy.
+
+    `mixed`: products in steps are taken in bfloat16, while weights, gradients and logits stay float32. What is measured
+    (`predict`), per-sample gradients and slopes of the input are in the network's own precision either way.
+    """
+
+    mixed: bool = False
 
     def inputs(self, images: Tensor) -> Tensor:
         """Return what the network is given for uint8 images (N, C, H, W)."""
@@ -39,7 +45,9 @@ class Classification:
 
     def logits(self, model: nn.Module, images: Tensor) -> Tensor:
         """Return logits (N, K) of uint8 images (N, C, H, W), in whatever mode the model is."""
-        return model(self.inputs(images))  # type: ignore[no-any-return]
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.mixed):
+            logits: Tensor = model(self.inputs(images))
+        return logits.float() if self.mixed else logits
 
     def loss_of_logits(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy (N,) in nats."""
@@ -51,8 +59,9 @@ class Classification:
 
     def predict(self, model: nn.Module, samples: LabelledSet, batch_size: int = PREDICT_BATCH) -> Tensor:
         """Return logits (N, K) in eval mode without gradients; the model's modes are restored."""
+        exact = replace(self, mixed=False)
         with evaluating(model):
-            parts = [self.logits(model, images) for images in torch.split(samples.images, batch_size)]
+            parts = [exact.logits(model, images) for images in torch.split(samples.images, batch_size)]
         return torch.cat(parts)
 
     def accuracy(self, logits: Tensor, labels: Tensor) -> float:
@@ -63,3 +72,9 @@ class Classification:
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of the model's first parameter."""
     return next(model.parameters()).device
+
+
+def placed(model: nn.Module, device: torch.device | str) -> nn.Module:
+    """Move the network to the device; on CUDA its convolutions' weights are laid out channels-last."""
+    moved = model.to(device)
+    return moved.to(memory_format=torch.channels_last) if torch.device(device).type == "cuda" else moved

@@ -12,7 +12,7 @@ from service.catalogue.methods import METHODS, MethodConfig
 from service.catalogue.recipe import Recipe
 from workers.architectures import ImageShape, build
 from workers.architectures.ensemble import Ensemble
-from workers.classification import Classification, device_of
+from workers.classification import Classification, device_of, placed
 from workers.evaluation.earlier import EarlierSet
 from workers.evaluation.gate import Bar, judge
 from workers.evaluation.plots.data import PlotData
@@ -70,6 +70,11 @@ def _network(spec: ModelSpec, seed: int) -> nn.Module:
     )
 
 
+def task_for(recipe: Recipe) -> Classification:
+    """Return the task as the recipe's steps see it."""
+    return Classification(mixed=recipe.precision == "mixed")
+
+
 def validate_parameters(spec: ModelSpec, tensors: Mapping[str, Tensor]) -> list[str]:
     """Return every fault of a state dict for this network, an empty list when it fits.
 
@@ -113,7 +118,7 @@ def train_original(
     """
     started, seed = time.perf_counter(), spec.recipe.seed
     with deterministic(seed):
-        model = build_model(spec).to(device)
+        model = placed(build_model(spec), device)
         samples = train_set.to(device)
         if isinstance(model, Ensemble):
             found, prepared = _train_in_shards(model, samples, spec.recipe, positions, progress)
@@ -131,7 +136,7 @@ def train_original(
 
 def _train_plainly(model: nn.Module, samples: LabelledSet, recipe: Recipe, progress: Progress) -> dict[str, Any]:
     history = train(
-        model, samples, recipe, task=Classification(), generator=generator_for(recipe.seed), progress=progress
+        model, samples, recipe, task=task_for(recipe), generator=generator_for(recipe.seed), progress=progress
     )
     return {
         "epochs": len(history.epoch_losses),
@@ -146,7 +151,7 @@ def _train_in_shards(
     if positions is None:
         raise NotPlacedError("a recipe with `sisa` needs the samples' positions in their dataset")
     training = train_sharded(
-        model, samples, recipe, positions=positions, seed=recipe.seed, task=Classification(), progress=progress
+        model, samples, recipe, positions=positions, seed=recipe.seed, task=task_for(recipe), progress=progress
     )
     return {
         "epochs": len(training.epochs),
@@ -191,11 +196,11 @@ def erase(
     if type(config) is not METHODS[method].config:
         raise TypeError(f"{method} takes {METHODS[method].config.__name__}, not {type(config).__name__}")
     _refuse_without_selection(method, unlearning_splits)
-    task, started = Classification(), time.perf_counter()
+    started = time.perf_counter()
     parent.eval()
     with deterministic(seed):
         around = Surroundings(
-            task=task,
+            task=task_for(spec.recipe),
             recipe=spec.recipe,
             build_model=lambda fresh_seed: build_model(spec, fresh_seed),
             generator=generator_for(seed),
@@ -210,7 +215,7 @@ def erase(
             parent=parent,
             unlearned=result.model,
             splits=evaluation_splits,
-            task=task,
+            task=Classification(),
             seed=seed,
             groups=groups,
             progress=progress,

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from service.catalogue.recipe import Recipe
 from workers.architectures.ensemble import Ensemble
-from workers.classification import Classification
+from workers.classification import Classification, placed
 from workers.evaluation.reference_logits import ReferenceLogits
 from workers.evaluation.reference_masks import balanced_halves
-from workers.pipeline import ModelSpec, build_model
+from workers.pipeline import ModelSpec, build_model, task_for
 from workers.reproducibility import derived_seed, deterministic, generator_for
 from workers.samples import LabelledSet
 from workers.sharded_training import train_sharded
@@ -66,13 +66,13 @@ def train_references(
     trains each reference in shards too, one after the other, whatever `way` says.
     Raises ValueError for an odd number of models, workers.training.TrainingError when a loss stops being finite.
     """
-    started, task, device = time.perf_counter(), Classification(), torch.device(device)
+    started, task, device = time.perf_counter(), task_for(spec.recipe), torch.device(device)
     generator = generator_for(seed)
     in_mask = balanced_halves(pool.samples.labels, models, generator=generator)
     seeds = torch.randint(2**31 - 1, (models, 2), generator=generator).tolist()
     samples, others = pool.samples.to(device), population.samples.to(device)
     pool_there = PlacedSamples(samples=samples, positions=pool.positions)
-    probe = build_model(spec, seeds[0][0]).to(device)
+    probe = placed(build_model(spec, seeds[0][0]), device)
     with deterministic(), own_random_state(probe):
         torch.manual_seed(derived_seed(generator))  # for dropout
         plan = IN_SHARDS
@@ -93,7 +93,7 @@ def train_references(
             members = order[start : start + plan.at_once]
             copies = [
                 Copy(
-                    model=build_model(spec, seeds[i][0]).to(device),
+                    model=placed(build_model(spec, seeds[i][0]), device),
                     rows=in_mask[i].nonzero().squeeze(1),
                     generator=generator_for(seeds[i][1]),
                 )

@@ -12,6 +12,7 @@ from service.catalogue.bounds import Bound
 from service.catalogue.methods import METHODS
 from service.catalogue.recipe import Recipe
 from workers import checkpoints, pipeline, reference_files
+from workers.classification import placed
 from workers.data import cache
 from workers.evaluation.earlier import EarlierSet
 from workers.evaluation.gate import Bar
@@ -77,7 +78,7 @@ def _stored(version: Mapping[str, Any], spec: ModelSpec, device: torch.device) -
     tensors = checkpoints.load(Path(version["weights"]), sha256=version["sha256"])
     model = pipeline.build_model(spec)
     model.load_state_dict(dict(tensors))
-    return model.to(device).eval()
+    return placed(model, device).eval()
 
 
 def _train(order: Order, progress: Progress) -> dict[str, Any]:

@@ -35,6 +35,11 @@ class Recipe(BaseModel):
     schedule: Literal["constant", "one_cycle", "cosine"] = Field(
         "one_cycle", description="Learning rate over the steps."
     )
+    precision: Literal["mixed"] | None = Field(
+        None,
+        description="mixed: products of training and unlearning steps in bfloat16, weights in float32; what is "
+        "measured is in float32. Null: float32 throughout.",
+    )
     seed: int = Field(0, ge=0, le=MAX_SEED, description="Seed of the initialisation and of the batch order.")
     sisa: Sharding | None = Field(
         None, description="Train an ensemble in shards and slices, from which samples can be removed exactly by `sisa`."

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from service.catalogue.methods import RetrainConfig
-from workers.classification import device_of
+from workers.classification import device_of, placed
 from workers.reproducibility import derived_seed
 from workers.training import NonFiniteLossError, train
 from workers.unlearning.interface import DivergedError, Surroundings, UnlearningResult, UnlearningSplits
@@ -32,7 +32,7 @@ def retrain(
     """
     started = time.perf_counter()
     seed = derived_seed(around.generator)
-    fresh = around.build_model(seed).to(device_of(model))
+    fresh = placed(around.build_model(seed), device_of(model))
     history, prepared = (
         _plainly(fresh, splits, around) if around.recipe.sisa is None else _in_shards(fresh, splits, seed, around)
     )
