@@ -27,7 +27,11 @@ SUREST = "retrain"
 LADDERS: Mapping[Purpose, Mapping[Scenario, Ladder]] = {
     "privacy": {
         "subset": Ladder(methods=("sisa", "neggrad_plus", "ieu", SUREST), because=""),
-        "class": Ladder(methods=("sisa", "ieu", "neggrad_plus", SUREST), because=""),
+        "class": Ladder(
+            methods=("sisa", "eu_k", "ieu", SUREST),
+            options={"eu_k": {"epochs": 8}, "ieu": {"tail_epochs": 3}},
+            because="",
+        ),
         "retain_gone": Ladder(methods=("ssd", "mu_mis", "delete"), because=""),
     },
     "bias": {

@@ -11,10 +11,10 @@ class NoiseFinetuneConfig(MethodConfig):
     """Options of one-shot noise with fine-tuning; those left null follow the recipe."""
 
     noise: float = Field(
-        0.5, ge=0, le=10, description="s: standard deviation of the noise in units of each tensor's root mean square."
+        0.3, ge=0, le=10, description="s: standard deviation of the noise in units of each tensor's root mean square."
     )
-    shrink: float = Field(0.5, ge=0, le=1, description="Share of each weight that is taken away before the noise.")
-    epochs: int = Field(5, ge=1, le=1000, description="Passes over the retain set.")
+    shrink: float = Field(0.3, ge=0, le=1, description="Share of each weight that is taken away before the noise.")
+    epochs: int = Field(6, ge=1, le=1000, description="Passes over the retain set.")
     optimizer: Literal["sgd", "adam", "adamw"] | None = Field(None, description="Update rule. Null: the recipe's.")
     lr: float | None = Field(
         None, gt=0, le=10, description="Learning rate; the peak where the schedule varies it. Null: the recipe's."
