@@ -10,7 +10,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.methods import SCENARIOS, read_rows
+from benchmarks.beside_retraining import read_rows
+from benchmarks.methods import SCENARIOS
 
 Row = Mapping[str, Any]
 COLUMNS = (
