@@ -38,7 +38,7 @@ def of_classes(labels: Tensor, classes: tuple[int, ...]) -> Tensor:
 
 def of_each_class(labels: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Return the positions of a share of every class."""
-    members = [of_classes(labels, (label,)) for label in labels.unique().tolist()]
+    members = [of_classes(labels, (label,)) for label in torch.unique(labels).tolist()]
     return torch.cat([where[at_random(where, share, generator)] for where in members])
 
 
