@@ -103,7 +103,7 @@ def test_a_training_started_later_reads_no_erased_sample(stack: Stack) -> None:
 
 
 def test_a_method_that_never_keeps_utility_gives_way_to_the_next(stack: Stack) -> None:
-    nothing_judged = {"privacy": [], "bias": [], "confusion": []}
+    nothing_judged: dict[str, list[Any]] = {"privacy": [], "bias": [], "confusion": []}
     policy = {"max_accuracy_drop": 0.01, "ladder": ["finetune", "retrain"], "gate": nothing_judged}
     stack.train("lenient", epochs=6, policy=policy)
     options = {"lr": 1.0, "epochs": 1, "momentum": 0.99}
