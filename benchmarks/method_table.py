@@ -10,10 +10,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.methods import SCENARIOS, read_rows
+from benchmarks.beside_retraining import read_rows
+from benchmarks.methods import SCENARIOS
 
 Row = Mapping[str, Any]
-COLUMNS = (
+Column = tuple[str, str, str]
+"""Its title, the figure, and how a value is written."""
+COLUMNS: tuple[Column, ...] = (
     ("retain", "accuracy.retain", "{:.1%}"),
     ("forget", "accuracy.forget", "{:.1%}"),
     ("test", "accuracy.test", "{:.1%}"),
@@ -35,45 +38,52 @@ def main() -> int:
     given = parser.parse_args()
     rows = read_rows(given.rows)
     for scenario in SCENARIOS:
-        print("\n".join(_table([row for row in rows if row["scenario"] == scenario], scenario)))
+        print("\n".join(table(TITLES[scenario], [row for row in rows if row["scenario"] == scenario], COLUMNS)))
     if given.plot:
         _plot(rows, given.plot)
     return 0
 
 
-def _by_method(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def by_method(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return the rows of each method, methods in the order they come."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(row["method"], []).append(row)
     return found
 
 
-def _table(rows: Sequence[Row], scenario: str) -> list[str]:
-    head = [TITLES[scenario], *(title for title, _, _ in COLUMNS), "time of retraining", "seeds"]
+def table(title: str, rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    """Return the lines of a Markdown table: a row per method, means over those of its seeds that gave a model."""
+    head = [title, *(name for name, _, _ in columns), "time of retraining", "seeds"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    for method, runs in _by_method(rows).items():
+    for method, runs in by_method(rows).items():
         kept = [run for run in runs if "figures" in run]
-        cells = [_cell(kept, name, shape) for _, name, shape in COLUMNS]
-        share = fmean(run["seconds"] / run["retraining_s"] for run in kept) if kept else None
-        cells += ["–" if share is None else f"{share:.0%}", f"{len(kept)} of {len(runs)}"]
+        cells = [cell(kept, name, shape) for _, name, shape in columns]
+        cells += [time_share(kept), f"{len(kept)} of {len(runs)}"]
         lines.append(f"| `{method}` | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
-def _values(rows: Sequence[Row], name: str) -> list[float]:
-    found = [row["figures"][name]["value"] for row in rows]
-    return [value for value in found if value is not None]
+def time_share(rows: Sequence[Row]) -> str:
+    """Return the mean share of retraining's time, a dash without any row."""
+    return f"{fmean(row['seconds'] / row['retraining_s'] for row in rows):.0%}" if rows else "–"
 
 
-def _cell(rows: Sequence[Row], name: str, shape: str) -> str:
+def cell(rows: Sequence[Row], name: str, shape: str) -> str:
+    """Return the mean of a figure over the rows that have it, a dash where none has."""
     values = _values(rows, name)
     return shape.format(fmean(values)) if values else "–"
+
+
+def _values(rows: Sequence[Row], name: str) -> list[float]:
+    found = [row["figures"].get(name, {}).get("value") for row in rows]
+    return [value for value in found if value is not None]
 
 
 def _plot(rows: Sequence[Row], path: Path) -> None:
     made = Figure(figsize=(11, 4.6), layout="constrained")
     for scenario, axes in zip(SCENARIOS, made.subplots(1, len(SCENARIOS)), strict=True):
-        _panel(axes, _by_method([row for row in rows if row["scenario"] == scenario]), scenario)
+        _panel(axes, by_method([row for row in rows if row["scenario"] == scenario]), scenario)
     made.suptitle("How near retraining, and how long until the forgotten is known again (means over seeds)")
     made.savefig(path, metadata={"Date": None})
 

@@ -25,7 +25,8 @@ from workers.sharded_training import NotPlacedError, train_sharded
 from workers.sharding import stage_seed
 from workers.training import Progress, no_progress, train
 from workers.unlearning import method_named
-from workers.unlearning.interface import Surroundings, UnlearningError, UnlearningResult, UnlearningSplits
+from workers.unlearning.interface import Surroundings, UnlearningResult, UnlearningSplits
+from workers.unlearning.refusals import refuse_before, refuse_unmoved
 from workers.unlearning.shards import kept
 
 
@@ -188,14 +189,16 @@ def erase(
     means the method's defaults; `bar` None means that nothing is judged. `groups` maps a request's name to
     positions in the forget set; `plot` is given what the plots are drawn from; `retrained` is only measured;
     `keep` is given what the method left for later requests on the new model, nothing if it left none.
-    Raises UnknownMethodError, TypeError for another method's config, UnlearningError when a guard leaves no
-    model to return, when no weight moved, or when the selection pool is empty and the method chooses by it.
+    Raises UnknownMethodError, TypeError for another method's config, InvalidSplitsError for a label that the network
+    has no class for, UnlearningError when a guard leaves no model to return, when no weight moved, or when the method
+    cannot work here: the selection pool it chooses by is empty, a class it needs samples of is emptied, or the
+    original's weights, which all but exact methods start from, are not finite.
     """
     unlearn = method_named(method)
     config = METHODS[method].config() if config is None else config
     if type(config) is not METHODS[method].config:
         raise TypeError(f"{method} takes {METHODS[method].config.__name__}, not {type(config).__name__}")
-    _refuse_without_selection(method, unlearning_splits)
+    refuse_before(method, parent, unlearning_splits, num_classes=spec.num_classes)
     started = time.perf_counter()
     parent.eval()
     with deterministic(seed):
@@ -209,7 +212,7 @@ def erase(
             prepared=prepared or {},
         )
         result = unlearn(parent, unlearning_splits, config, around=around)
-        _refuse_unmoved(parent, result)
+        refuse_unmoved(parent, result)
         progress(EVALUATE, 0, 1)
         measured = evaluate(
             parent=parent,
@@ -234,21 +237,6 @@ def erase(
         "environment": where,
         "seconds": _seconds(result.seconds, time.perf_counter() - started, training_seconds),
     }
-
-
-def _refuse_without_selection(method: str, splits: UnlearningSplits) -> None:
-    """Refuse a method that chooses among its epochs when nothing is held out to choose by."""
-    spec = METHODS[method]
-    if spec.guarantee == "approximate" and not spec.own_stop and not len(splits.selection):
-        raise UnlearningError(
-            f"the selection pool is empty, so {method} has nothing to choose an epoch by; ask for retrain"
-        )
-
-
-def _refuse_unmoved(parent: nn.Module, result: UnlearningResult) -> None:
-    """Refuse to call the parent's own weights an unlearned model; its norm buffers alone do not count."""
-    if all(map(torch.equal, parent.parameters(), result.model.parameters())):
-        raise UnlearningError("every weight equals the parent's bit for bit", history=result.history)
 
 
 def _gate(

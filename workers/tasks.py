@@ -150,7 +150,7 @@ def _work(bench: Bench, claim: Claim, folder: Path, beat: Heartbeat) -> None:
 
 def _climb_after_failure(bench: Bench, claim: Claim, prepared: Prepared, error: dict[str, Any]) -> bool:
     """Go on to the next method after one that found no model to return; False if there is none, or another cause."""
-    if prepared.situation is None or error.get("code") != "unlearning_failed":
+    if prepared.situation is None or error.get("code") not in ("unlearning_failed", "utility_guard"):
         return False
     rung = next_rung(prepared.tried)
     if rung.method is None:

@@ -22,8 +22,9 @@ class Policy(BaseModel):
         2.0,
         gt=0,
         le=100,
-        description="Utility guard, percentage points: an attempt whose accuracy (labels left in the retain set) falls "
-        "by more, on the selection pool or beyond doubt on the test set, ends, and its job is held for a person.",
+        description="Utility guard, percentage points, of accuracy on labels left in the retain set: a method that "
+        "finds no model within it on the selection pool gives way to the next; a model that lost more beyond doubt on "
+        "the test set is held for a person.",
     )
     stop_serving: Literal["on_success", "immediately"] = Field(
         "on_success",

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from service import allowed_roots
 from service.catalogue.sources import SOURCES
 from service.deps import PartsDep, needs, writing_as
+from service.errors import Fault, InvalidRequest
 from service.lifecycle import JobKind
 from service.schemas.common import Limit, Number, Page, decode_cursor, decode_number, encode_cursor
 from service.schemas.datasets import DatasetIn, DatasetOut, Decode, SampleOut
@@ -92,6 +93,14 @@ def list_samples(
     """Page through the samples that are not erased; the cursor holds no sample ID."""
     with parts.database.reading() as session:
         dataset = datasets.ready(session, name)
+        _refuse_unknown_label(dataset, label)
         rows = samples.page(session, dataset.id, split=split, label=label, after=decode_number(cursor, 0), limit=limit)
     items = [SampleOut(sample_id=str(row.sample_id), split=row.split, label=row.label) for row in rows]
     return Page(items=items, next_cursor=encode_cursor(rows[-1].id) if len(rows) == limit else None)
+
+
+def _refuse_unknown_label(dataset: Dataset, label: int | None) -> None:
+    """Refuse a class that the dataset cannot have; one whose samples are all erased has an empty page."""
+    if label is not None and label >= dataset.num_classes:
+        detail = f"Labels of dataset {dataset.name!r} are 0 to {dataset.num_classes - 1}."
+        raise InvalidRequest(detail, faults=[Fault("/query/label", "unknown_label", label, detail)])

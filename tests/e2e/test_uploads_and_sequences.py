@@ -102,8 +102,20 @@ def test_a_training_started_later_reads_no_erased_sample(stack: Stack) -> None:
     assert dataset["splits"]["train"] < 1797 * 0.72, "the erased ones no longer count"
 
 
-def test_weights_that_never_keep_utility_are_held_for_a_person(stack: Stack) -> None:
-    stack.train("strict", epochs=6, policy={"max_accuracy_drop": 0.01})
+def test_a_method_that_never_keeps_utility_gives_way_to_the_next(stack: Stack) -> None:
+    nothing_judged: dict[str, list[Any]] = {"privacy": [], "bias": [], "confusion": []}
+    policy = {"max_accuracy_drop": 0.01, "ladder": ["finetune", "retrain"], "gate": nothing_judged}
+    stack.train("lenient", epochs=6, policy=policy)
+    options = {"lr": 1.0, "epochs": 1, "momentum": 0.99}
+    request = stack.erase(stack.ids(10, skip=420), method="finetune", method_options=options, models=["lenient"])
+    job = stack.client.get(f"/v1/jobs/{stack.completed(request['id'])['jobs'][0]['id']}").json()
+    assert [rung["method"] for rung in job["rungs"]] == ["finetune", "retrain"]
+    assert job["rungs"][0]["verdict"] == "failed"
+    assert "no epoch kept selection accuracy" in job["rungs"][0]["sentence"]
+
+
+def test_weights_that_never_keep_utility_on_the_last_rung_are_held_for_a_person(stack: Stack) -> None:
+    stack.train("strict", epochs=6, policy={"max_accuracy_drop": 0.01, "ladder": ["finetune"]})
     options = {"lr": 1.0, "epochs": 1, "momentum": 0.99}
     request = stack.erase(stack.ids(10, skip=400), method="finetune", method_options=options, models=["strict"])
     done = stack.completed(request["id"])

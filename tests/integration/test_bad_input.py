@@ -111,6 +111,30 @@ def test_a_method_whose_needs_the_model_cannot_meet_is_refused(stack: Stack) -> 
     assert problem["errors"][0]["code"] == "method_needs_not_met"
 
 
+@pytest.mark.parametrize(("purpose", "method"), [("privacy", "finetune"), ("bias", "scrub"), ("confusion", "ssd")])
+def test_a_method_that_reads_what_is_gone_is_refused_with_those_that_can_work(
+    stack: Stack, purpose: str, method: str
+) -> None:
+    factories.dataset(stack, f"gone-{purpose}")
+    factories.model(stack, f"gone-{purpose}", of=f"gone-{purpose}", policy={"retain_data": "gone"})
+    factories.version(stack, f"gone-{purpose}")
+    before = _stored(stack)
+    named = {"dataset": f"gone-{purpose}", "sample_ids": [f"gone-{purpose}-train-0"]}
+    problem = _refused(stack, _post(stack, **named, purpose=purpose, method=method), 422, "invalid_request", before)
+    (fault,) = problem["errors"]
+    assert (fault["pointer"], fault["code"], fault["value"]) == ("/method", "method_needs_not_met", method)
+    assert "delete, mu_mis" in fault["detail"]
+
+
+def test_a_class_that_is_not_there_is_refused_and_one_without_samples_left_is_an_empty_page(stack: Stack) -> None:
+    before = _stored(stack)
+    problem = _refused(stack, stack.client.get("/v1/datasets/d/samples?label=4"), 422, "invalid_request", before)
+    assert problem["errors"][0]["pointer"] == "/query/label"
+    assert "0 to 3" in problem["detail"]
+    answer = stack.client.get("/v1/datasets/d/samples", params={"label": 3, "split": "train"})
+    assert len(answer.json()["items"]) == 10
+
+
 @pytest.mark.parametrize("route", ["/v1/deletion-requests", "/v1/models/m/versions"])
 @pytest.mark.parametrize("body", [b"{", b'{"dataset": "d", "sample_ids": ["patient-17" "x"]}'])
 def test_malformed_json_is_a_bad_request_and_is_not_echoed(stack: Stack, route: str, body: bytes) -> None:

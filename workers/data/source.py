@@ -73,10 +73,11 @@ class SourceArrays:
         if count == 0 or len(lengths) != 1:
             return [("it is empty, or its arrays differ in length", True)]
         low, high = int(self.labels.min()), int(self.labels.max())
+        trained = {label for label, split in zip(self.labels.tolist(), self.splits, strict=True) if split == "train"}
         return [
             ("images must be (N, H, W) or (N, H, W, C) with C of 1 to 4", self.images.ndim != 4),
             (f"labels must be 0 to {MAX_CLASSES - 1}", low < 0 or high >= MAX_CLASSES),
-            ("there must be two classes or more", high < 1),
+            ("the train split must have two classes or more", len(trained) == 1),
             ("a sample ID comes twice", len(set(self.sample_ids)) != count),
             (
                 f"sample IDs must have 1 to {MAX_ID_LENGTH} characters",

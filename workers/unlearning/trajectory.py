@@ -41,7 +41,7 @@ class Trajectory:
 
     The reference is the selection pool weighed to the forget set's class mix; selection accuracy is taken on
     labels that stay in the retain set. Without a selection pool there is no floor, and the history holds null
-    for what would be measured on it.
+    for what would be measured on it. Raises DivergedError where the parent's own logits are not finite.
     """
 
     def __init__(self, model: nn.Module, splits: UnlearningSplits, around: Surroundings) -> None:
@@ -50,7 +50,7 @@ class Trajectory:
         self._reference = _Reference(
             weights=class_mix_weights(labels, splits.forget.labels), stays=torch.isin(labels, splits.retained_labels)
         )
-        self.records = [self._measure(model, 0, {})]
+        self.records = [self._measured_parent(model)]
         self.terms = Terms(
             floor=self.records[0].selection_accuracy - around.max_accuracy_drop,
             comfortable=self.records[0].selection_accuracy - around.max_accuracy_drop / 2,
@@ -85,6 +85,12 @@ class Trajectory:
             verdict=verdict,
             seconds=time.perf_counter() - started,
         )
+
+    def _measured_parent(self, model: nn.Module) -> EpochRecord:
+        try:
+            return self._measure(model, 0, {})
+        except NonFiniteLossError as error:
+            raise DivergedError("the original's own logits are not finite: nothing can be learned from it") from error
 
     @property
     def _pooled(self) -> bool:
