@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from service.catalogue.bounds import WIDEST_BAND, band_by_size
-from service.catalogue.methods import AUTO, METHODS
+from service.catalogue.methods import AUTO, METHODS, Available
 from service.catalogue.policy import surest_within_seconds
 
 SmallSets = Literal["exact", "gather", "disclose"]
@@ -157,15 +157,14 @@ def _unfit(method: str, situation: Situation) -> str | None:
         return None
     if method in situation.skipped:
         return situation.skipped[method]
-    if "recipe" in METHODS[method].needs and not situation.has_recipe:
-        return "the model has no training recipe"
-    if METHODS[method].needs_sharded_recipe:
-        if not situation.sharded:
-            return "the model's recipe does not train it in shards"
-        if "shard_checkpoints" not in situation.prepared:
-            return "no checkpoints of its shards were kept"
-    if METHODS[method].lacks_retain(available=situation.has_retain, prepared=situation.prepared):
-        return "the retain set is gone"
+    there = Available(
+        recipe=situation.has_recipe,
+        sharded=situation.sharded,
+        retain=situation.has_retain,
+        prepared=situation.prepared,
+    )
+    if (lack := METHODS[method].lack(there)) is not None:
+        return lack
     if method != situation.requested and situation.purpose not in METHODS[method].purposes:
         return f"it does not serve the purpose {situation.purpose}"
     return None

@@ -14,7 +14,7 @@ from sqlalchemy import BigInteger, Select, bindparam, exists, select
 from sqlalchemy.orm import Session
 
 from service.catalogue.ladders import ladder_of
-from service.catalogue.methods import AUTO, METHODS, Need, Purpose
+from service.catalogue.methods import AUTO, METHODS, Available, Purpose
 from service.catalogue.policy import frozen
 from service.errors import Fault
 from service.evidence.leaf import canonical
@@ -84,56 +84,45 @@ def concerned(session: Session, targets: Sequence[tuple[Model, list[Version]]], 
     return found
 
 
-def unmet(session: Session, method: str, model: Concerned, keys: Sequence[int]) -> list[Fault]:
+def unmet(session: Session, method: str, model: Concerned, keys: Sequence[int], *, purpose: str) -> list[Fault]:
     """Return why the method cannot remove the samples from the model: nothing, where it can."""
-    methods = _ladder(model.model) if method == AUTO else (method,)
+    methods = _ladder(model.model, purpose) if method == AUTO else (method,)
     version, known = model.known[-1]
-    faults: list[Fault] = []
-    if model.model.recipe is None and all("recipe" in METHODS[name].needs for name in methods):
-        what = "every method of the ladder" if method == AUTO else repr(method)
-        reason = f"{what} needs a training recipe, and model {model.model.name!r} has none. {_instead('recipe')}"
-        faults.append(Fault("/method", "method_needs_not_met", method, reason))
-    sharded = bool((model.model.recipe or {}).get("sisa"))
-    if not sharded and all(METHODS[name].needs_sharded_recipe for name in methods):
-        what = "every method of the ladder" if method == AUTO else repr(method)
-        reason = (
-            f"{what} needs a model trained in shards: register one whose recipe has `sisa`, as {model.model.name!r}'s "
-            "has not."
-        )
-        faults.append(Fault("/method", "method_needs_not_met", method, reason))
-    if model.model.policy.get("retain_data") == "gone" and _all_lack_retain(session, methods, version):
-        what = "every method of the ladder" if method == AUTO else repr(method)
-        reason = (
-            f"{what} reads the retain set, which model {model.model.name!r}'s policy calls gone. {_instead('retain')}"
-        )
-        faults.append(Fault("/method", "method_needs_not_met", method, reason))
+    faults = _lacks(session, method, methods, model.model, version)
     asked = {"dataset": model.model.dataset_id, "version": version.id, "listed": samples.packed(session, keys)}
     dialect = samples.dialect_of(session)
     if session.scalar(_any_left(dialect), asked) is None:
         reason = f"Nothing of model {model.model.name!r}'s training set would be left; delete the model instead."
         faults.append(Fault("/sample_ids", "forget_set_is_whole_training_set", len(known), reason))
-    elif all(METHODS[name].needs_in_class_retain for name in methods):
+    elif methods and all(METHODS[name].needs_in_class_retain for name in methods):
         kept = set(session.scalars(_classes_left(dialect), asked))
         emptied = sorted(samples.labels(session, sorted(known)) - kept)
         faults += [Fault("/sample_ids", "class_left_without_samples", label) for label in emptied]
     return faults
 
 
-def _ladder(model: Model) -> tuple[str, ...]:
-    """Return what `auto` may come to; all purposes and scenarios end alike where there is retain data."""
+def _ladder(model: Model, purpose: str) -> tuple[str, ...]:
+    """Return what `auto` may come to; classes and subsets end alike."""
     gone = model.policy.get("retain_data") == "gone"
-    return ladder_of(frozen_policy(model, "privacy").policy, "retain_gone" if gone else "subset").methods
+    return ladder_of(frozen_policy(model, purpose).policy, "retain_gone" if gone else "subset").methods
 
 
-def _all_lack_retain(session: Session, methods: Sequence[str], version: Version) -> bool:
-    prepared = preparations.names_of(session, version.id)
-    return all(METHODS[name].lacks_retain(available=False, prepared=prepared) for name in methods)
-
-
-def _instead(missing: Need) -> str:
-    """Say which methods do without what is missing."""
-    able = sorted(name for name, spec in METHODS.items() if missing not in spec.needs)
-    return f"Ask for one that does without it: {', '.join(able)}."
+def _lacks(session: Session, asked: str, methods: Sequence[str], model: Model, version: Version) -> list[Fault]:
+    """Return one fault where none of the methods has what it needs, with what each lacks and which ones would do."""
+    recipe = model.recipe or {}
+    there = Available(
+        recipe=model.recipe is not None,
+        sharded=bool(recipe.get("sisa")),
+        retain=model.policy.get("retain_data") != "gone",
+        prepared=preparations.names_of(session, version.id),
+    )
+    lacks = {name: METHODS[name].lack(there) for name in methods}
+    if not all(lacks.values()):
+        return []
+    told = "; ".join(f"{name}: {why}" for name, why in lacks.items()) or "its ladder has no method for this purpose"
+    able = sorted(name for name, spec in METHODS.items() if spec.lack(there) is None)
+    reason = f"{asked!r} cannot be used on model {model.name!r} ({told}). Ask for one that can: {', '.join(able)}."
+    return [Fault("/method", "method_needs_not_met", asked, reason)]
 
 
 def _left(dialect: str, column: Any) -> Select[int]:

@@ -160,7 +160,11 @@ def _not_found(order: Order, unresolved: Sequence[str]) -> list[Fault]:
 
 def _refuse_unmet(session: Session, order: Order, concerned: list[Concerned], found: list[SampleRow]) -> None:
     keys = [row.id for row in found]
-    faults = [fault for model in concerned for fault in fan_out.unmet(session, order.method, model, keys)]
+    faults = [
+        fault
+        for model in concerned
+        for fault in fan_out.unmet(session, order.method, model, keys, purpose=order.purpose)
+    ]
     if faults:
         raise InvalidRequest("The request cannot be worked on every model concerned.", faults=faults)
 
@@ -247,7 +251,7 @@ def _attach(session: Session, request: DeletionRequest, model: Concerned, keys: 
     requests.mark_trained_on(session, request, sorted(model.keys))
     if _has_open_job(session, request, model.model):
         return
-    faults = fan_out.unmet(session, request.method, model, keys)
+    faults = fan_out.unmet(session, request.method, model, keys, purpose=request.purpose)
     if faults:
         requests.cannot_be_worked_on(session, request, model.model.name, faults)
         return

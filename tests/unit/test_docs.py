@@ -8,7 +8,8 @@ import pytest
 
 from service.app import create_app
 from service.catalogue.architectures import ARCHITECTURES
-from service.catalogue.methods import METHODS
+from service.catalogue.ladders import LADDERS
+from service.catalogue.methods import METHODS, Purpose
 from service.catalogue.metrics import METRICS
 from service.catalogue.policy import Policy
 from service.catalogue.preparations import PREPARATIONS
@@ -86,3 +87,10 @@ def test_the_readme_lists_the_policy_field_with_its_default(name: str) -> None:
 def test_the_readme_lists_the_preparation_with_what_it_holds_and_who_uses_it(name: str) -> None:
     users = ", ".join(f"`{method}`" for method, spec in sorted(METHODS.items()) if name in spec.uses)
     assert f"| `{name}` | {PREPARATIONS[name].holds} | {users} |" in README
+
+
+@pytest.mark.parametrize("purpose", sorted(LADDERS))
+def test_the_readme_lists_the_ladders_with_their_reasons(purpose: Purpose) -> None:
+    for scenario, ladder in LADDERS[purpose].items():
+        order = " → ".join(f"`{method}`" for method in ladder.methods) or "none"
+        assert f"| {purpose} | {scenario} | {order} | {ladder.because} |" in README

@@ -24,12 +24,13 @@ from service.catalogue.methods.retrain import RETRAIN, RetrainConfig
 from service.catalogue.methods.salun import SALUN, SalunConfig
 from service.catalogue.methods.scrub import SCRUB, SCRUB_R, ScrubConfig, ScrubRConfig
 from service.catalogue.methods.sisa import SISA, SisaConfig
-from service.catalogue.methods.spec import MethodConfig, MethodSpec, Need, Purpose
+from service.catalogue.methods.spec import Available, MethodConfig, MethodSpec, Need, Purpose
 from service.catalogue.methods.ssd import SSD, SsdConfig
 
 __all__ = [
     "AUTO",
     "METHODS",
+    "Available",
     "BadTeacherConfig",
     "CfKConfig",
     "ConvTransposeConfig",

@@ -20,7 +20,7 @@ CONV_TRANSPOSE = MethodSpec(
     fidelity="reconstruction",
     needs=frozenset({"retain"}),
     needs_in_class_retain=False,
-    purposes=frozenset({"privacy", "bias", "confusion"}),
+    purposes=frozenset({"privacy", "bias"}),
     config=ConvTransposeConfig,
     summary="Every convolution's kernels are mirrored at their diagonal, then the net is trained on the retain set "
     "alone. Ours: which kernels, the rate and the update rule. A net without square kernels is refused.",

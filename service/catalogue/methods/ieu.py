@@ -44,7 +44,7 @@ IEU = MethodSpec(
     fidelity="reconstruction",
     needs=frozenset({"forget", "forget_labels", "retain", "validation"}),
     needs_in_class_retain=False,
-    purposes=frozenset({"privacy", "bias"}),
+    purposes=frozenset({"privacy", "bias", "confusion"}),
     config=IeuConfig,
     summary="Every step raises the capped loss on the forget set, lowers that on the retain set, shrinks the weights "
     "and puts noise into them; steps on the retain set alone follow. The public text names these ingredients without "

@@ -23,7 +23,7 @@ MSG = MethodSpec(
     fidelity="reconstruction",
     needs=frozenset({"forget", "forget_labels", "retain"}),
     needs_in_class_retain=False,
-    purposes=frozenset({"privacy", "bias", "confusion"}),
+    purposes=frozenset({"privacy", "bias"}),
     config=MsgConfig,
     summary="The share of each convolution on which the retain and the forget gradient differ least starts anew; then "
     "the net is trained on the retain set, the convolutions' other weights slowly. Ours: where the new values come "

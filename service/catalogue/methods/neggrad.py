@@ -28,7 +28,7 @@ NEGGRAD = MethodSpec(
     fidelity="paper",
     needs=frozenset({"forget", "forget_labels", "validation"}),
     needs_in_class_retain=False,
-    purposes=frozenset({"privacy", "bias", "confusion"}),
+    purposes=frozenset({"privacy", "bias"}),
     config=NegGradConfig,
     summary="Every step raises the cross-entropy on a batch of the forget set, which nothing bounds; the retain set is "
     "not read. Known to collapse: the selection pool picks an epoch before that, or the attempt fails.",

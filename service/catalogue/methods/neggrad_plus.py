@@ -57,6 +57,7 @@ NEGGRAD_PLUS = MethodSpec(
     needs=frozenset({"forget", "forget_labels", "retain", "validation"}),
     needs_in_class_retain=False,
     purposes=frozenset({"privacy", "bias", "confusion"}),
+    for_purpose={"bias": {"rewind": "none"}, "confusion": {"rewind": "none"}},
     config=NegGradPlusConfig,
     summary="Every step lowers the loss on a retain batch and raises it, to a cap, on a forget batch; "
     "epochs on the retain set alone follow.",

@@ -27,6 +27,7 @@ RANDOM_LABEL = MethodSpec(
     needs=frozenset({"forget", "forget_labels", "retain", "validation"}),
     needs_in_class_retain=False,
     purposes=frozenset({"privacy", "bias", "confusion"}),
+    for_purpose={"bias": {"rewind": "none"}, "confusion": {"rewind": "none"}},
     config=RandomLabelConfig,
     summary="Training goes on with the forget set under random wrong labels beside the retain set.",
     does_not_prove=APPROXIMATE + " A sample that is taught a wrong answer can be told from one never seen.",

@@ -36,6 +36,7 @@ SALUN = MethodSpec(
     needs=frozenset({"forget", "forget_labels", "retain", "validation"}),
     needs_in_class_retain=False,
     purposes=frozenset({"privacy", "bias", "confusion"}),
+    for_purpose={"bias": {"rewind": "none"}, "confusion": {"rewind": "none"}},
     config=SalunConfig,
     summary="Random wrong labels are taught, but only to the weights that matter most to the forget set.",
     does_not_prove=APPROXIMATE + " A sample that is taught a wrong answer can be told from one never seen.",

@@ -1,6 +1,6 @@
 """What is known of every method before it runs: its needs, its promise, and the base of its options."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -38,6 +38,16 @@ class MethodConfig(BaseModel):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Available:
+    """What there is of a model: a recipe, one that trains it in shards, its retain set, and what was prepared."""
+
+    recipe: bool = True
+    sharded: bool = False
+    retain: bool = True
+    prepared: Collection[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class MethodSpec:
     """Describe one method: what it needs, what it promises, and what it does not prove.
 
@@ -69,6 +79,14 @@ class MethodSpec:
         """Return the options of a request for the purpose: those given, over those that the purpose prefers."""
         return {**self.for_purpose.get(purpose, {}), **given}
 
-    def lacks_retain(self, *, available: bool, prepared: Container[str]) -> bool:
-        """Say whether the method would read a retain set that is not there."""
-        return "retain" in self.needs and not available and self.instead_of_retain not in prepared
+    def lack(self, there: Available) -> str | None:
+        """Say what the method needs and a model has not, as a sentence's end; None where it has all."""
+        if "recipe" in self.needs and not there.recipe:
+            return "the model has no training recipe"
+        if self.needs_sharded_recipe and not there.sharded:
+            return "the model's recipe does not train it in shards"
+        if self.needs_sharded_recipe and "shard_checkpoints" not in there.prepared:
+            return "no checkpoints of its shards were kept"
+        if "retain" in self.needs and not there.retain and self.instead_of_retain not in there.prepared:
+            return "the retain set is gone"
+        return None
