@@ -77,18 +77,21 @@ def describe(error: Exception) -> dict[str, Any]:
         return {"code": error.code, "detail": str(error)}
     from workers.checkpoints import BadCheckpoint
     from workers.training import TrainingError
-    from workers.unlearning.interface import UnlearningError, UtilityLostError
+    from workers.unlearning.interface import InvalidSplitsError, UnlearningError, UtilityLostError
 
     if isinstance(error, UtilityLostError):
         return {"code": "utility_guard", "detail": str(error), "history": list(error.history)}
-    known = {
+    known: dict[type[Exception], str] = {
         UnlearningError: "unlearning_failed",
+        InvalidSplitsError: "invalid_splits",
         TrainingError: "training_failed",
         BadCheckpoint: "bad_checkpoint",
     }
     for kind, code in known.items():
         if isinstance(error, kind):
             return {"code": code, "detail": str(error)}
+    if type(error).__name__ == "OutOfMemoryError":
+        return {"code": "out_of_memory", "detail": "the device's memory does not suffice: ask for smaller batches"}
     frames = [f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)]
     return {"code": "internal_error", "detail": f"{type(error).__name__} at {' > '.join(frames[-4:])}"}
 

@@ -59,7 +59,7 @@ class Classification:
 
     def predict(self, model: nn.Module, samples: LabelledSet, batch_size: int = PREDICT_BATCH) -> Tensor:
         """Return logits (N, K) in eval mode without gradients; the model's modes are restored."""
-        exact = replace(self, mixed=False)
+        exact = replace(self, mixed=False) if self.mixed else self
         with evaluating(model):
             parts = [exact.logits(model, images) for images in torch.split(samples.images, batch_size)]
         return torch.cat(parts)

@@ -16,10 +16,11 @@ class Situation:
     """What the choice depends on. Times in seconds; `retraining_seconds` None when nobody knows it.
 
     `has_recipe` False means that the model cannot be trained again, `has_retain` False that its retained training
-    samples may not be read, `sharded` True that its recipe trains it in shards; `prepared` names what was prepared of
-    the parent. `chosen_for_purpose` says that the ladder, whose methods run by `options`, is made for the purpose.
-    `forget_count` is the number of samples that an attack could compare, each with an unseen one of its label;
-    `tests_membership` False means that no required bound is on an attack.
+    samples may not be read, `has_selection` False that no sample is held out to choose by, `sharded` True that its
+    recipe trains it in shards; `prepared` names what was prepared of the parent. `chosen_for_purpose` says that the
+    ladder, whose methods run by `options`, is made for the purpose. `forget_count` is the number of samples that an
+    attack could compare, each with an unseen one of its label; `tests_membership` False means that no required bound
+    is on an attack.
     """
 
     requested: str
@@ -35,6 +36,7 @@ class Situation:
     surest_within_seconds: float = 0.0
     has_recipe: bool = True
     has_retain: bool = True
+    has_selection: bool = True
     prepared: frozenset[str] = frozenset()
     chosen_for_purpose: bool = False
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -142,8 +144,13 @@ def small_set_rule(situation: Situation) -> SmallSets:
     if situation.small_sets is not None:
         return situation.small_sets
     seconds = situation.retraining_seconds
-    fits = seconds is not None and seconds <= situation.retraining_budget_seconds and situation.has_recipe
+    fits = seconds is not None and seconds <= situation.retraining_budget_seconds and _any_exact(situation)
     return "exact" if situation.requested == AUTO and fits else "disclose"
+
+
+def _any_exact(situation: Situation) -> bool:
+    """Say whether an exact method of the ladder can work on the model."""
+    return any(is_exact(name) and _unfit(name, situation) is None for name in order(situation))
 
 
 def _short_of_time(situation: Situation, steps: Sequence[str]) -> bool:
@@ -161,6 +168,7 @@ def _unfit(method: str, situation: Situation) -> str | None:
         recipe=situation.has_recipe,
         sharded=situation.sharded,
         retain=situation.has_retain,
+        selection=situation.has_selection,
         prepared=situation.prepared,
     )
     if (lack := METHODS[method].lack(there)) is not None:

@@ -99,6 +99,9 @@ def prepare(session: Session, job: Job, place: Place) -> Prepared:
     match JobKind(job.kind):
         case JobKind.INDEX:
             return Prepared(order=_index(dataset, place))
+        case JobKind.TRAIN | JobKind.PREPARE if _retain_data_gone(session, job):
+            # asked for while the data could still be read
+            return Prepared(order=None)
         case JobKind.TRAIN:
             return _train(session, job, dataset, place)
         case JobKind.VALIDATE:
@@ -111,6 +114,10 @@ def prepare(session: Session, job: Job, place: Place) -> Prepared:
             return _trim(session, job, place)
         case JobKind.PREPARE_VERSION:
             return Prepared(order=_prepare_version(session, job, dataset, place))
+
+
+def _retain_data_gone(session: Session, job: Job) -> bool:
+    return session.get_one(Model, job.model_id).policy.get("retain_data") == "gone"
 
 
 def _index(dataset: Dataset, place: Place) -> dict[str, Any]:
@@ -312,6 +319,7 @@ def _situation(
         tests_membership=tests_membership(policy),
         has_recipe=model.recipe is not None,
         has_retain=has_retain,
+        has_selection=samples.any_left_in(session, job.dataset_id, "selection"),
         prepared=preparations.names_of(session, parent.id),
         sharded=bool((model.recipe or {}).get("sisa")),
     )

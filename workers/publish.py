@@ -35,6 +35,8 @@ from workers.orders import Prepared
 from workers.publish_prepared import Kept, Stored, TrainingSetChanged, keep
 
 _NOTHING_LEFT = {
+    JobKind.TRAIN: "retain_data_gone",
+    JobKind.PREPARE: "retain_data_gone",
     JobKind.TRIM: "no_reference_logits",
     JobKind.PREPARE_VERSION: "version_left_circulation_or_knows_samples_of_an_open_request",
 }

@@ -35,6 +35,8 @@ class Sweeper:
                 sweep(self._bench, self._ring)
                 if turn % ORPHAN_TURNS == 0:
                     leftovers.remove_orphans(self._bench)
+                    with self._bench.database.writing() as session:
+                        preparations.ask_where_missing(session)
             except Exception as error:  # noqa: BLE001 - a thread's boundary: a sweeper that ends is work lost
                 log.warning("sweep.failed", error=type(error).__name__)
             if self._bench.stopping.wait(self._bench.settings.sweep_seconds):
@@ -88,16 +90,26 @@ def _purge(bench: Bench, version: Version) -> None:
         if prepared is None:
             log.error("purge.failed", version_id=row.id)
             return
-        gone = {"bytes_absent": absent, "shared_with_live_version": shared, "preparations_absent": prepared}
+        gone = {"bytes_absent": absent, "shared_with_live_version": shared, **prepared}
         versions.move(session, row, VersionState.PURGED, **gone)
 
 
-def _purge_preparations(bench: Bench, session: Session, version: Version) -> int | None:
-    """Delete what was prepared of the version; return how many files are proven absent, None where one is not."""
-    files = preparations.of_version(session, version.id)
-    for file in files:
-        digests.hold(session, file.sha256)
-        if not preparations.in_use(session, file.sha256, but=version.id) and not bench.artifacts.purge(file.sha256):
+def _purge_preparations(bench: Bench, session: Session, version: Version) -> dict[str, int] | None:
+    """Delete what was prepared of the version, and the candidates of held jobs that came from it.
+
+    Return how many files are proven absent, and how many stay because another version's are equal; None where one
+    could not be deleted.
+    """
+    digests_of = [file.sha256 for file in preparations.of_version(session, version.id)]
+    candidates = preparations.drop_of(session, version)
+    found = {"preparations_absent": 0, "preparations_shared": 0, "candidates_absent": 0}
+    for sha256 in [*digests_of, *candidates]:
+        digests.hold(session, sha256)
+        kind = "candidates_absent" if sha256 in candidates else "preparations_absent"
+        if preparations.in_use(session, sha256):
+            found["preparations_shared"] += 1
+        elif bench.artifacts.purge(sha256):
+            found[kind] += 1
+        else:
             return None
-        session.delete(file)
-    return len(files)
+    return found

@@ -148,9 +148,13 @@ def _work(bench: Bench, claim: Claim, folder: Path, beat: Heartbeat) -> None:
     _publish(bench, claim, prepared, result, folder)
 
 
+_OF_THE_METHOD = ("unlearning_failed", "utility_guard", "training_failed", "out_of_memory", "internal_error")
+"""Failures that another method may not have. What is wrong with the data or the weights would meet every one."""
+
+
 def _climb_after_failure(bench: Bench, claim: Claim, prepared: Prepared, error: dict[str, Any]) -> bool:
-    """Go on to the next method after one that found no model to return; False if there is none, or another cause."""
-    if prepared.situation is None or error.get("code") not in ("unlearning_failed", "utility_guard"):
+    """Go on to the next method after one that found no model to return, or broke; False if there is none."""
+    if prepared.situation is None or error.get("code") not in _OF_THE_METHOD:
         return False
     rung = next_rung(prepared.tried)
     if rung.method is None:

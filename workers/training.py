@@ -149,4 +149,4 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     """Return how many batches shuffled_batches yields."""
     steps = math.ceil(count / batch_size)
     # shuffled_batches joins a single left-over sample to the batch before it
-    return steps - 1 if steps > 1 and count % batch_size == 1 else steps
+    return steps - 1 if steps > 1 and count - (steps - 1) * batch_size == 1 else steps

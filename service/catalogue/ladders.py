@@ -26,7 +26,7 @@ class Ladder:
 SUREST = "retrain"
 _SHARDS_FIRST = "sisa, exact and in part only, is for models trained in shards; others pass it over. "
 _FORGET_ALONE = Ladder(
-    methods=("ssd", "mu_mis", "delete"),
+    methods=("ssd", "delete", "mu_mis"),
     options={"delete": {"lr": 3e-5}},
     because="Only these read nothing but the forget set, ssd where the importance of all data was prepared. On a class "
     "of Fashion-MNIST they end one or two points from retraining; none forgets a random subset.",
@@ -104,5 +104,6 @@ def ladder_of(policy: Mapping[str, Any], scenario: Scenario) -> Ladder:
     own = policy.get("ladder")
     if own is not None:
         return Ladder(methods=tuple(own), because="the policy's own")
-    found = policy["ladders"][scenario]
+    # what was frozen without any is held to today's
+    found = (policy.get("ladders") or written_out(policy["purpose"]))[scenario]
     return Ladder(methods=tuple(found["methods"]), options=found["options"])

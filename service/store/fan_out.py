@@ -88,7 +88,7 @@ def unmet(session: Session, method: str, model: Concerned, keys: Sequence[int], 
     """Return why the method cannot remove the samples from the model: nothing, where it can."""
     methods = _ladder(model.model, purpose) if method == AUTO else (method,)
     version, known = model.known[-1]
-    faults = _lacks(session, method, methods, model.model, version)
+    faults = _lacks(session, method, methods, model.model, version, purpose)
     asked = {"dataset": model.model.dataset_id, "version": version.id, "listed": samples.packed(session, keys)}
     dialect = samples.dialect_of(session)
     if session.scalar(_any_left(dialect), asked) is None:
@@ -104,10 +104,14 @@ def unmet(session: Session, method: str, model: Concerned, keys: Sequence[int], 
 def _ladder(model: Model, purpose: str) -> tuple[str, ...]:
     """Return what `auto` may come to; classes and subsets end alike."""
     gone = model.policy.get("retain_data") == "gone"
-    return ladder_of(frozen_policy(model, purpose).policy, "retain_gone" if gone else "subset").methods
+    methods = ladder_of(frozen_policy(model, purpose).policy, "retain_gone" if gone else "subset").methods
+    # as the ladder does with an operator's own for these purposes
+    return methods if purpose == "privacy" else tuple({"scrub_r": "scrub"}.get(name, name) for name in methods)
 
 
-def _lacks(session: Session, asked: str, methods: Sequence[str], model: Model, version: Version) -> list[Fault]:
+def _lacks(
+    session: Session, asked: str, methods: Sequence[str], model: Model, version: Version, purpose: str
+) -> list[Fault]:
     """Return one fault where none of the methods has what it needs, with what each lacks and which ones would do."""
     recipe = model.recipe or {}
     there = Available(
@@ -116,13 +120,22 @@ def _lacks(session: Session, asked: str, methods: Sequence[str], model: Model, v
         retain=model.policy.get("retain_data") != "gone",
         prepared=preparations.names_of(session, version.id),
     )
-    lacks = {name: METHODS[name].lack(there) for name in methods}
+    lacks = {
+        name: METHODS[name].lack(there)
+        or (None if asked != AUTO or purpose in METHODS[name].purposes else f"it does not serve the purpose {purpose}")
+        for name in methods
+    }
     if not all(lacks.values()):
         return []
     told = "; ".join(f"{name}: {why}" for name, why in lacks.items()) or "its ladder has no method for this purpose"
-    able = sorted(name for name, spec in METHODS.items() if spec.lack(there) is None)
-    reason = f"{asked!r} cannot be used on model {model.name!r} ({told}). Ask for one that can: {', '.join(able)}."
+    able = sorted(n for n, spec in METHODS.items() if spec.lack(there) is None and purpose in spec.purposes)
+    reason = f"{asked!r} cannot be used on model {model.name!r} ({told}). {_instead(able)}"
     return [Fault("/method", "method_needs_not_met", asked, reason)]
+
+
+def _instead(able: Sequence[str]) -> str:
+    """Say what to do."""
+    return f"Ask for one that can: {', '.join(able)}." if able else "No method can; train a new version."
 
 
 def _left(dialect: str, column: Any) -> Select[int]:

@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service.errors import AlreadyExists, NotFound
+from service.errors import AlreadyExists, Conflict, NotFound
 from service.store import audit
 from service.store.tables import Dataset, Model
 from service.store.types import new_id
@@ -61,6 +61,15 @@ def replace_policy(session: Session, model: Model, policy: dict[str, Any]) -> No
         payload={"policy": policy},
         links={"model": model.name},
     )
+
+
+def refuse_without_retain_data(model: Model) -> None:
+    """Raise Conflict where the model's policy calls the retain data gone: nothing is trained on it then."""
+    if model.policy.get("retain_data") == "gone":
+        detail = (
+            f"Model {model.name!r}'s policy calls the retain data gone, so nothing can be trained or prepared on it."
+        )
+        raise Conflict(detail, code="retain_data_gone")
 
 
 def by_name(session: Session, name: str) -> Model:

@@ -6,8 +6,9 @@ from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from service.errors import Conflict
-from service.lifecycle import JOB_BUSY, JobKind, JobStatus, SampleState, VersionState
+from service.lifecycle import JOB_BUSY, JOB_STUCK, JobKind, JobStatus, SampleState, VersionState
 from service.store import audit, jobs
+from service.store.models import refuse_without_retain_data
 from service.store.tables import Job, Model, PreparedFile, Sample, Version, VersionExclusion
 
 PENDING = (JobStatus.QUEUED, *JOB_BUSY)
@@ -33,9 +34,7 @@ def ask_for(session: Session, model: Model, version: Version, names: Sequence[st
     if version.state != VersionState.ACTIVE:
         detail = f"Version {version.number} is {version.state}; only an active version can be prepared."
         raise Conflict(detail, code="version_not_active")
-    if model.policy.get("retain_data") == "gone":
-        detail = f"Model {model.name!r}'s policy calls the retain data gone; prepare a version while it is there."
-        raise Conflict(detail, code="retain_data_gone")
+    refuse_without_retain_data(model)
     if requests_open(session, model, version):
         detail = "An open request names samples the version was trained on; prepare the version that comes after it."
         raise Conflict(detail, code="requests_open")
@@ -55,6 +54,27 @@ def ask_where_policy_says(session: Session, model: Model, version: Version) -> N
     session.flush()
     if names and can_be_prepared(session, model, version):
         ask_for(session, model, version, names)
+
+
+def ask_where_missing(session: Session) -> None:
+    """Queue what policies want prepared of active versions and could not be when they came, or was not asked for then.
+
+    A job that is stuck waits for a person: asked for at every sweep, it would be tried for ever.
+    """
+    for model in session.scalars(select(Model)):
+        if wanted := set(model.policy.get("prepare", ())):
+            active = (Version.model_id == model.id, Version.state == VersionState.ACTIVE)
+            for version in session.scalars(select(Version).where(*active)):
+                missing = wanted - names_of(session, version.id)
+                if missing and not _stuck(session, version) and can_be_prepared(session, model, version):
+                    ask_for(session, model, version, sorted(missing))
+
+
+def _stuck(session: Session, version: Version) -> bool:
+    query = select(Job.id).where(
+        Job.version_id == version.id, Job.kind == JobKind.PREPARE_VERSION, Job.status.in_(JOB_STUCK)
+    )
+    return session.scalar(query.limit(1)) is not None
 
 
 def can_be_prepared(session: Session, model: Model, version: Version) -> bool:
@@ -91,9 +111,24 @@ def record(
     )
 
 
-def in_use(session: Session, sha256: str, *, but: str) -> bool:
-    """Say whether anything beside the version's own preparations names these bytes."""
-    query = select(PreparedFile.name).where(PreparedFile.sha256 == sha256, PreparedFile.version_id != but)
+def drop_of(session: Session, version: Version) -> list[str]:
+    """Forget what was prepared of the version and the candidates that held jobs made from it; return their digests.
+
+    Such a candidate knows what the version knew, and can no longer be published in its place.
+    """
+    for file in of_version(session, version.id):
+        session.delete(file)
+    stale = session.scalars(select(Job).where(Job.parent_id == version.id, Job.candidate_sha256.is_not(None))).all()
+    digests = [str(job.candidate_sha256) for job in stale]
+    for job in stale:
+        job.candidate_sha256, job.candidate_size = None, None
+    session.flush()
+    return digests
+
+
+def in_use(session: Session, sha256: str) -> bool:
+    """Say whether a version, a preparation or a candidate names these bytes."""
+    query = select(PreparedFile.name).where(PreparedFile.sha256 == sha256)
     named = select(Version.id).where(Version.sha256 == sha256, Version.state != VersionState.PURGED)
     waits = select(Job.id).where(Job.candidate_sha256 == sha256)
     return any(session.scalar(each.limit(1)) is not None for each in (query, named, waits))

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from service.lifecycle import JOB_BUSY, JOB_STUCK, JobKind, JobStatus, RequestStatus
 from service.store import audit, jobs, retention
+from service.store.models import refuse_without_retain_data
 from service.store.tables import DeletionRequest, Job, Model, ReferenceFile
 from service.store.types import now
 
@@ -24,6 +25,8 @@ def ask_for(session: Session, model: Model, kind: JobKind) -> Job:
 
     A trim that is stuck waits for a person: asked for at every sweep, it would be tried for ever.
     """
+    if kind == JobKind.PREPARE:
+        refuse_without_retain_data(model)
     blocking = (*PENDING, *JOB_STUCK) if kind == JobKind.TRIM else PENDING
     waiting = session.scalar(
         select(Job).where(Job.model_id == model.id, Job.kind == kind, Job.status.in_(blocking)).limit(1)
@@ -33,7 +36,7 @@ def ask_for(session: Session, model: Model, kind: JobKind) -> Job:
 
 def ask_where_policy_says(session: Session, model: Model) -> None:
     """Queue the preparation of a model that has a new version, if its policy wants that and a recipe allows it."""
-    if model.policy.get("prepare_audit") and model.recipe is not None:
+    if model.policy.get("prepare_audit") and model.recipe is not None and model.policy.get("retain_data") != "gone":
         ask_for(session, model, JobKind.PREPARE)
 
 

@@ -168,6 +168,14 @@ def positions(session: Session, dataset_id: str) -> dict[str, list[int]]:
     return pools
 
 
+def any_left_in(session: Session, dataset_id: str, pool: str) -> bool:
+    """Say whether a live sample is left in the pool."""
+    query = select(Sample.id).where(
+        Sample.dataset_id == dataset_id, Sample.pool == pool, Sample.state == SampleState.LIVE
+    )
+    return session.scalar(query.limit(1)) is not None
+
+
 def set_state(session: Session, ids: Sequence[int], state: SampleState) -> None:
     session.execute(_setting_state(dialect_of(session)), {"new_state": state, "listed": packed(session, ids)})
 

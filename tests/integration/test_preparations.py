@@ -1,5 +1,6 @@
 """Preparations of a version: who may ask for which when, and what becomes of them with their version."""
 
+import json
 import secrets
 from collections.abc import Iterator
 from typing import Any
@@ -9,11 +10,11 @@ from sqlalchemy import update
 
 from service import migrate
 from service.errors import Conflict
-from service.lifecycle import JobStatus, SampleState, VersionState
+from service.lifecycle import JobKind, JobStatus, SampleState, VersionState
 from service.settings import Settings
 from service.store import jobs, models, preparations, samples, versions
 from service.store.jobs import Claim
-from service.store.tables import Job, Sample, Version
+from service.store.tables import AuditEntry, Job, PreparedFile, Sample, Version
 from service.store.types import now
 from tests import factories
 from workers import publish_prepared, sweeper
@@ -143,6 +144,63 @@ def test_the_files_are_purged_with_their_version_and_no_sooner(bench: Bench, nam
     assert _names(bench, name) == set()
     with bench.database.reading() as session:
         assert session.query(Version).where(Version.state == VersionState.PURGED).count() >= 1
+
+
+def test_what_a_policy_wants_and_could_not_be_prepared_is_asked_for_later_once(bench: Bench, name: str) -> None:
+    with bench.database.writing() as session:
+        model = models.by_name(session, name)
+        models.replace_policy(session, model, {**model.policy, "prepare": ["importance_loss"]})
+    for _ in range(2):
+        with bench.database.writing() as session:
+            preparations.ask_where_missing(session)
+    claim = jobs.claim_next(bench.database, owner="test", lease_seconds=60)
+    assert claim is not None
+    _end(bench, claim, "importance_loss")
+    with bench.database.writing() as session:
+        preparations.ask_where_missing(session)
+    assert jobs.claim_next(bench.database, owner="test", lease_seconds=60) is None
+
+
+def test_equal_bytes_that_another_version_names_stay_and_are_not_called_absent(bench: Bench, name: str) -> None:
+    claim, _ = _start(bench, _ask(bench, name, "importance_loss"))
+    (digest,) = _end(bench, claim, "importance_loss")
+    other = factories.version(bench, name)
+    with bench.database.writing() as session:
+        session.add(PreparedFile(version_id=other.id, name="importance_loss", sha256=digest, size_bytes=64, samples=40,
+                                 seconds=1.0, job_id=claim.job_id))  # fmt: skip
+    _set(bench, name, VersionState.RETIRED)
+    sweeper.purge_retired(bench)
+    assert bench.artifacts.size(digest) is not None
+    assert _purged(bench, name) == {"preparations_absent": 0, "preparations_shared": 1, "candidates_absent": 0}
+
+
+def test_a_candidate_that_waits_goes_with_the_version_it_came_from(bench: Bench, name: str) -> None:
+    path = bench.settings.data_dir / "candidate"
+    path.write_bytes(secrets.token_bytes(64))
+    digest = bench.artifacts.put(path)
+    with bench.database.writing() as session:
+        model = models.by_name(session, name)
+        job = jobs.create(session, JobKind.ERASE, dataset_id=model.dataset_id, model_id=model.id)
+        job.status, job.candidate_sha256, job.candidate_size = JobStatus.HELD, digest, 64
+        job.parent_id = versions.get(session, model, 1).id
+        job_id = job.id
+    _set(bench, name, VersionState.RETIRED)
+    sweeper.purge_retired(bench)
+    assert bench.artifacts.size(digest) is None
+    assert _purged(bench, name)["candidates_absent"] == 1
+    with bench.database.reading() as session:
+        assert jobs.get(session, job_id).candidate_sha256 is None
+
+
+def _purged(bench: Bench, name: str) -> dict[str, int]:
+    """Return what the log says of the files beside the weights of the model's purged version."""
+    with bench.database.reading() as session:
+        entry = session.query(AuditEntry).where(
+            AuditEntry.action == "version.purged", AuditEntry.subject == f"model/{name}/version/1"
+        ).one()  # fmt: skip
+        return {
+            key: n for key, n in json.loads(entry.payload).items() if key.startswith(("preparations", "candidates"))
+        }
 
 
 def test_a_policy_has_a_version_prepared_where_that_can_be_done_now(bench: Bench, name: str) -> None:

@@ -118,3 +118,27 @@ def test_every_climb_ends_and_no_method_is_tried_twice(
         assert method not in tried
         tried += (method,)
     assert len(tried) <= len(METHODS)
+
+
+def test_where_nothing_exact_can_work_a_small_set_is_disclosed_and_not_waited_on() -> None:
+    facts: dict[str, Any] = {"ladder": ("mu_mis", "delete"), "retraining_seconds": 5.0, "forget_count": 8}
+    assert small_set_rule(Situation(requested="auto", has_retain=False, **facts)) == "disclose"
+    assert small_set_rule(Situation(requested="auto", **{**facts, "ladder": ("mu_mis", "retrain")})) == "exact"
+    gone = Situation(requested="auto", has_retain=False, **{**facts, "ladder": ("mu_mis", "retrain")})
+    assert small_set_rule(gone) == "disclose"
+
+
+def test_a_model_trained_in_shards_is_trained_again_in_part_and_others_pass_that_over() -> None:
+    ladder = ("sisa", "neggrad_plus", "retrain")
+    facts: dict[str, Any] = {"requested": "auto", "ladder": ladder, "forget_count": 600}
+    assert next_rung(Situation(**facts)).passed_over == {"sisa": "the model's recipe does not train it in shards"}
+    kept = frozenset({"shard_checkpoints"})
+    assert next_rung(Situation(**facts, sharded=True, prepared=kept)).method == "sisa"
+    assert next_rung(Situation(**facts, sharded=True, prepared=kept, tried=("sisa",))).method == "retrain"
+    assert next_rung(Situation(**facts, sharded=True)).passed_over == {"sisa": "no checkpoints of its shards were kept"}
+
+
+def test_without_a_selection_pool_only_methods_that_need_none_are_tried() -> None:
+    ladder = ("neggrad_plus", "mu_mis", "retrain")
+    rung = next_rung(Situation(requested="auto", ladder=ladder, forget_count=600, has_selection=False))
+    assert rung.method == "mu_mis"

@@ -67,3 +67,8 @@ def test_what_a_purpose_prefers_is_an_option_of_the_method_and_gives_way_to_what
         for option, value in preferred.items():
             assert spec.options_for(purpose, {})[option] == value
             assert spec.options_for(purpose, {option: "given"})[option] == "given"
+
+
+@given(scenario=st.sampled_from(get_args(Scenario)), purpose=st.sampled_from(get_args(Purpose)))
+def test_what_was_frozen_before_there_were_ladders_is_held_to_todays(scenario: Scenario, purpose: Purpose) -> None:
+    assert ladder_of({"ladder": None, "purpose": purpose}, scenario).methods == LADDERS[purpose][scenario].methods

@@ -9,7 +9,7 @@ theta: weights; L_r, L_f: mean cross-entropy of one retain and one forget batch;
     then `tail_epochs` with alpha = s = 0, while eta falls to 0 by a cosine
 
 - rms is taken per tensor; lambda and s leave biases and norm layers alone.
-- g may carry momentum, which decay and noise never enter.
+- g goes through the recipe's optimiser, whose momentum decay and noise never enter.
 - Norm layers are in train mode for the retain batch, which fills their buffers, and in eval mode for the forget
   batch, so that no statistic of it enters them.
 - One epoch is a pass over the retain set; forget batches are cycled.
@@ -21,15 +21,15 @@ import copy
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD
 
 from service.catalogue.methods import IeuConfig
 from workers.samples import LabelledSet, shuffled_batches
-from workers.training import finite_mean, rate_factor, set_rate, steps_per_epoch, take_step
+from workers.training import finite_mean, make_optimizer, rate_factor, set_rate, steps_per_epoch, take_step
 from workers.unlearning.interface import Surroundings, UnlearningResult, UnlearningSplits
 from workers.unlearning.selection import rewind_clear_of_known
 from workers.unlearning.trajectory import Trajectory, follow
@@ -49,6 +49,16 @@ def ieu(model: nn.Module, splits: UnlearningSplits, config: IeuConfig, *, around
     return trajectory.result(student, choose, verdict, started)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """The update that g goes through. It has no weight decay: IEU's own is taken apart from it."""
+
+    optimizer: str
+    lr: float
+    momentum: float
+    weight_decay: float = 0.0
+
+
 class Elimination:
     """Hold the student, its optimiser, the batches to come, and where the noise is drawn from."""
 
@@ -58,7 +68,8 @@ class Elimination:
         self.batch_size = config.retain_batch_size or recipe.batch_size
         self.eta = recipe.lr if config.lr is None else config.lr
         momentum = recipe.momentum if config.momentum is None else config.momentum
-        self._optimizer = SGD(student.parameters(), self.eta, momentum=momentum)
+        rule = Rule(optimizer=config.optimizer or recipe.optimizer, lr=self.eta, momentum=momentum)
+        self._optimizer = make_optimizer(student.parameters(), rule)
         self._weights = feature_weights(student)
         self._source = noise_source(student, around.generator)
         self.forget_batches = self._endless()

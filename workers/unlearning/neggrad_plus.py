@@ -11,7 +11,8 @@ Where this differs from the paper, or the paper leaves it open:
   accuracy and not the forget set.
 - Both batches pass through the net as one, norm layers and dropout in train mode: with the forget batch in eval
   mode the two losses part, since a push that the batch's own statistics undo is repaired by no retain step.
-  What it adds to the norm layers' buffers the tail replaces, by retained samples alone.
+  What it adds to the norm layers' buffers the tail replaces, by retained samples alone; without a tail, as in the
+  paper's presets, it stays.
 - Left null, optimiser and rate follow the recipe. The rewind chooses the epoch returned, among those of the
   tail where there is one; the paper's presets take the last within the allowed drop of accuracy.
 """

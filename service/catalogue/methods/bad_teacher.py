@@ -26,7 +26,7 @@ BAD_TEACHER = MethodSpec(
     "Teacher, AAAI 2023, arXiv:2205.08096",
     guarantee="approximate",
     fidelity="paper",
-    needs=frozenset({"forget", "retain"}),
+    needs=frozenset({"forget", "retain", "validation"}),
     needs_in_class_retain=False,
     purposes=frozenset({"privacy", "bias"}),
     uses=frozenset({"teacher_logits"}),

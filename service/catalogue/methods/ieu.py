@@ -1,6 +1,6 @@
 """Influence Eliminating Unlearning: options and what it promises."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -22,6 +22,7 @@ class IeuConfig(MethodConfig):
     epochs: int = Field(2, ge=0, le=1000, description="Passes over the retain set with all ingredients.")
     tail_epochs: int = Field(6, ge=0, le=1000, description="Passes after them with the retain set alone.")
     lr: float | None = Field(None, gt=0, le=10, description="eta. Null: the recipe's.")
+    optimizer: Literal["sgd", "adam", "adamw"] | None = Field(None, description="Update rule. Null: the recipe's.")
     momentum: float | None = Field(None, ge=0, lt=1, description="Momentum of the gradient. Null: the recipe's.")
     retain_batch_size: int | None = Field(
         None, ge=2, le=8192, description="Retain samples per step. Null: the recipe's."

@@ -1,5 +1,8 @@
 """MU-Mis: options and what it promises."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
 from pydantic import Field
 
 from service.catalogue.methods.spec import APPROXIMATE, MethodConfig, MethodSpec
@@ -8,6 +11,11 @@ from service.catalogue.methods.spec import APPROXIMATE, MethodConfig, MethodSpec
 class MuMisConfig(MethodConfig):
     """Options of MU-Mis; rate and threshold are searched for unless they are named."""
 
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"all_layers": {"last_layers": None}}
+
+    preset: Literal["service", "all_layers"] = Field(
+        "service", description="Starting values; options given override them. all_layers moves all, as in the paper."
+    )
     lr: float | None = Field(
         None, gt=0, le=1e6, description="Learning rate to start from. Null: the one whose first step moves the "
         "weights by first_move of their norm."
@@ -44,13 +52,14 @@ MU_MIS = MethodSpec(
     paper="Cheng et al., Remaining-data-free Machine Unlearning by Suppressing Sample Contribution, ICLR 2026, "
     "arXiv:2402.15109",
     guarantee="approximate",
-    fidelity="paper",
+    fidelity="reconstruction",
     needs=frozenset({"forget", "forget_labels"}),
     needs_in_class_retain=False,
     purposes=frozenset({"privacy", "bias"}),
     config=MuMisConfig,
     summary="The sensitivity of the true logit to the image is lowered on the forget set, that of another logit "
-    "raised; nothing else is read, so it works when the retain set is gone. Rate and moment to stop are searched.",
+    "raised; nothing else is read, so it works when the retain set is gone. Ours: only the last layers move, and rate "
+    "and moment to stop are searched; preset `all_layers` moves all, as the paper does.",
     does_not_prove=APPROXIMATE + " Its objective has no lower bound: where it stops decides what is left of the model, "
     "and without a selection pool nothing watches the accuracy.",
     own_stop=True,

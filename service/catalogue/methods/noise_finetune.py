@@ -36,7 +36,7 @@ NOISE_FINETUNE = MethodSpec(
     "arXiv:1910.08475",
     guarantee="approximate",
     fidelity="reconstruction",
-    needs=frozenset({"retain"}),
+    needs=frozenset({"retain", "validation"}),
     needs_in_class_retain=False,
     purposes=frozenset({"privacy", "bias", "confusion"}),
     config=NoiseFinetuneConfig,

@@ -39,11 +39,13 @@ class MethodConfig(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Available:
-    """What there is of a model: a recipe, one that trains it in shards, its retain set, and what was prepared."""
+    """What there is of a model: a recipe, one that trains it in shards, its retain set, a selection pool, and what
+    was prepared."""
 
     recipe: bool = True
     sharded: bool = False
     retain: bool = True
+    selection: bool = True
     prepared: Collection[str] = ()
 
 
@@ -89,4 +91,6 @@ class MethodSpec:
             return "no checkpoints of its shards were kept"
         if "retain" in self.needs and not there.retain and self.instead_of_retain not in there.prepared:
             return "the retain set is gone"
+        if "validation" in self.needs and not self.own_stop and not there.selection:
+            return "the selection pool is empty, and it has nothing else to choose an epoch by"
         return None

@@ -16,7 +16,7 @@ from service.catalogue.methods import FinetuneConfig, IeuConfig
 from tests.method_cases import FORGET, around, digits, equal, net, splits, with_other_images
 from workers.reproducibility import generator_for
 from workers.samples import LabelledSet
-from workers.unlearning.finetune import finetune
+from workers.unlearning.finetune import finetune, finetuning_epochs
 from workers.unlearning.ieu import Elimination, ieu
 from workers.unlearning.interface import UnlearningResult, UnlearningSplits
 
@@ -199,3 +199,15 @@ def test_neither_epochs_nor_a_tail_is_refused() -> None:
 def test_options_out_of_bounds_are_refused(option: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         IeuConfig(**option)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_without_its_ingredients_it_is_fine_tuning_by_the_recipes_optimiser_too(optimizer: str) -> None:
+    common = {"optimizer": optimizer, "momentum": 0.9, "lr": 0.01}
+    plain = {"alpha": 0.0, "decay": 0.0, "noise": 0.0, "epochs": 2, "tail_epochs": 0, "retain_batch_size": 16}
+    ours, theirs = net(), net()
+    list(Elimination(ours, splits(), IeuConfig(**{**common, **plain}), around()).run())
+    config = FinetuneConfig(**{**common, "weight_decay": 0.0, "epochs": 2, "batch_size": 16})
+    list(finetuning_epochs(theirs, splits(), config, around()))
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b)

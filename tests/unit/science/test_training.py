@@ -22,6 +22,7 @@ from workers.training import (
     finite_mean,
     make_optimizer,
     rate_factor,
+    steps_per_epoch,
     take_step,
     train,
 )
@@ -215,3 +216,10 @@ def test_seeds_drawn_follow_the_generator() -> None:
     drawn = [derived_seed(generator), derived_seed(generator)]
     assert drawn[0] != drawn[1]
     assert drawn[0] == derived_seed(generator_for(7))
+
+
+@pytest.mark.parametrize("batch_size", range(1, 7))
+@pytest.mark.parametrize("count", range(1, 14))
+def test_the_steps_counted_are_the_batches_there_are(count: int, batch_size: int) -> None:
+    batches = list(shuffled_batches(count, batch_size, generator=generator_for(0)))
+    assert steps_per_epoch(count, batch_size) == len(batches)
