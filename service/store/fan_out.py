@@ -128,7 +128,7 @@ def _lacks(
     if not all(lacks.values()):
         return []
     told = "; ".join(f"{name}: {why}" for name, why in lacks.items()) or "its ladder has no method for this purpose"
-    able = sorted(n for n, spec in METHODS.items() if spec.lack(there) is None and purpose in spec.purposes)
+    able = sorted(n for n, spec in METHODS.items() if spec.lack(there) is None)
     reason = f"{asked!r} cannot be used on model {model.name!r} ({told}). {_instead(able)}"
     return [Fault("/method", "method_needs_not_met", asked, reason)]
 
