@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from textwrap import wrap
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -81,27 +82,33 @@ def _values(rows: Sequence[Row], name: str) -> list[float]:
 
 
 def _plot(rows: Sequence[Row], path: Path) -> None:
-    made = Figure(figsize=(11, 4.6), layout="constrained")
-    for scenario, axes in zip(SCENARIOS, made.subplots(1, len(SCENARIOS)), strict=True):
-        _panel(axes, by_method([row for row in rows if row["scenario"] == scenario]), scenario)
+    """Draw a panel per scenario. Points bear numbers, which the legend names: names would cover each other."""
+    made = Figure(figsize=(11, 5.2), layout="constrained")
+    names = list(dict.fromkeys(row["method"] for row in rows if "figures" in row))
+    for scenario, axes in zip(SCENARIOS, made.subplots(1, len(SCENARIOS), sharey=True), strict=True):
+        _panel(axes, by_method([row for row in rows if row["scenario"] == scenario]), names, scenario)
+    text = "   ".join(f"{number} {name}" for number, name in enumerate(names, 1))
     made.suptitle("How near retraining, and how long until the forgotten is known again (means over seeds)")
+    made.supxlabel("\n".join(wrap(text, 110, break_on_hyphens=False)), fontsize=9)
     made.savefig(path, metadata={"Date": None})
 
 
-def _panel(axes: Axes, methods: Mapping[str, Sequence[Row]], scenario: str) -> None:
+def _panel(axes: Axes, methods: Mapping[str, Sequence[Row]], names: Sequence[str], scenario: str) -> None:
     for method, runs in methods.items():
         kept = [run for run in runs if "figures" in run]
-        gaps, ratios = _values(kept, "avg_gap"), _values(kept, "anamnesis")
-        if not gaps or not ratios:
+        gaps, delays = _values(kept, "avg_gap"), _values(kept, "relearning_delay.forget")
+        if not gaps or not delays:
             continue
-        x, y = 100 * fmean(gaps), fmean(ratios)
-        own = {"original": "black", "retrain": "tab:pink"}.get(method, "tab:blue")
+        x, y = 100 * fmean(gaps), fmean(delays)
+        own = {"original": "black", "retrain": "tab:pink", "auto": "tab:green"}.get(method, "tab:blue")
         axes.scatter(x, y, color=own, s=28, zorder=3)
-        axes.annotate(method, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8)
-    axes.axhline(1, color="0.6", lw=0.8, ls=":")
-    axes.set(title=TITLES[scenario], xlabel="average gap to retraining, points", xlim=(0, None))
-    axes.set_yscale("symlog", linthresh=0.1)
-    axes.set_ylabel("relearning delay beside the retrained model's")
+        if method == "retrain":
+            axes.axhline(y, color=own, lw=0.8, ls=":")
+        label = str(names.index(method) + 1)
+        axes.annotate(label, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8)
+    axes.set(title=TITLES[scenario], xlabel="average gap to retraining, points", xlim=(-1, None))
+    axes.set_yscale("symlog", linthresh=1)
+    axes.set_ylabel("relearning delay, steps")
     axes.grid(color="0.9", lw=0.6)
 
 
