@@ -1,5 +1,6 @@
 """What a request by SSD costs as the retain set grows, with the importance of all data prepared and without.
 
+Most of a prepared request is the measuring of each strength tried, whose number depends on the importance.
 Synthetic images: the cost depends on their number, not on what they show. CPU seconds, medians of runs in turn.
 """
 
@@ -67,10 +68,11 @@ def _row(forget: int, retain: int, runs: int) -> dict[str, float]:
     for _ in range(runs):
         for name, each in (("prepared_s", ready), ("unprepared_s", around)):
             started = time.process_time()
-            METHODS["ssd"](model, splits, SsdConfig(), around=each)
+            result = METHODS["ssd"](model, splits, SsdConfig(), around=each)
             spent[name].append(time.process_time() - started)
     return {
         "retain": retain,
+        "strengths_tried": len(result.history) - 1,
         "preparation_s": round(preparation, 2),
         **{name: round(median(seconds), 2) for name, seconds in spent.items()},
     }
