@@ -41,8 +41,8 @@ def test_what_is_prepared_serves_a_request_when_the_retain_data_has_gone_and_goe
         stack.client.put("/v1/models/m/policy", json=policy).raise_for_status()
         refused = stack.client.post("/v1/models/m/versions/1/prepare", json={"prepare": ["importance_output"]})
         assert (refused.status_code, refused.json()["code"]) == (409, "retain_data_gone")
-        for path, body in (("versions", {"train": True}), ("prepare-audit", None)):
-            barred = stack.client.post(f"/v1/models/m/{path}", json=body)
+        for route, body in (("versions", {"train": True}), ("prepare-audit", None)):
+            barred = stack.client.post(f"/v1/models/m/{route}", json=body)
             assert (barred.status_code, barred.json()["code"]) == (409, "retain_data_gone")
         confused = {"dataset": "digits", "sample_ids": stack.ids(30), "method": "auto", "purpose": "confusion"}
         unserved = stack.client.post("/v1/deletion-requests", json=confused).json()
