@@ -36,16 +36,17 @@ LADDERS: Mapping[Purpose, Mapping[Scenario, Ladder]] = {
         "subset": Ladder(
             methods=("sisa", "neggrad_plus", "ieu", SUREST),
             because=_SHARDS_FIRST
-            + "On a random tenth of Fashion-MNIST neggrad_plus came nearest to retraining (0.4 points), "
-            "at about a quarter of its time, and the samples took 0.4 to 1 times as long to learn again as unseen ones; "
-            "ieu came second. After fine-tuning, ssd, mu_mis and SalUn they were known in 0 to 6 steps; scrub_r cost "
-            "as much as retraining.",
+            + "On a random tenth of Fashion-MNIST neggrad_plus came nearest to retraining (0.4 points), at "
+            "about a quarter of its time, and the samples took 0.4 to 1 times as long to learn again as unseen "
+            "ones; ieu came second. After fine-tuning, ssd, mu_mis and SalUn they were known in 0 to 6 steps; "
+            "scrub_r cost as much as retraining.",
         ),
         "class": Ladder(
             methods=("sisa", "eu_k", "ieu", SUREST),
             options={"eu_k": {"epochs": 8}, "ieu": {"tail_epochs": 3}},
             because=_SHARDS_FIRST + "A class of Fashion-MNIST or of digits took as long to learn again after eu_k as "
-            "after retraining, on Fashion-MNIST at a quarter of the time; after ieu a fifth as long, after others less.",
+            "after retraining, on Fashion-MNIST at a quarter of the time; after ieu a fifth as long, after others "
+            "less.",
         ),
         "retain_gone": _FORGET_ALONE,
     },
