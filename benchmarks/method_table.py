@@ -87,7 +87,7 @@ def _plot(rows: Sequence[Row], path: Path) -> None:
     names = list(dict.fromkeys(row["method"] for row in rows if "figures" in row))
     for scenario, axes in zip(SCENARIOS, made.subplots(1, len(SCENARIOS), sharey=True), strict=True):
         _panel(axes, by_method([row for row in rows if row["scenario"] == scenario]), names, scenario)
-    text = "   ".join(f"{number} {name}" for number, name in enumerate(names, 1))
+    text = "   ".join(f"{number}\u00a0{name}" for number, name in enumerate(names, 1))
     made.suptitle("How near retraining, and how long until the forgotten is known again (means over seeds)")
     made.supxlabel("\n".join(wrap(text, 110, break_on_hyphens=False)), fontsize=9)
     made.savefig(path, metadata={"Date": None})
@@ -106,7 +106,7 @@ def _panel(axes: Axes, methods: Mapping[str, Sequence[Row]], names: Sequence[str
             axes.axhline(y, color=own, lw=0.8, ls=":")
         label = str(names.index(method) + 1)
         axes.annotate(label, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8)
-    axes.set(title=TITLES[scenario], xlabel="average gap to retraining, points", xlim=(-1, None))
+    axes.set(title=TITLES[scenario], xlabel="average gap to retraining, points", xlim=(-0.2, None))
     axes.set_yscale("symlog", linthresh=1)
     axes.set_ylabel("relearning delay, steps")
     axes.grid(color="0.9", lw=0.6)
