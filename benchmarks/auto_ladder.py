@@ -45,7 +45,6 @@ def climb(
         situation = Situation(
             requested="auto",
             ladder=ladder.methods,
-            chosen_for_purpose=True,
             tried=tuple(each["method"] for each in tried),
             forget_count=forget_count,
             small_sets="disclose",

@@ -17,8 +17,8 @@ class Situation:
 
     `has_recipe` False means that the model cannot be trained again, `has_retain` False that its retained training
     samples may not be read, `has_selection` False that no sample is held out to choose by, `sharded` True that its
-    recipe trains it in shards; `prepared` names what was prepared of the parent. `chosen_for_purpose` says that the
-    ladder, whose methods run by `options`, is made for the purpose. `forget_count` is the number of samples that an
+    recipe trains it in shards; `prepared` names what was prepared of the parent; the ladder's methods run by
+    `options`. `forget_count` is the number of samples that an
     attack could compare, each with an unseen one of its label; `tests_membership` False means that no required bound
     is on an attack.
     """
@@ -38,7 +38,6 @@ class Situation:
     has_retain: bool = True
     has_selection: bool = True
     prepared: frozenset[str] = frozenset()
-    chosen_for_purpose: bool = False
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     sharded: bool = False
     skipped: Mapping[str, str] = field(default_factory=dict)
@@ -101,9 +100,7 @@ def order(situation: Situation) -> tuple[str, ...]:
     """Return the methods in the order they are tried: after a method asked for come those above it."""
     ladder = situation.ladder
     if situation.requested == AUTO:
-        # Kurmanji et al.: the rewind serves privacy; against bias and confusion the forget error should be high.
-        kept = situation.chosen_for_purpose or situation.purpose == "privacy"
-        return ladder if kept else tuple({"scrub_r": "scrub"}.get(x, x) for x in ladder)
+        return ladder
     above = ladder[ladder.index(situation.requested) + 1 :] if situation.requested in ladder else ladder
     if is_exact(situation.requested):
         above = tuple(name for name in above if is_exact(name))

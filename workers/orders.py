@@ -15,7 +15,7 @@ from service.catalogue.policy import frozen, tests_membership
 from service.evidence.commitments import derive
 from service.lifecycle import JobKind, SampleState
 from service.settings import Settings
-from service.store import controls, preparations, references, requests, retention, retrained, samples, versions
+from service.store import controls, models, preparations, references, requests, retention, retrained, samples, versions
 from service.store.tables import Dataset, Job, Model, PreparedFile, ReferenceFile, Sample, Version, VersionExclusion
 from service.store.types import now
 from workers.ladder import Rung, Situation, is_exact, next_rung, small_set_rule
@@ -99,7 +99,7 @@ def prepare(session: Session, job: Job, place: Place) -> Prepared:
     match JobKind(job.kind):
         case JobKind.INDEX:
             return Prepared(order=_index(dataset, place))
-        case JobKind.TRAIN | JobKind.PREPARE if _retain_data_gone(session, job):
+        case JobKind.TRAIN | JobKind.PREPARE if models.retain_data_gone(session, session.get_one(Model, job.model_id)):
             # asked for while the data could still be read
             return Prepared(order=None)
         case JobKind.TRAIN:
@@ -114,10 +114,6 @@ def prepare(session: Session, job: Job, place: Place) -> Prepared:
             return _trim(session, job, place)
         case JobKind.PREPARE_VERSION:
             return Prepared(order=_prepare_version(session, job, dataset, place))
-
-
-def _retain_data_gone(session: Session, job: Job) -> bool:
-    return session.get_one(Model, job.model_id).policy.get("retain_data") == "gone"
 
 
 def _index(dataset: Dataset, place: Place) -> dict[str, Any]:
@@ -306,7 +302,6 @@ def _situation(
         requested=str(job.method),
         ladder=ladder.methods,
         options=ladder.options,
-        chosen_for_purpose=policy["ladder"] is None,
         purpose=str(job.purpose),
         small_sets=policy["small_sets"],
         # An approval whose candidate is out of date begins anew.

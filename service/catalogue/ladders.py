@@ -105,7 +105,10 @@ def ladder_of(policy: Mapping[str, Any], scenario: Scenario) -> Ladder:
     """Return a frozen policy's ladder for a scenario: the operator's own, or the one frozen with the policy."""
     own = policy.get("ladder")
     if own is not None:
-        return Ladder(methods=tuple(own), because="the policy's own")
+        # Kurmanji et al.: the rewind serves privacy; against bias and confusion the forget error should be high.
+        rewinds = policy["purpose"] == "privacy"
+        methods = own if rewinds else ["scrub" if name == "scrub_r" else name for name in own]
+        return Ladder(methods=tuple(dict.fromkeys(methods)), because="the policy's own")
     # what was frozen without any is held to today's
     found = (policy.get("ladders") or written_out(policy["purpose"]))[scenario]
     return Ladder(methods=tuple(found["methods"]), options=found["options"])

@@ -44,7 +44,7 @@ class Policy(BaseModel):
     retain_data: Literal["available", "gone"] = Field(
         "available",
         description="gone: the retained training samples may not be read. Only methods that need the forget set alone "
-        "are used, and figures on the retain set are left out.",
+        "are used, figures on the retain set are left out, and nothing but a model's first version is trained.",
     )
     small_sets: SmallSets | None = Field(
         None,

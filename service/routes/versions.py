@@ -80,7 +80,7 @@ def _train(name: str, raw: bytes, parts: Parts, who: Principal) -> Response:
         model = models.by_name(session, name)
         if model.recipe is None:
             raise Conflict(f"Model {name!r} has no training recipe; upload weights instead.", code="no_recipe")
-        models.refuse_without_retain_data(model)
+        models.refuse_without_retain_data(session, model)
         job = jobs.create(session, JobKind.TRAIN, dataset_id=model.dataset_id, model_id=model.id)
         body = {"job": {"id": job.id}, "model": name, "state": "queued"}
     parts.bell.ring([job.id])

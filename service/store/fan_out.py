@@ -6,7 +6,7 @@ Each question is asked once for all models together where it can be: intake wait
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any, cast
 
@@ -104,9 +104,7 @@ def unmet(session: Session, method: str, model: Concerned, keys: Sequence[int], 
 def _ladder(model: Model, purpose: str) -> tuple[str, ...]:
     """Return what `auto` may come to; classes and subsets end alike."""
     gone = model.policy.get("retain_data") == "gone"
-    methods = ladder_of(frozen_policy(model, purpose).policy, "retain_gone" if gone else "subset").methods
-    # as the ladder does with an operator's own for these purposes
-    return methods if purpose == "privacy" else tuple({"scrub_r": "scrub"}.get(name, name) for name in methods)
+    return ladder_of(frozen_policy(model, purpose).policy, "retain_gone" if gone else "subset").methods
 
 
 def _lacks(
@@ -118,19 +116,26 @@ def _lacks(
         recipe=model.recipe is not None,
         sharded=bool(recipe.get("sisa")),
         retain=model.policy.get("retain_data") != "gone",
-        prepared=preparations.names_of(session, version.id),
     )
-    lacks = {
-        name: METHODS[name].lack(there)
-        or (None if asked != AUTO or purpose in METHODS[name].purposes else f"it does not serve the purpose {purpose}")
-        for name in methods
-    }
+    if not all(_lack(asked, name, there, purpose) for name in methods):
+        return []
+    # asked only where it can matter: intake waits for every statement
+    there = replace(there, prepared=preparations.names_of(session, version.id))
+    lacks = {name: _lack(asked, name, there, purpose) for name in methods}
     if not all(lacks.values()):
         return []
     told = "; ".join(f"{name}: {why}" for name, why in lacks.items()) or "its ladder has no method for this purpose"
     able = sorted(n for n, spec in METHODS.items() if spec.lack(there) is None)
     reason = f"{asked!r} cannot be used on model {model.name!r} ({told}). {_instead(able)}"
     return [Fault("/method", "method_needs_not_met", asked, reason)]
+
+
+def _lack(asked: str, name: str, there: Available, purpose: str) -> str | None:
+    """Return what the method lacks. One asked for by name serves a purpose it is not listed for."""
+    if (lack := METHODS[name].lack(there)) is not None:
+        return lack
+    serves = asked != AUTO or purpose in METHODS[name].purposes
+    return None if serves else f"it does not serve the purpose {purpose}"
 
 
 def _instead(able: Sequence[str]) -> str:

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import exists, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service.errors import AlreadyExists, Conflict, NotFound
 from service.store import audit
-from service.store.tables import Dataset, Model
+from service.store.tables import Dataset, Model, Version
 from service.store.types import new_id
 
 
@@ -63,9 +63,19 @@ def replace_policy(session: Session, model: Model, policy: dict[str, Any]) -> No
     )
 
 
-def refuse_without_retain_data(model: Model) -> None:
-    """Raise Conflict where the model's policy calls the retain data gone: nothing is trained on it then."""
-    if model.policy.get("retain_data") == "gone":
+def retain_data_gone(session: Session, model: Model) -> bool:
+    """Say whether the retain data may not be read: the policy calls it gone, and the model has a version.
+
+    A model without any has no retain data yet: its first training reads what the policy then calls gone.
+    """
+    return model.policy.get("retain_data") == "gone" and bool(
+        session.scalar(select(exists().where(Version.model_id == model.id)))
+    )
+
+
+def refuse_without_retain_data(session: Session, model: Model) -> None:
+    """Raise Conflict where the retain data is gone: nothing is trained or prepared on it then."""
+    if retain_data_gone(session, model):
         detail = (
             f"Model {model.name!r}'s policy calls the retain data gone, so nothing can be trained or prepared on it."
         )

@@ -34,7 +34,7 @@ def ask_for(session: Session, model: Model, version: Version, names: Sequence[st
     if version.state != VersionState.ACTIVE:
         detail = f"Version {version.number} is {version.state}; only an active version can be prepared."
         raise Conflict(detail, code="version_not_active")
-    refuse_without_retain_data(model)
+    refuse_without_retain_data(session, model)
     if requests_open(session, model, version):
         detail = "An open request names samples the version was trained on; prepare the version that comes after it."
         raise Conflict(detail, code="requests_open")

@@ -26,7 +26,7 @@ def ask_for(session: Session, model: Model, kind: JobKind) -> Job:
     A trim that is stuck waits for a person: asked for at every sweep, it would be tried for ever.
     """
     if kind == JobKind.PREPARE:
-        refuse_without_retain_data(model)
+        refuse_without_retain_data(session, model)
     blocking = (*PENDING, *JOB_STUCK) if kind == JobKind.TRIM else PENDING
     waiting = session.scalar(
         select(Job).where(Job.model_id == model.id, Job.kind == kind, Job.status.in_(blocking)).limit(1)

@@ -138,6 +138,8 @@ def test_with_the_retain_data_gone_only_methods_that_need_none_of_it_are_used(st
             "ladder": ["finetune", "mu_mis"],
         },
     )
+    again = stack.client.post("/v1/models/bereft/versions", json={"train": True})
+    assert (again.status_code, again.json()["code"]) == (409, "retain_data_gone"), "it was there for the first alone"
     body = {"dataset": "digits", "sample_ids": stack.ids(20, skip=120), "models": ["bereft"], "method": "finetune"}
     refused = stack.client.post("/v1/deletion-requests", json=body)
     assert refused.status_code == 422

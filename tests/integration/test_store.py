@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import insert, make_url, select, text
+from sqlalchemy import event, insert, make_url, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 
 from service import migrate
@@ -119,6 +119,28 @@ def test_a_hundred_thousand_ids_are_looked_up_in_one_statement(bench: Bench) -> 
         dataset = datasets.ready(session, "bulk")
         found = samples.resolve(session, dataset.id, ids)
     assert set(found) == {f"bulk-train-{i}" for i in range(40)}
+
+
+def test_what_a_method_does_not_need_is_not_asked_for(bench: Bench) -> None:
+    factories.dataset(bench, "frugal")
+    factories.model(bench, "frugal", of="frugal")
+    factories.version(bench, "frugal")
+    ran: list[str] = []
+
+    def note(*given: Any) -> None:
+        ran.append(given[2])
+
+    with bench.database.writing() as session:
+        intake.accept(session, _order("frugal", "train-0"), SECRETS)
+        session.flush()
+        event.listen(bench.database.engine, "before_cursor_execute", note)
+        try:
+            intake.accept(session, _order("frugal", "train-1"), SECRETS)
+        finally:
+            event.remove(bench.database.engine, "before_cursor_execute", note)
+    assert ran
+    assert not [statement for statement in ran if "prepared_files" in statement]
+    assert len(ran) <= 11, "\n".join(ran)
 
 
 @pytest.mark.parametrize("odd", ["%", "_", "'; DROP TABLE samples; --", '"', "\\", "ä\u0308", "\U0001f600", " x "])

@@ -56,7 +56,7 @@ def test_the_surest_method_comes_while_twice_its_forecast_still_fits() -> None:
 def test_a_small_set_is_retrained_only_where_membership_would_be_tested() -> None:
     small: dict[str, Any] = {"forget_count": 20, "retraining_seconds": 60.0}
     assert _next("auto", **small, tests_membership=False) == "scrub_r"
-    assert _next("auto", **small, purpose="bias", tests_membership=False) == "scrub"
+    assert _next("auto", **small, purpose="bias", tests_membership=False) == "finetune"
     assert _next("scrub_r", "scrub_r", **small, small_sets="exact", tests_membership=False) == "finetune"
 
 
@@ -85,7 +85,8 @@ def test_nothing_less_sure_follows() -> None:
 def test_a_rung_for_another_purpose_is_passed_over() -> None:
     rung = next_rung(Situation(requested="auto", ladder=("scrub", "retrain"), forget_count=600))
     assert (rung.method, rung.passed_over) == ("retrain", {"scrub": "it does not serve the purpose privacy"})
-    assert _next("auto", purpose="bias") == "scrub"
+    rung = next_rung(Situation(requested="auto", ladder=("scrub_r", "scrub"), purpose="bias", forget_count=600))
+    assert (rung.method, rung.passed_over) == ("scrub", {"scrub_r": "it does not serve the purpose bias"})
 
 
 def test_the_policys_word_on_small_sets_wins() -> None:

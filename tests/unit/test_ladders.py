@@ -51,6 +51,13 @@ def test_an_operators_list_stands_for_every_scenario(scenario: Scenario, purpose
 
 
 @given(scenario=st.sampled_from(get_args(Scenario)), purpose=st.sampled_from(get_args(Purpose)))
+def test_an_operators_rewind_is_for_privacy_alone(scenario: Scenario, purpose: Purpose) -> None:
+    own = frozen(Policy(ladder=("scrub_r", "scrub", "retrain")).model_dump(mode="json"), purpose)
+    meant = ("scrub_r", "scrub", "retrain") if purpose == "privacy" else ("scrub", "retrain")
+    assert ladder_of(own, scenario).methods == meant
+
+
+@given(scenario=st.sampled_from(get_args(Scenario)), purpose=st.sampled_from(get_args(Purpose)))
 def test_what_was_frozen_holds_whatever_the_table_says_later(scenario: Scenario, purpose: Purpose) -> None:
     policy = frozen(Policy().model_dump(mode="json"), purpose)
     assert ladder_of(policy, scenario).methods == LADDERS[purpose][scenario].methods
