@@ -1,6 +1,5 @@
 """The incompetent teacher: its steps against the formula, what each teacher is asked, and that a net forgets."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,15 +18,6 @@ from workers.unlearning.interface import Surroundings
 from workers.unlearning.random_label import joined
 
 PLAIN: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.0, "lr": 0.3, "epochs": 2, "batch_size": 64}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Nets this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _config(**changes: Any) -> BadTeacherConfig:

@@ -1,6 +1,5 @@
 """CF-k: what stays, what its steps are, and that with all layers it is fine-tuning."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,15 +20,6 @@ from tests.method_formulas import (
 from workers.unlearning.cf_k import cf_k
 from workers.unlearning.finetune import finetune
 from workers.unlearning.interface import UnlearningError, UnlearningResult
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Nets this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _config(**changes: Any) -> CfKConfig:

@@ -1,7 +1,6 @@
 """Convolution transpose: what is transposed, the step that follows, what it reads and which nets it refuses."""
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,15 +14,6 @@ from tests.method_formulas import assert_a_sound_run, assert_weights, conv_slope
 from workers.unlearning.conv_transpose import conv_transpose, transpose_kernels
 from workers.unlearning.finetune import finetune
 from workers.unlearning.interface import UnlearningError, UtilityLostError
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Nets this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _config(**changes: Any) -> ConvTransposeConfig:

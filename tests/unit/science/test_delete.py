@@ -1,7 +1,6 @@
 """DELETE: its step against a formula written anew in float64, its laws, and that it reads one set alone."""
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,15 +16,6 @@ from tests.method_cases import around, digits, equal, net, splits, with_other_im
 from workers.classification import Classification
 from workers.unlearning.delete import delete, deleting_epochs, divergence, log_others
 from workers.unlearning.interface import UnlearningResult, UnlearningSplits
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Nets this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _config(**changes: Any) -> DeleteConfig:

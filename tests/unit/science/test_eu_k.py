@@ -1,6 +1,5 @@
 """EU-k: what starts anew, what stays, what its steps are, and that with all layers it is training from there."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -26,15 +25,6 @@ from workers.training import train
 from workers.unlearning.eu_k import eu_k, recipe_for
 from workers.unlearning.interface import Surroundings, UnlearningError, UnlearningResult, UnlearningSplits
 from workers.unlearning.retrain import retrain
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Nets this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _config(**changes: Any) -> EuKConfig:

@@ -1,7 +1,6 @@
 """Fine-tuning and retraining: what each may read, and what each equals."""
 
 import copy
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -26,15 +25,6 @@ from workers.unlearning.retrain import retrain
 
 TASK = Classification()
 RECIPE = Recipe(epochs=3, batch_size=16, lr=0.05)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Nets this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _samples(n: int, seed: int) -> LabelledSet:

@@ -1,7 +1,6 @@
 """Influence: the step against a dense solution and against retraining, what it may move, and which nets it refuses."""
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -30,15 +29,6 @@ from workers.unlearning.influence import influence, l2_of
 from workers.unlearning.interface import RetainSetGoneError, UnlearningError, UnlearningResult, UnlearningSplits
 
 L2 = 0.01
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Nets this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _config(**changes: Any) -> InfluenceConfig:

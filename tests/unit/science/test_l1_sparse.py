@@ -1,6 +1,5 @@
 """l1-sparse: its steps against the formula in float64, what it equals without the penalty, what the penalty does."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,15 +24,6 @@ from workers.samples import LabelledSet
 from workers.unlearning.finetune import finetune
 from workers.unlearning.interface import UtilityLostError
 from workers.unlearning.l1_sparse import l1_sparse
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Nets this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _config(**changes: Any) -> L1SparseConfig:

@@ -1,6 +1,5 @@
 """LFSSD: dampening against the formula, that no label enters it, what it may read, and what a trained net forgets."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -16,15 +15,6 @@ from workers.unlearning.importance import LOSS, OUTPUT, diagonal_importance
 from workers.unlearning.interface import RetainSetGoneError, UnlearningSplits
 from workers.unlearning.lfssd import lfssd
 from workers.unlearning.ssd import ssd
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Nets this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _omega(given: LabelledSet) -> Layers:

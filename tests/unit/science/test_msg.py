@@ -1,6 +1,5 @@
 """Masked small gradients: mask and step against the formula, its laws, and which nets it refuses."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -23,15 +22,6 @@ from workers.unlearning.interface import (
     UtilityLostError,
 )
 from workers.unlearning.msg import msg, smallest
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Nets this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _config(**changes: Any) -> MsgConfig:

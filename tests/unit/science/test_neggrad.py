@@ -1,7 +1,6 @@
 """NegGrad: its step against the formula in float64, what it reads, and that it forgets or says that it collapsed."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,15 +20,6 @@ from tests.method_formulas import (
 )
 from workers.unlearning.interface import UtilityLostError
 from workers.unlearning.neggrad import ascending_epochs, neggrad
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Nets this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _config(**changes: Any) -> NegGradConfig:

@@ -1,7 +1,6 @@
 """NegGrad+: its step against the formula in float64, its cap and tail, and that a trained net forgets."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -28,15 +27,6 @@ PLAIN: dict[str, Any] = {
     "optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "lr": 0.2, "epochs": 1, "tail_epochs": 0,
     "retain_batch_size": 64, "forget_batch_size": 64, "forget_cap": None, "rewind": "none",
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Nets this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _config(**changes: Any) -> NegGradPlusConfig:

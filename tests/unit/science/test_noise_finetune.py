@@ -1,7 +1,6 @@
 """Noise once, then fine-tuning: what is perturbed and by how much, what it equals without noise, what it reads."""
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,15 +18,6 @@ from workers.unlearning.finetune import finetune
 from workers.unlearning.interface import UnlearningResult, UnlearningSplits
 from workers.unlearning.noise_finetune import noise_finetune, shrink_and_perturb, tuning_by
 from workers.unlearning.weight_noise import add_noise, feature_weights
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Nets this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _config(**changes: Any) -> NoiseFinetuneConfig:

@@ -4,7 +4,6 @@ import gc
 import hashlib
 import json
 import weakref
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,15 +33,6 @@ SPEC = ModelSpec(
     num_classes=3,
     recipe=Recipe(epochs=2, batch_size=16, lr=0.02),
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Nets this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _placed(count: int, first: int, seed: int = 0) -> PlacedSamples:

@@ -2,7 +2,6 @@
 
 import copy
 import math
-from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
@@ -32,15 +31,6 @@ from workers.samples import LabelledSet
 TASK = Classification()
 PROFILE = RelearningProfile(max_steps=60, max_samples=40)
 TARGET = Target(loss=0.1, accuracy=0.9)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Nets this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _noise(n: int, seed: int) -> LabelledSet:

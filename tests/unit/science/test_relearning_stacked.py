@@ -1,7 +1,6 @@
 """Relearning one after the other, stacked, and written out plainly here: the same curves, with and without norms."""
 
 import copy
-from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
@@ -20,15 +19,6 @@ from workers.samples import LabelledSet, shuffled_batches
 
 TASK = Classification()
 NEVER = Target(loss=-1.0, accuracy=2.0)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Nets this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _noise(n: int, seed: int) -> LabelledSet:

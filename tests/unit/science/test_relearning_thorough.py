@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 
@@ -30,15 +29,6 @@ from workers.samples import LabelledSet
 
 TASK = Classification()
 PROFILE = RelearningProfile(max_steps=40, max_samples=30)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Nets this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _noise(n: int, seed: int) -> LabelledSet:

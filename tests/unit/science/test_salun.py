@@ -1,6 +1,5 @@
 """SalUn: its mask against the formula, what the mask must hold still, and that a trained net forgets."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -28,15 +27,6 @@ PLAIN: dict[str, Any] = {
     "optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "lr": 0.3, "epochs": 1,
     "retain_batch_size": 64, "forget_batch_size": 64, "rewind": "none",
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Nets this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _config(**changes: Any) -> SalunConfig:

@@ -1,7 +1,7 @@
 """SCRUB: its steps against formulas written anew in float64, its schedule, and what it must leave alone."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -47,15 +47,6 @@ class DoubleTask(Classification):
     def predict(self, model: nn.Module, samples: LabelledSet, batch_size: int = 512) -> Tensor:
         self.__dict__["predicted"].append(len(samples))
         return super().predict(model, samples, batch_size)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Nets this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _samples(n: int, seed: int) -> LabelledSet:

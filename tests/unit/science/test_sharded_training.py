@@ -1,6 +1,6 @@
 """Training in shards: what each network sees, in which order, at which cost, and what of it is kept."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -34,15 +34,6 @@ SPEC = ModelSpec(
 )  # fmt: skip
 COUNT = 48
 TRAIN, POSITIONS = samples(COUNT, 0, shape=(1, 8, 8)), torch.arange(100, 100 + 3 * COUNT, 3)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Nets this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _with(**recipe: Any) -> ModelSpec:

@@ -1,6 +1,6 @@
 """SISA: unlearning equals training in shards on the retain set, bit for bit, and reads no forgotten sample."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -50,15 +50,6 @@ COUNT = 60
 TRAIN, POSITIONS = samples(COUNT, 0, shape=(1, 8, 8)), torch.arange(40, 40 + 2 * COUNT, 2)
 PLACES = places_of(POSITIONS, SHARDING, seed=5)
 Prepared = Mapping[str, Mapping[str, Tensor]]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Nets this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @cache

@@ -1,6 +1,6 @@
 """SSD: dampening against the formula, its grid, what it may read, and that a trained net forgets."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,15 +24,6 @@ from workers.unlearning.dampening import alphas_for
 from workers.unlearning.importance import diagonal_importance
 from workers.unlearning.interface import RetainSetGoneError, UnlearningError
 from workers.unlearning.ssd import ssd
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Nets this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _fisher(given: LabelledSet) -> list[Any]:

@@ -1,7 +1,7 @@
 """Copies trained in one vectorised step equal the copies trained one after the other on the same batches."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,15 +22,6 @@ from workers.training import EmptySetError, NonFiniteLossError, train
 
 TASK = Classification()
 Build = Callable[[int], nn.Module]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Nets this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _samples(count: int = 60) -> LabelledSet:
