@@ -1,0 +1,39 @@
+"""Every table, one file for each area. "Model" here always means a neural network; a database class is a table."""
+
+from service.store.tables.access import ApiKey, IdempotencyKey
+from service.store.tables.audit import AuditEntry, AuditHead, AuditLink
+from service.store.tables.base import Base, Json, table_of
+from service.store.tables.datasets import Dataset, Sample, Suppression
+from service.store.tables.jobs import Attempt, Evaluation, EvaluationPlot, Job, JobRequest, Worker
+from service.store.tables.models import Model, PreparedFile, ReferenceFile, Version, VersionExclusion
+from service.store.tables.notices import Event
+from service.store.tables.requests import DeletionRequest, RequestKey, RequestSample
+
+__all__ = [
+    "ApiKey",
+    "Attempt",
+    "AuditEntry",
+    "AuditHead",
+    "AuditLink",
+    "Base",
+    "Dataset",
+    "DeletionRequest",
+    "Evaluation",
+    "EvaluationPlot",
+    "Event",
+    "IdempotencyKey",
+    "Job",
+    "JobRequest",
+    "Json",
+    "Model",
+    "PreparedFile",
+    "ReferenceFile",
+    "RequestKey",
+    "RequestSample",
+    "Sample",
+    "Suppression",
+    "Version",
+    "VersionExclusion",
+    "Worker",
+    "table_of",
+]

@@ -1,0 +1,49 @@
+"""Deletion requests and what they name."""
+
+from datetime import datetime
+
+from sqlalchemy import ForeignKey, Index, LargeBinary, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.store.tables.base import Base, Json
+from service.store.types import now
+
+
+class DeletionRequest(Base):
+    __tablename__ = "deletion_requests"
+    __table_args__ = (Index(None, "status", "due_at"), Index(None, "dataset_id"))
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
+    principal_id: Mapped[str] = mapped_column(String(40))
+    purpose: Mapped[str] = mapped_column(String(16))
+    method: Mapped[str] = mapped_column(String(64))
+    method_options: Mapped[Json]
+    models: Mapped[list[str] | None]
+    scope: Mapped[str] = mapped_column(String(16))
+    status: Mapped[str] = mapped_column(String(16))
+    num_samples: Mapped[int]
+    not_found: Mapped[int] = mapped_column(default=0)
+    already_erased: Mapped[int] = mapped_column(default=0)
+    commitment_root: Mapped[str] = mapped_column(String(64))
+    received_at: Mapped[datetime]
+    due_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    started_at: Mapped[datetime | None]
+    completed_at: Mapped[datetime | None]
+    error: Mapped[Json | None]
+
+
+class RequestSample(Base):
+    __tablename__ = "request_samples"
+    __table_args__ = (Index(None, "sample_id"),)
+    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), primary_key=True)
+    sample_id: Mapped[int] = mapped_column(ForeignKey("samples.id"), primary_key=True)
+    outcome: Mapped[str] = mapped_column(String(32))
+
+
+class RequestKey(Base):
+    """The random key behind a request's commitments; deleting the row makes them unlinkable."""
+
+    __tablename__ = "request_keys"
+    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), primary_key=True)
+    key: Mapped[bytes] = mapped_column(LargeBinary(32))
