@@ -11,6 +11,7 @@ from service.artifacts import ArtifactStore
 from service.body_limit import BodyLimit, NoNulInUrl
 from service.deps import Parts
 from service.dispatch import Bell
+from service.duties import Duties, Duty
 from service.evidence.commitments import suppression_key
 from service.next_link import NextLink
 from service.routes import (
@@ -35,6 +36,7 @@ from service.unforeseen import Unforeseen
 _ROUTES = (
     health, datasets, models, versions, weights, deletion_requests, events, jobs, evaluations, catalogue, audit, keys,
 )  # fmt: skip
+_DUTIES: tuple[Duty, ...] = ()
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -47,9 +49,13 @@ def create_app(settings: Settings) -> FastAPI:
         secrets=Secrets(suppression=suppression_key(settings.master_key_bytes), time_zone=settings.time_zone),
     )
 
+    duties = Duties(parts, _DUTIES)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        duties.start()
         yield
+        duties.stop()
         parts.bell.close()
         parts.database.dispose()
 

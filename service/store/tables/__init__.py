@@ -6,7 +6,7 @@ from service.store.tables.base import Base, Json, table_of
 from service.store.tables.datasets import Dataset, Sample, Suppression
 from service.store.tables.jobs import Attempt, Evaluation, EvaluationPlot, Job, JobRequest, Worker
 from service.store.tables.models import Model, PreparedFile, ReferenceFile, Version, VersionExclusion
-from service.store.tables.notices import Event
+from service.store.tables.notices import DutyLease, Event, WebhookEvent
 from service.store.tables.requests import DeletionRequest, RequestKey, RequestSample
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Base",
     "Dataset",
     "DeletionRequest",
+    "DutyLease",
     "Evaluation",
     "EvaluationPlot",
     "Event",
@@ -34,6 +35,7 @@ __all__ = [
     "Suppression",
     "Version",
     "VersionExclusion",
+    "WebhookEvent",
     "Worker",
     "table_of",
 ]

@@ -1,4 +1,4 @@
-"""What followers, receivers and duties are told."""
+"""What followers and receivers are told, and which process sees to a recurring duty."""
 
 from datetime import datetime
 
@@ -20,3 +20,22 @@ class Event(Base):
     name: Mapped[str] = mapped_column(String(32))
     data: Mapped[Json]
     time: Mapped[datetime] = mapped_column(default=now)
+
+
+class WebhookEvent(Base):
+    """Something that receivers elsewhere are to hear of. ``data`` holds no sample ID."""
+
+    __tablename__ = "webhook_events"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    type: Mapped[str] = mapped_column(String(64))
+    data: Mapped[Json]
+    time: Mapped[datetime] = mapped_column(default=now)
+
+
+class DutyLease(Base):
+    """Which of several API processes sees to a recurring duty until when."""
+
+    __tablename__ = "duty_leases"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(200))
+    until: Mapped[datetime]
