@@ -15,8 +15,9 @@ from celery.signals import worker_ready, worker_shutting_down
 from service import logs
 from service.broker import TASK, celery_config
 from service.settings import Settings
+from workers.bench import Bench
 from workers.sweeper import Sweeper
-from workers.tasks import Bench, run_all
+from workers.tasks import run_all
 
 settings = Settings()
 app = Celery("unlearn")

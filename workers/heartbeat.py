@@ -3,17 +3,15 @@
 import threading
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.store import job_phase, jobs
 from service.store.jobs import Claim, LeaseLost
+from workers.bench import Bench
 from workers.phases import EVALUATE
-
-if TYPE_CHECKING:
-    from workers.tasks import Bench
 
 log = structlog.get_logger()
 PROGRESS_SECONDS = 0.5
@@ -22,7 +20,7 @@ PROGRESS_SECONDS = 0.5
 class Heartbeat:
     """A thread beside the attempt. ``lost`` is set once the lease is gone: the child must then be stopped."""
 
-    def __init__(self, bench: "Bench", claim: Claim) -> None:
+    def __init__(self, bench: Bench, claim: Claim) -> None:
         self._bench, self._claim = bench, claim
         self._done = threading.Event()
         self._progress: tuple[str, int, int] | None = None

@@ -9,7 +9,7 @@ from sqlalchemy import Select, select
 from service.lifecycle import JOB_BUSY, VersionState
 from service.store import digests, retention
 from service.store.tables import Dataset, Job, PreparedFile, ReferenceFile, Version
-from workers.tasks import Bench
+from workers.bench import Bench
 
 DAY_SECONDS = 86_400.0
 ORPHAN_LEASES = 2

@@ -9,16 +9,13 @@ from typing import Any
 from sqlalchemy import delete, exists, select
 from sqlalchemy.orm import Session
 
-from service.catalogue.report_schema import REPORT_SCHEMA
 from service.lifecycle import JobKind, JobStatus, SampleState, VersionState
 from service.store import (
-    audit,
     datasets,
     digests,
     events,
     intake,
     jobs,
-    plots,
     preparations,
     references,
     requests,
@@ -27,11 +24,11 @@ from service.store import (
 )
 from service.store.jobs import Claim
 from service.store.session import Database
-from service.store.tables import Dataset, Evaluation, Job, Model, Sample, Version
-from service.store.types import new_id
+from service.store.tables import Dataset, Job, Model, Sample, Version
 from workers.attempt_end import finish, give_up
 from workers.ladder import Rung, is_exact
 from workers.orders import Prepared
+from workers.publish_evaluation import record_evaluation
 from workers.publish_prepared import Kept, Stored, TrainingSetChanged, keep
 
 _NOTHING_LEFT = {
@@ -145,7 +142,7 @@ def erased(
     """Publish the unlearned version, retire every version that knows the samples, settle the requests."""
     job = jobs.hold_lease(session, claim)
     datasets.lock(session, job.dataset_id)
-    evaluation = _evaluate(session, job, prepared, result, sha256=weights[0])
+    evaluation = record_evaluation(session, job, prepared, result, sha256=weights[0])
     version = _circulate(session, claim, job, prepared, weights, evaluation.id)
     keep(session, job, version, files)
     _settle(session, job, session.get_one(Model, job.model_id), suppression_key)
@@ -205,7 +202,7 @@ def climbed(
     """Queue the job for the next method, after one whose model did not pass or that found none to return."""
     job = jobs.hold_lease(session, claim)
     if result is not None:
-        _evaluate(session, job, prepared, result)
+        record_evaluation(session, job, prepared, result)
     else:
         job.rungs = [*job.rungs, {"method": job.rung, "verdict": "failed", "sentence": (error or {}).get("detail")}]
     verdict = job.rungs[-1]["verdict"]
@@ -230,7 +227,7 @@ def held(
     """Keep a model that did not pass for a person to approve, or to have the work tried again."""
     job = jobs.hold_lease(session, claim)
     datasets.lock(session, job.dataset_id)
-    _evaluate(session, job, prepared, result, sha256=weights[0])
+    record_evaluation(session, job, prepared, result, sha256=weights[0])
     job.candidate_sha256, job.candidate_size = weights
     job.parent_id = prepared.parent_id
     error = {"code": why, "detail": result["report"]["gate"]["sentence"]}
@@ -245,59 +242,6 @@ def nothing_left(session: Session, claim: Claim, suppression_key: bytes) -> None
     reason = _NOTHING_LEFT.get(JobKind(job.kind), "no_version_knows_the_samples")
     finish(session, claim, job, JobStatus.COMPLETED, "job.completed", reason=reason)
     _settle(session, job, session.get_one(Model, job.model_id), suppression_key)
-
-
-def _evaluate(
-    session: Session, job: Job, prepared: Prepared, result: dict[str, Any], *, sha256: str | None = None
-) -> Evaluation:
-    """Store the report of an attempt, whatever its verdict, and add the attempt to the job's rungs."""
-    evaluation_id, report = new_id("evl"), result["report"]
-    gate = report["gate"]
-    rung = {
-        "method": job.rung,
-        "verdict": gate["verdict"],
-        "sentence": gate["sentence"],
-        "evaluation_id": evaluation_id,
-        "seconds": report["seconds"]["unlearning"] + report["seconds"]["evaluation"],
-    }
-    job.rungs = [*job.rungs, rung]
-    whole = {
-        "schema": REPORT_SCHEMA,
-        **report,
-        "rungs": job.rungs,
-        "policy_digest": job.policy_digest,
-        "inputs": _inputs(session, job, prepared, sha256),
-    }
-    row = Evaluation(id=evaluation_id, job_id=job.id, report=whole)
-    session.add(row)
-    session.flush()
-    plots.save(session, row.id, result.get("plots", {}))
-    job.evaluation_id = row.id
-    model = session.get_one(Model, job.model_id)
-    payload = {
-        "method": job.rung,
-        "gate": gate["verdict"],
-        "metrics": len(report.get("metrics", [])),
-        "policy_digest": job.policy_digest,
-    }
-    linked = [request.id for request in requests.of_job(session, job.id)]
-    links = {"job": job.id, "model": model.name, "request": linked}
-    audit.record(session, "evaluation.recorded", subject=f"evaluation/{row.id}", payload=payload, links=links)
-    told = {"job": job.id, "evaluation_id": row.id, "method": job.rung, "gate": gate["verdict"]}
-    events.emit(session, "evaluation", told, job_id=job.id)
-    return row
-
-
-def _inputs(session: Session, job: Job, prepared: Prepared, sha256: str | None) -> dict[str, Any]:
-    order = prepared.order or {}
-    counts = {name: len(order.get(name, [])) for name in ("train", "selection", "audit", "test")}
-    return {
-        "dataset_digest": session.get_one(Dataset, job.dataset_id).digest,
-        "parent_sha256": session.get_one(Version, prepared.parent_id).sha256,
-        "weights_sha256": sha256,
-        "retrained_sha256": order["retrained"]["sha256"] if "retrained" in order else None,
-        "counts": {**counts, "forget": len(prepared.forget_keys)},
-    }
 
 
 def _retire(session: Session, model: Model, successor: Version, keys: list[int], job: Job) -> None:

@@ -12,7 +12,7 @@ from service.lifecycle import JobKind, JobStatus, VersionState
 from service.store import digests, jobs, preparations, references, versions, workers
 from service.store.tables import Version
 from workers import attempt_end, leftovers
-from workers.tasks import Bench
+from workers.bench import Bench
 
 # Listing the whole store is not cheap everywhere, and orphans are rare: once at the start, then seldom.
 ORPHAN_TURNS = 120

@@ -3,63 +3,27 @@
 One place decides how an attempt ends, and every outcome reaches it.
 """
 
-import os
 import shutil
-import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy.orm import Session
 
-from service.artifacts import ArtifactStore
-from service.evidence.commitments import suppression_key
-from service.lifecycle import JobKind, JobStatus
-from service.settings import Settings
-from service.store import digests, job_phase, jobs
+from service.lifecycle import JobStatus
+from service.store import job_phase, jobs
 from service.store.jobs import Claim, LeaseLost
-from service.store.session import Database
 from service.store.tables import Job
-from workers import attempt_end, orders, publish, publish_prepared
+from workers import attempt_end, orders, outcomes, publish, publish_prepared
+from workers.bench import Bench
 from workers.heartbeat import Heartbeat
-from workers.ladder import after, next_rung
+from workers.ladder import next_rung
 from workers.orders import Place, Prepared
-from workers.publish_prepared import Kept
-from workers.runner import ChildFailed, ChildLost, Runner
+from workers.runner import ChildFailed, ChildLost
 
 log = structlog.get_logger()
-WEIGHTS_FILE, INDEX_FILE, REFERENCES_FILE = "weights.safetensors", "index.jsonl", "references.safetensors"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bench:
-    """What one worker process works with."""
-
-    settings: Settings
-    database: Database
-    artifacts: ArtifactStore
-    runner: Runner
-    owner: str
-    stopping: threading.Event
-
-    @classmethod
-    def open(cls, settings: Settings) -> "Bench":
-        return cls(
-            settings=settings,
-            database=Database.open(settings),
-            artifacts=ArtifactStore(settings.resolved_artifacts_url),
-            runner=Runner(time_limit_seconds=settings.job_time_limit_seconds, idle_seconds=settings.child_idle_seconds),
-            owner=f"{socket.gethostname()}:{os.getpid()}",
-            stopping=threading.Event(),
-        )
-
-    @property
-    def suppression_key(self) -> bytes:
-        return suppression_key(self.settings.master_key_bytes)
+__all__ = ["Bench", "attempt", "run_all"]
 
 
 def run_all(bench: Bench) -> int:
@@ -145,7 +109,7 @@ def _work(bench: Bench, claim: Claim, folder: Path, beat: Heartbeat) -> None:
         if not _climb_after_failure(bench, claim, prepared, error.error):
             raise
         return
-    _publish(bench, claim, prepared, result, folder)
+    outcomes.record(bench, claim, prepared, result, folder)
 
 
 _OF_THE_METHOD = ("unlearning_failed", "utility_guard", "training_failed", "out_of_memory", "internal_error")
@@ -162,71 +126,6 @@ def _climb_after_failure(bench: Bench, claim: Claim, prepared: Prepared, error: 
     with bench.database.writing() as session:
         publish.climbed(session, claim, prepared, rung, error=error)
     return True
-
-
-def _publish(bench: Bench, claim: Claim, prepared: Prepared, result: dict[str, Any], folder: Path) -> None:
-    if claim.kind == JobKind.INDEX:
-        publish.index(bench.database, claim, result, folder / INDEX_FILE)
-        return
-    if claim.kind == JobKind.VALIDATE:
-        with bench.database.writing() as session:
-            publish.validated(session, claim, result["faults"])
-        return
-    if claim.kind == JobKind.PREPARE_VERSION:
-        with _kept(bench, result, folder) as (session, files):
-            publish_prepared.version_prepared(session, claim, files)
-        return
-    if claim.kind in (JobKind.PREPARE, JobKind.TRIM):
-        _publish_references(bench, claim, prepared, result, folder / REFERENCES_FILE)
-        return
-    step = after(prepared.tried, result["report"]["gate"]) if claim.kind == JobKind.ERASE else None
-    if step is not None and step.rung is not None:
-        with bench.database.writing() as session:
-            publish.climbed(session, claim, prepared, step.rung, result=result)
-        return
-    weights = folder / WEIGHTS_FILE
-    stored = bench.artifacts.put(weights), weights.stat().st_size
-    with _kept(bench, result, folder) as (session, files):
-        digests.hold(session, stored[0])
-        bench.artifacts.ensure(weights, stored[0])
-        if step is None:
-            publish.trained(session, claim, prepared, result, stored, files)
-        elif step.why is not None:
-            # What came with a model that is held is not kept: only its weights wait for approval.
-            publish.held(session, claim, prepared, result, stored, bench.suppression_key, why=step.why)
-        else:
-            publish.erased(session, claim, prepared, result, stored, files, bench.suppression_key)
-
-
-@contextmanager
-def _kept(bench: Bench, result: dict[str, Any], folder: Path) -> Iterator[tuple[Session, list[Kept]]]:
-    """Store what the child prepared, and open the transaction that names it.
-
-    Bytes first, row second: a crash in between leaves an orphan that the next attempt overwrites or a sweep removes.
-    """
-    made = {folder / each["file"]: each for each in result.get("prepared", [])}
-    kept = [
-        Kept(
-            name=each["name"],
-            stored=(bench.artifacts.put(path), path.stat().st_size),
-            samples=each["samples"],
-            seconds=each["seconds"],
-        )
-        for path, each in made.items()
-    ]
-    with bench.database.writing() as session:
-        for path, file in zip(made, kept, strict=True):
-            digests.hold(session, file.stored[0])
-            bench.artifacts.ensure(path, file.stored[0])
-        yield session, kept
-
-
-def _publish_references(bench: Bench, claim: Claim, prepared: Prepared, result: dict[str, Any], file: Path) -> None:
-    digest = bench.artifacts.put(file)
-    with bench.database.writing() as session:
-        digests.hold(session, digest)
-        bench.artifacts.ensure(file, digest)
-        publish_prepared.references_made(session, claim, prepared, result, digest)
 
 
 def _record_failure(bench: Bench, claim: Claim, error: dict[str, Any], status: JobStatus) -> None:

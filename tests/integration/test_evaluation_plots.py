@@ -20,7 +20,7 @@ from service.store.tables import Evaluation, Job
 from service.store.types import new_id
 from tests import factories
 from tests.stack import Stack, running
-from workers.tasks import Bench
+from workers.bench import Bench
 
 ROC = '<svg xmlns="http://www.w3.org/2000/svg"><title>ROC: φ</title></svg>'
 BARS = '<svg xmlns="http://www.w3.org/2000/svg"/>'

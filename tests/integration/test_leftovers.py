@@ -15,7 +15,7 @@ from service.store import datasets, models, versions
 from service.store.tables import Version
 from tests import factories
 from workers import leftovers
-from workers.tasks import Bench
+from workers.bench import Bench
 
 
 @pytest.fixture

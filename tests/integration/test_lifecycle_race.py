@@ -20,8 +20,8 @@ from service.store.tables import AuditEntry, DeletionRequest, Job, Sample, Versi
 from service.store.types import now
 from tests import factories
 from workers import publish, publish_prepared, sweeper
+from workers.bench import Bench
 from workers.orders import Prepared
-from workers.tasks import Bench
 
 SECRETS = Secrets(suppression=b"s" * 32, time_zone="UTC")
 

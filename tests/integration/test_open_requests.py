@@ -22,8 +22,8 @@ from service.store.tables import DeletionRequest, Job, JobRequest, Version
 from service.store.types import now
 from tests import factories
 from workers import attempt_end, publish
+from workers.bench import Bench
 from workers.orders import Prepared
-from workers.tasks import Bench
 
 REPORT: dict[str, Any] = {
     "method": "finetune",

@@ -18,9 +18,9 @@ from service.store.tables import AuditEntry, Job, PreparedFile, Sample, Version
 from service.store.types import now
 from tests import factories
 from workers import publish_prepared, sweeper
+from workers.bench import Bench
 from workers.orders import Place, Prepared, prepare
 from workers.publish_prepared import Kept
-from workers.tasks import Bench
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

@@ -24,7 +24,7 @@ from service.store.tables import Job, Version
 from service.store.types import now
 from tests import factories
 from workers import attempt_end, leftovers, publish, sweeper
-from workers.tasks import Bench
+from workers.bench import Bench
 
 WHO = Principal(id="key_test", name="test", scopes=frozenset({"admin"}))
 

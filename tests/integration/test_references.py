@@ -18,8 +18,8 @@ from service.store.tables import DeletionRequest, Job, ReferenceFile, RequestSam
 from service.store.types import new_id, now
 from tests import factories
 from workers import publish, publish_prepared
+from workers.bench import Bench
 from workers.orders import Place, Prepared, prepare
-from workers.tasks import Bench
 
 DAYS = 30
 

@@ -14,8 +14,8 @@ from service.store import jobs, models, retrained, samples, versions
 from service.store.tables import Dataset, DeletionRequest, Job, RequestSample, Sample, Version
 from service.store.types import new_id, now
 from tests import factories
+from workers.bench import Bench
 from workers.orders import Place, prepare
-from workers.tasks import Bench
 
 FORGOTTEN = range(6)
 

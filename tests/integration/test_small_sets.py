@@ -15,8 +15,8 @@ from service.store.intake import Order, Secrets
 from service.store.tables import Job, Sample
 from service.store.types import now
 from tests import factories
+from workers.bench import Bench
 from workers.orders import Place, Prepared, prepare
-from workers.tasks import Bench
 
 SECRETS = Secrets(suppression=b"s" * 32, time_zone="UTC")
 ENOUGH = 268

@@ -23,7 +23,7 @@ from service.store.session import Database
 from service.store.tables import Dataset, Job, RequestKey, RequestSample, Sample, Worker, table_of
 from service.store.types import now
 from tests import factories
-from workers.tasks import Bench
+from workers.bench import Bench
 
 SECRETS = Secrets(suppression=b"s" * 32, time_zone="UTC")
 

@@ -1,0 +1,97 @@
+"""What becomes of what the child returned: its bytes are stored first, then one transaction names them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from service.lifecycle import JobKind
+from service.store import digests
+from service.store.jobs import Claim
+from workers import publish, publish_prepared
+from workers.bench import Bench
+from workers.ladder import after
+from workers.orders import Prepared
+from workers.publish_prepared import Kept
+
+WEIGHTS_FILE, INDEX_FILE, REFERENCES_FILE = "weights.safetensors", "index.jsonl", "references.safetensors"
+
+
+def record(bench: Bench, claim: Claim, prepared: Prepared, result: dict[str, Any], folder: Path) -> None:
+    """Store what the child left in the folder and end the attempt by it. Raises LeaseLost, TrainingSetChanged."""
+    match JobKind(claim.kind):
+        case JobKind.INDEX:
+            publish.index(bench.database, claim, result, folder / INDEX_FILE)
+        case JobKind.VALIDATE:
+            with bench.database.writing() as session:
+                publish.validated(session, claim, result["faults"])
+        case JobKind.TRAIN:
+            with _stored(bench, result, folder) as (session, weights, files):
+                publish.trained(session, claim, prepared, result, weights, files)
+        case JobKind.PREPARE_VERSION:
+            with _kept(bench, result, folder) as (session, files):
+                publish_prepared.version_prepared(session, claim, files)
+        case JobKind.PREPARE | JobKind.TRIM:
+            _publish_references(bench, claim, prepared, result, folder / REFERENCES_FILE)
+        case JobKind.ERASE:
+            _publish_erased(bench, claim, prepared, result, folder)
+
+
+def _publish_erased(bench: Bench, claim: Claim, prepared: Prepared, result: dict[str, Any], folder: Path) -> None:
+    step = after(prepared.tried, result["report"]["gate"])
+    if step.rung is not None:
+        with bench.database.writing() as session:
+            publish.climbed(session, claim, prepared, step.rung, result=result)
+        return
+    with _stored(bench, result, folder) as (session, weights, files):
+        if step.why is None:
+            publish.erased(session, claim, prepared, result, weights, files, bench.suppression_key)
+        else:
+            # What came with a model that is held is not kept: only its weights wait for approval.
+            publish.held(session, claim, prepared, result, weights, bench.suppression_key, why=step.why)
+
+
+@contextmanager
+def _stored(
+    bench: Bench, result: dict[str, Any], folder: Path
+) -> Iterator[tuple[Session, publish_prepared.Stored, list[Kept]]]:
+    """Store the weights, and what the child prepared, and open the transaction that names them."""
+    file = folder / WEIGHTS_FILE
+    weights = bench.artifacts.put(file), file.stat().st_size
+    with _kept(bench, result, folder) as (session, files):
+        digests.hold(session, weights[0])
+        bench.artifacts.ensure(file, weights[0])
+        yield session, weights, files
+
+
+@contextmanager
+def _kept(bench: Bench, result: dict[str, Any], folder: Path) -> Iterator[tuple[Session, list[Kept]]]:
+    """Store what the child prepared, and open the transaction that names it.
+
+    Bytes first, row second: a crash in between leaves an orphan that the next attempt overwrites or a sweep removes.
+    """
+    made = {folder / each["file"]: each for each in result.get("prepared", [])}
+    kept = [
+        Kept(
+            name=each["name"],
+            stored=(bench.artifacts.put(path), path.stat().st_size),
+            samples=each["samples"],
+            seconds=each["seconds"],
+        )
+        for path, each in made.items()
+    ]
+    with bench.database.writing() as session:
+        for path, file in zip(made, kept, strict=True):
+            digests.hold(session, file.stored[0])
+            bench.artifacts.ensure(path, file.stored[0])
+        yield session, kept
+
+
+def _publish_references(bench: Bench, claim: Claim, prepared: Prepared, result: dict[str, Any], file: Path) -> None:
+    digest = bench.artifacts.put(file)
+    with bench.database.writing() as session:
+        digests.hold(session, digest)
+        bench.artifacts.ensure(file, digest)
+        publish_prepared.references_made(session, claim, prepared, result, digest)
