@@ -11,10 +11,10 @@ from sqlalchemy.orm import Session
 
 from service.lifecycle import JobKind, JobStatus, SampleState, VersionState
 from service.store import (
+    attaching,
     datasets,
     digests,
     events,
-    intake,
     jobs,
     preparations,
     references,
@@ -104,7 +104,7 @@ def trained(
     keep(session, job, version, files)
     finish(session, claim, job, JobStatus.PUBLISHED, "job.published", version=version.number, sha256=weights[0])
     references.ask_where_policy_says(session, model)
-    intake.attach_open_requests(session, model)
+    attaching.attach_open_requests(session, model)
     preparations.ask_where_policy_says(session, model, version)
 
 
@@ -125,7 +125,7 @@ def validated(session: Session, claim: Claim, faults: list[str]) -> None:
     finish(session, claim, job, JobStatus.COMPLETED, "job.completed", faults=len(faults))
     if not faults:
         references.ask_where_policy_says(session, model)
-    intake.attach_open_requests(session, model)
+    attaching.attach_open_requests(session, model)
     if not faults:
         preparations.ask_where_policy_says(session, model, version)
 
@@ -255,6 +255,6 @@ def _retire(session: Session, model: Model, successor: Version, keys: list[int],
 def _settle(session: Session, job: Job, model: Model, suppression_key: bytes) -> None:
     session.flush()
     # An upload may have come in since the claim: it knows the samples too, so its own erasure must come first.
-    intake.attach_open_requests(session, model, suppression_key=suppression_key)
+    attaching.attach_open_requests(session, model, suppression_key=suppression_key)
     for request in requests.of_job(session, job.id):
         requests.settle(session, request, suppression_key=suppression_key)

@@ -22,7 +22,7 @@ from service.lifecycle import JobKind, VersionState
 from service.problems import validation_faults
 from service.schemas.common import Limit, Number, Page, decode_number, encode_cursor
 from service.schemas.models import PreparationOut, PrepareIn, PreparingOut, TrainIn, VersionOut
-from service.store import datasets, digests, intake, jobs, models, preparations, versions
+from service.store import attaching, datasets, digests, jobs, models, preparations, versions
 from service.store.tables import Model, Version
 
 router = APIRouter(prefix="/v1/models/{name}/versions", tags=["versions"])
@@ -138,7 +138,7 @@ def _keep(name: str, path: Path, stated: str | None, parts: Parts, who: Principa
         )
         version.job_id = job.id
         session.flush()
-        intake.attach_open_requests(session, model)
+        attaching.attach_open_requests(session, model)
         answer = view(session, model, version)
         answer.job = {"id": job.id}
     return answer, job.id

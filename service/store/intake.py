@@ -9,13 +9,13 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Insert, String, bindparam, insert, or_, select
+from sqlalchemy import BigInteger, Insert, String, bindparam, insert, select
 from sqlalchemy.orm import Session
 
 from service import deadlines
 from service.errors import Conflict, Fault, InvalidRequest, UnresolvedSamples
 from service.evidence import commitments
-from service.lifecycle import JOB_STUCK, RequestStatus, SampleState
+from service.lifecycle import RequestStatus, SampleState
 from service.store import datasets, fan_out, requests, samples, versions
 from service.store.fan_out import Concerned, Queued
 from service.store.pipelining import pipelined
@@ -24,7 +24,6 @@ from service.store.tables import (
     Dataset,
     DeletionRequest,
     Job,
-    JobRequest,
     Model,
     RequestKey,
     RequestSample,
@@ -228,49 +227,6 @@ def _naming(dialect: str) -> Insert:
     constants = bindparam("of_request", type_=String), bindparam("outcome", type_=String)
     named = select(constants[0], samples.listing(dialect, BigInteger).c.value, constants[1])
     return insert(table_of(RequestSample)).from_select(["request_id", "sample_id", "outcome"], named)
-
-
-def attach_open_requests(session: Session, model: Model, *, suppression_key: bytes | None = None) -> None:
-    """Queue what open requests still need of the model's versions, and withhold those versions where it says so.
-
-    To be called when a version has come into being or gone. With the ``suppression_key``, a request that waited for
-    nothing but this model is settled.
-    """
-    live = versions.live(session, model.id)
-    for request in requests.waiting_for(session, model):
-        keys = requests.sample_keys(session, [request.id])[request.id]
-        found = fan_out.concerned(session, [(model, live)], samples.of_train_pool(session, keys))
-        if found:
-            _attach(session, request, found[0], keys)
-        elif requests.can_be_worked_on(session, request, model.name) and suppression_key is not None:
-            requests.settle(session, request, suppression_key=suppression_key)
-
-
-def _attach(session: Session, request: DeletionRequest, model: Concerned, keys: list[int]) -> None:
-    fan_out.withhold(session, request, model)
-    requests.mark_trained_on(session, request, sorted(model.keys))
-    if _has_open_job(session, request, model.model):
-        return
-    faults = fan_out.unmet(session, request.method, model, keys, purpose=request.purpose)
-    if faults:
-        requests.cannot_be_worked_on(session, request, model.model.name, faults)
-        return
-    requests.can_be_worked_on(session, request, model.model.name)
-    fan_out.queue(session, request, [model], fan_out.joinable(session, request, [model]))
-
-
-def _has_open_job(session: Session, request: DeletionRequest, model: Model) -> bool:
-    query = (
-        select(Job.id)
-        .join(JobRequest, JobRequest.job_id == Job.id)
-        # A job that is stuck waits for a person; queueing another beside it would go over their head.
-        .where(
-            JobRequest.request_id == request.id,
-            Job.model_id == model.id,
-            or_(Job.finished_at.is_(None), Job.status.in_(JOB_STUCK)),
-        )
-    )
-    return session.scalar(query.limit(1)) is not None
 
 
 def unresolved_again(session: Session, order: Order, secrets: Secrets, *, first_at: datetime) -> list[str]:

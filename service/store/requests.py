@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Update, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
-from service.errors import Fault, NotFound
+from service.errors import NotFound
 from service.lifecycle import JOB_OVER, JOB_STUCK, JobStatus, RequestStatus, SampleState, check_request_move
 from service.store import audit, events, samples
 from service.store.tables import Dataset, DeletionRequest, Job, JobRequest, Model, RequestSample, Sample, table_of
@@ -18,12 +18,8 @@ PENDING, PENDING_NOT_TRAINED_ON = "pending", "pending_not_trained_on"
 ERASED, NOT_TRAINED_ON = "erased", "erased_not_trained_on"
 # A request narrowed to some models can say nothing of the others, which may know the samples.
 ERASED_FROM_NAMED, NOT_TRAINED_ON_BY_NAMED = "erased_from_named_models", "not_trained_on_by_named_models"
-CANNOT_BE_WORKED_ON = "cannot_be_worked_on"
-_WHAT_TO_DO = (
-    "These models cannot be worked on the way the request asks. Send a new request for the same samples with a method "
-    "they can take, or delete the model; this request goes on once none of their versions knows the samples. "
-    "As long as no work has started it can be cancelled."
-)
+# Causes of a hold. The first concerns some models alone; any other stops all work until a person lifts it.
+CANNOT_BE_WORKED_ON, APPROVAL_NEEDED = "cannot_be_worked_on", "approval_needed"
 OPEN = (RequestStatus.ACCEPTED, RequestStatus.IN_PROGRESS, RequestStatus.ON_HOLD, RequestStatus.FAILED)
 
 
@@ -154,6 +150,23 @@ def sample_keys(session: Session, request_ids: Sequence[str]) -> dict[str, list[
     return found
 
 
+def causes(request: DeletionRequest) -> list[dict[str, Any]]:
+    """Return why the request is on hold, oldest cause first."""
+    error = request.error or {}
+    found: list[dict[str, Any]] = error.get("causes") or ([error] if error else [])
+    return found
+
+
+def cause(request: DeletionRequest, code: str) -> dict[str, Any] | None:
+    """Return the cause of this code, if it is one."""
+    return next((each for each in causes(request) if each["code"] == code), None)
+
+
+def stops_work(request: DeletionRequest) -> bool:
+    """Say whether no model at all may be worked on for the request until a person has lifted a cause."""
+    return any(each["code"] != CANNOT_BE_WORKED_ON for each in causes(request))
+
+
 def begin(session: Session, job_id: str) -> None:
     """Move the accepted requests of a job that is claimed to ``in_progress``.
 
@@ -163,14 +176,14 @@ def begin(session: Session, job_id: str) -> None:
 
 
 def resume(session: Session, job_id: str) -> None:
-    """Move the requests of a stuck job that an operator tries again to ``in_progress``."""
+    """Move the requests of a stuck job that an operator tries again to ``in_progress``, unless a hold stops work."""
     _start(session, job_id, {RequestStatus.ACCEPTED, RequestStatus.FAILED, RequestStatus.ON_HOLD})
 
 
 def _start(session: Session, job_id: str, waiting: set[RequestStatus]) -> None:
     # Two jobs of a request may be claimed in one instant, and only one of the two starts it.
     for request in of_job(session, job_id, lock=True):
-        if request.status in waiting:
+        if request.status in waiting and not stops_work(request):
             move(session, request, RequestStatus.IN_PROGRESS)
 
 
@@ -186,7 +199,7 @@ def settle(session: Session, request: DeletionRequest, *, suppression_key: bytes
         goal = RequestStatus.FAILED if failed else RequestStatus.ON_HOLD
         _wait(session, request, goal, reason=f"job_{failed or JobStatus.HELD}")
     elif request.error is not None:
-        _wait(session, request, RequestStatus.ON_HOLD, reason=CANNOT_BE_WORKED_ON)
+        _wait(session, request, RequestStatus.ON_HOLD, reason=str(request.error["code"]))
     elif all(job.status in JOB_OVER | JOB_STUCK for job, _ in found):
         _complete(session, request, suppression_key)
 
@@ -194,27 +207,6 @@ def settle(session: Session, request: DeletionRequest, *, suppression_key: bytes
 def _wait(session: Session, request: DeletionRequest, status: RequestStatus, *, reason: str) -> None:
     if request.status != status:
         move(session, request, status, reason=reason)
-
-
-def cannot_be_worked_on(session: Session, request: DeletionRequest, model: str, faults: Sequence[Fault]) -> None:
-    """Put the request on hold: what it asks for cannot be done to a version that has come into being."""
-    models = (request.error or {}).get("models", {})
-    reasons = [fault.detail or fault.code for fault in faults]
-    request.error = {"code": CANNOT_BE_WORKED_ON, "detail": _WHAT_TO_DO, "models": {**models, model: reasons}}
-    if request.status != RequestStatus.FAILED:
-        _wait(session, request, RequestStatus.ON_HOLD, reason=CANNOT_BE_WORKED_ON)
-
-
-def can_be_worked_on(session: Session, request: DeletionRequest, model: str) -> bool:
-    """Lift the hold on the model's account, and the request's if there is no other; say whether there was one."""
-    models = dict((request.error or {}).get("models", {}))
-    if models.pop(model, None) is None:
-        return False
-    request.error = {**(request.error or {}), "models": models} if models else None
-    stuck = any(job.status in JOB_STUCK for job, _ in jobs(session, [request.id])[request.id])
-    if request.status == RequestStatus.ON_HOLD and not models and not stuck:
-        move(session, request, RequestStatus.IN_PROGRESS if request.started_at else RequestStatus.ACCEPTED)
-    return True
 
 
 def _complete(session: Session, request: DeletionRequest, suppression_key: bytes) -> None:

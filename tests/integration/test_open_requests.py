@@ -15,7 +15,7 @@ from service import migrate
 from service.errors import Conflict
 from service.lifecycle import JobKind, JobStatus, RequestStatus, VersionState
 from service.settings import Settings
-from service.store import audit, cancel, intake, jobs, models, requests, versions
+from service.store import attaching, audit, cancel, intake, jobs, models, requests, versions
 from service.store.intake import Order, Secrets
 from service.store.jobs import Claim
 from service.store.tables import DeletionRequest, Job, JobRequest, Version
@@ -125,7 +125,7 @@ def _appear(bench: Bench, name: str, state: VersionState = VersionState.ACTIVE) 
     """Have a version of the model come into being, as training or an upload does."""
     factories.version(bench, name, state=state)
     with bench.database.writing() as session:
-        intake.attach_open_requests(session, models.by_name(session, name))
+        attaching.attach_open_requests(session, models.by_name(session, name))
 
 
 def _request(bench: Bench, request_id: str) -> DeletionRequest:

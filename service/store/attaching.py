@@ -1,0 +1,70 @@
+"""Giving open requests the jobs they still need: when a version appears or goes, and when a hold ends."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from service.lifecycle import JOB_STUCK
+from service.store import fan_out, holds, requests, samples, versions
+from service.store.fan_out import Concerned, Queued
+from service.store.tables import DeletionRequest, Job, JobRequest, Model
+
+
+def attach_open_requests(session: Session, model: Model, *, suppression_key: bytes | None = None) -> None:
+    """Queue what open requests still need of the model's versions, and withhold those versions where it says so.
+
+    To be called when a version has come into being or gone. With the ``suppression_key``, a request that waited for
+    nothing but this model is settled.
+    """
+    live = versions.live(session, model.id)
+    for request in requests.waiting_for(session, model):
+        keys = requests.sample_keys(session, [request.id])[request.id]
+        found = fan_out.concerned(session, [(model, live)], samples.of_train_pool(session, keys))
+        if found:
+            _attach(session, request, found[0], keys)
+        elif holds.can_be_worked_on(session, request, model.name) and suppression_key is not None:
+            requests.settle(session, request, suppression_key=suppression_key)
+
+
+def take_up(session: Session, request: DeletionRequest, *, suppression_key: bytes) -> list[Queued]:
+    """Queue all that the request needs and has no job for, and settle it if that is nothing.
+
+    To be called when the last cause that stopped its work is lifted. Ring for the new jobs after the commit.
+    """
+    keys = requests.sample_keys(session, [request.id])[request.id]
+    registered = versions.live_of_dataset(session, request.dataset_id)
+    targets = [pair for pair in registered if request.models is None or pair[0].name in request.models]
+    found = fan_out.concerned(session, targets, samples.of_train_pool(session, keys))
+    queued = [job for model in found for job in _attach(session, request, model, keys)]
+    session.flush()
+    requests.settle(session, request, suppression_key=suppression_key)
+    return queued
+
+
+def _attach(session: Session, request: DeletionRequest, model: Concerned, keys: list[int]) -> Sequence[Queued]:
+    requests.mark_trained_on(session, request, sorted(model.keys))
+    if requests.cause(request, requests.APPROVAL_NEEDED) is None:
+        fan_out.withhold(session, request, model)
+    if requests.stops_work(request) or _has_open_job(session, request, model.model):
+        return ()
+    faults = fan_out.unmet(session, request.method, model, keys, purpose=request.purpose)
+    if faults:
+        holds.cannot_be_worked_on(session, request, model.model.name, faults)
+        return ()
+    holds.can_be_worked_on(session, request, model.model.name)
+    return fan_out.queue(session, request, [model], fan_out.joinable(session, request, [model]))
+
+
+def _has_open_job(session: Session, request: DeletionRequest, model: Model) -> bool:
+    query = (
+        select(Job.id)
+        .join(JobRequest, JobRequest.job_id == Job.id)
+        # A job that is stuck waits for a person; queueing another beside it would go over their head.
+        .where(
+            JobRequest.request_id == request.id,
+            Job.model_id == model.id,
+            or_(Job.finished_at.is_(None), Job.status.in_(JOB_STUCK)),
+        )
+    )
+    return session.scalar(query.limit(1)) is not None
