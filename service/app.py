@@ -6,13 +6,14 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from service import problems
+from service import problems, shredding
 from service.artifacts import ArtifactStore
 from service.body_limit import BodyLimit, NoNulInUrl
 from service.deps import Parts
 from service.dispatch import Bell
 from service.duties import Duties, Duty
 from service.evidence.commitments import suppression_key
+from service.evidence.key_wrapping import wrapping_key
 from service.next_link import NextLink
 from service.routes import (
     audit,
@@ -36,7 +37,10 @@ from service.unforeseen import Unforeseen
 _ROUTES = (
     health, datasets, models, versions, weights, deletion_requests, events, jobs, evaluations, catalogue, audit, keys,
 )  # fmt: skip
-_DUTIES: tuple[Duty, ...] = ()
+_DUTIES: tuple[Duty, ...] = (
+    Duty(name="request_keys", every_seconds=600, run=shredding.shred_expired),
+    Duty(name="file_traces", every_seconds=5, run=shredding.scrub_files),
+)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -46,13 +50,18 @@ def create_app(settings: Settings) -> FastAPI:
         database=Database.open(settings),
         artifacts=ArtifactStore(settings.resolved_artifacts_url),
         bell=Bell(settings),
-        secrets=Secrets(suppression=suppression_key(settings.master_key_bytes), time_zone=settings.time_zone),
+        secrets=Secrets(
+            suppression=suppression_key(settings.master_key_bytes),
+            wrapping=wrapping_key(settings.master_key_bytes),
+            time_zone=settings.time_zone,
+        ),
     )
 
     duties = Duties(parts, _DUTIES)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        shredding.wrap_keys(parts)
         duties.start()
         yield
         duties.stop()

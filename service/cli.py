@@ -10,10 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from service import logs, migrate
+from service import logs, migrate, shredding
 from service.auth import SCOPES
+from service.errors import ServiceError
 from service.settings import Settings
-from service.store import keys
+from service.store import keys, request_keys, traces
 from service.store.session import Database
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -83,6 +84,35 @@ def worker(data_dir: DataDir = None) -> None:
 def migrate_command(data_dir: DataDir = None) -> None:
     """Bring the database to the newest schema."""
     migrate.upgrade(_settings(data_dir).resolved_database_url)
+
+
+@app.command()
+def shred(
+    request_id: Annotated[str | None, typer.Argument(help="A deletion request that is over.")] = None,
+    expired: Annotated[bool, typer.Option("--expired", help="All requests whose retention is over.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Delete a request's key, and rid the database's files of it: its commitments then speak of nobody."""
+    if (request_id is None) != expired:
+        raise typer.BadParameter("name a request, or say --expired")
+    settings = _settings(data_dir)
+    migrate.upgrade(settings.resolved_database_url)
+    database = Database.open(settings)
+    try:
+        count = 1
+        if request_id is None:
+            count = shredding.shred_over(database, settings)
+        else:
+            with database.writing() as session:
+                request_keys.shred(session, request_id, reason="ordered")
+        clean = not count or traces.scrub(database)
+    except ServiceError as error:
+        typer.echo(error.detail, err=True)
+        raise typer.Exit(1) from None
+    finally:
+        database.dispose()
+    later = "" if clean else "; the database is in use, so its files are scrubbed by the service later"
+    typer.echo(f"shredded {count}{later}")
 
 
 @app.command()

@@ -6,7 +6,7 @@ ServiceError
 ├── NotFound                ask for something that exists
 ├── Conflict                the thing is in a state that does not allow this
 │   └── AlreadyExists       choose another name
-├── Gone                    the bytes were withdrawn and will not come back
+├── Gone                    it was withdrawn and will not come back
 ├── Quarantined             withheld while a deletion request is open
 ├── Unauthenticated         send a valid API key
 ├── Forbidden               use a key with the scope
@@ -37,10 +37,13 @@ class ServiceError(Exception):
     code = "internal_error"
     title = "The service could not do this"
 
-    def __init__(self, detail: str, *, code: str | None = None, faults: list[Fault] | None = None) -> None:
+    def __init__(
+        self, detail: str, *, code: str | None = None, title: str | None = None, faults: list[Fault] | None = None
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.code = code or type(self).code
+        self.title = title or type(self).title
         self.faults = (faults or [])[:MAX_FAULTS]
         self.extra: dict[str, Any] = {}
         if faults and len(faults) > MAX_FAULTS:

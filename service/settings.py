@@ -27,7 +27,10 @@ class Settings(BaseSettings):
     artifacts_url: str = Field("", description="fsspec URL of the artifact store; empty: in the data folder.")
     allowed_roots: str = Field("", description="Folders datasets may be read from, joined by the path separator.")
     master_key: SecretStr | None = Field(
-        None, description="64 hex characters; keys the suppression list. Empty: made once in the data folder."
+        None,
+        description=(
+            "64 hex characters; keys the suppression list and wraps request keys. Empty: made once in the data folder."
+        ),
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the worker's child process.")
     lease_seconds: float = Field(30.0, gt=0, description="How long a silent worker keeps a job, seconds.")
@@ -38,6 +41,12 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(16 * 2**20, gt=0, description="Largest JSON body, bytes.")
     max_weights_bytes: int = Field(4 * 2**30, gt=0, description="Largest uploaded weights file, bytes.")
     max_sample_ids: int = Field(100_000, gt=0, description="Most sample IDs one request may name.")
+    request_key_days: int = Field(
+        1096, ge=1, description="Days after a request's end for which receipts can be given; then its key is shredded."
+    )
+    scrub_seconds: float = Field(
+        60.0, ge=0, description="Seconds after which the database's files are rid of what was erased."
+    )
     time_zone: str = Field("UTC", description="The controller's time zone; due dates end at its midnight.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
 

@@ -30,10 +30,15 @@ def commitment(request_key: bytes, sample_id: str) -> bytes:
     return _commit(_extract(request_key), sample_id.encode())
 
 
-def commitment_root(request_key: bytes, sample_ids: Iterable[str]) -> bytes:
-    """Return the RFC 6962 root over the commitments in byte order (so that it does not tell the ids' order)."""
+def in_byte_order(request_key: bytes, sample_ids: Iterable[str]) -> list[bytes]:
+    """Return the ids' commitments, sorted, so that they do not tell the ids' order."""
     extracted = _extract(request_key)
-    return merkle_root(sorted(_commit(extracted, sample_id.encode()) for sample_id in sample_ids))
+    return sorted(_commit(extracted, sample_id.encode()) for sample_id in sample_ids)
+
+
+def commitment_root(request_key: bytes, sample_ids: Iterable[str]) -> bytes:
+    """Return the RFC 6962 root over the commitments `in_byte_order`."""
+    return merkle_root(in_byte_order(request_key, sample_ids))
 
 
 def _extract(request_key: bytes) -> bytes:

@@ -16,7 +16,7 @@ from service import deadlines
 from service.errors import Conflict, Fault, InvalidRequest, UnresolvedSamples
 from service.evidence import commitments
 from service.lifecycle import RequestStatus, SampleState
-from service.store import datasets, fan_out, requests, samples, versions
+from service.store import datasets, fan_out, request_keys, requests, samples, versions
 from service.store.fan_out import Concerned, Queued
 from service.store.pipelining import pipelined
 from service.store.samples import SampleRow
@@ -70,6 +70,7 @@ class Secrets:
     """The keys intake needs, derived once per process."""
 
     suppression: bytes
+    wrapping: bytes
     time_zone: str
 
 
@@ -102,11 +103,12 @@ def accept(session: Session, order: Order, secrets: Secrets, known: Sequence[Fau
     concerned = fan_out.concerned(session, targets, [row.id for row in ids.found if row.pool == "train"])
     _refuse_unmet(session, order, concerned, ids.found)
     key = commitments.new_request_key()
-    request = _request(dataset, order, secrets, ids, key)
+    leaves = commitments.in_byte_order(key, (row.sample_id for row in ids.found))
+    request = _request(dataset, order, secrets, ids, leaves)
     _announce(session, request, [model for model, _ in targets])
     joinable = fan_out.joinable(session, request, concerned)
     with pipelined(session):
-        _store(session, request, key, ids.found, concerned)
+        _store(session, request, request_keys.row(request.id, key, secrets.wrapping, leaves), ids.found, concerned)
     queued = fan_out.queue(session, request, concerned, joinable)
     if not queued:
         requests.settle(session, request, suppression_key=secrets.suppression)
@@ -168,7 +170,7 @@ def _refuse_unmet(session: Session, order: Order, concerned: list[Concerned], fo
         raise InvalidRequest("The request cannot be worked on every model concerned.", faults=faults)
 
 
-def _request(dataset: Dataset, order: Order, secrets: Secrets, ids: _Resolved, key: bytes) -> DeletionRequest:
+def _request(dataset: Dataset, order: Order, secrets: Secrets, ids: _Resolved, leaves: list[bytes]) -> DeletionRequest:
     received = order.received_at or now()
     return DeletionRequest(
         id=new_id("req"),
@@ -183,7 +185,7 @@ def _request(dataset: Dataset, order: Order, secrets: Secrets, ids: _Resolved, k
         num_samples=len(ids.found) + len(ids.erased),
         not_found=len(ids.unresolved),
         already_erased=len(ids.erased),
-        commitment_root=commitments.commitment_root(key, (row.sample_id for row in ids.found)).hex(),
+        commitment_root=commitments.merkle_root(leaves).hex(),
         received_at=received,
         due_at=deadlines.due(received, secrets.time_zone) if order.purpose == "privacy" else None,
     )
@@ -203,12 +205,16 @@ def _announce(session: Session, request: DeletionRequest, targets: list[Model]) 
 
 
 def _store(
-    session: Session, request: DeletionRequest, key: bytes, found: list[SampleRow], concerned: list[Concerned]
+    session: Session,
+    request: DeletionRequest,
+    key_row: dict[str, Any],
+    found: list[SampleRow],
+    concerned: list[Concerned],
 ) -> None:
     known = frozenset[int]().union(*(model.keys for model in concerned))
     session.add(request)
     session.flush()
-    session.execute(_KEYS, {"request_id": request.id, "key": key})
+    session.execute(_KEYS, key_row)
     _name_samples(session, request, [row.id for row in found if row.id in known], requests.PENDING)
     _name_samples(session, request, [row.id for row in found if row.id not in known], requests.PENDING_NOT_TRAINED_ON)
     samples.set_state(session, [row.id for row in found if row.state == SampleState.LIVE], SampleState.PENDING)

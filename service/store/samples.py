@@ -26,6 +26,7 @@ from sqlalchemy.types import BigInteger, String
 
 from service.evidence.commitments import suppression_token
 from service.lifecycle import SampleState
+from service.store import traces
 from service.store.tables import Sample, Suppression, table_of
 
 INSERT_CHUNK = 5_000
@@ -188,6 +189,7 @@ def forget_ids(session: Session, key: bytes, dataset_id: str, ids: Sequence[int]
     tokens = [{"dataset_id": dataset_id, "token": suppression_token(key, dataset_id, row.sample_id)} for row in rows]
     if tokens:
         session.execute(insert(Suppression), tokens)
+        traces.note(session, "samples")
     session.execute(
         update(Sample).where(one_of(session, Sample.id, ids)).values(state=SampleState.ERASED, sample_id=None)
     )

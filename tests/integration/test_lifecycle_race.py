@@ -23,7 +23,7 @@ from workers import publish, publish_prepared, sweeper
 from workers.bench import Bench
 from workers.orders import Prepared
 
-SECRETS = Secrets(suppression=b"s" * 32, time_zone="UTC")
+SECRETS = Secrets(suppression=b"s" * 32, wrapping=b"w" * 32, time_zone="UTC")
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

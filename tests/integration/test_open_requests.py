@@ -31,7 +31,7 @@ REPORT: dict[str, Any] = {
     "gate": {"verdict": "pass", "sentence": "-"},
     "seconds": {"unlearning": 1.0, "evaluation": 1.0},
 }
-SECRETS = Secrets(suppression=b"s" * 32, time_zone="UTC")
+SECRETS = Secrets(suppression=b"s" * 32, wrapping=b"w" * 32, time_zone="UTC")
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

@@ -18,7 +18,7 @@ from tests import factories
 from workers.bench import Bench
 from workers.orders import Place, Prepared, prepare
 
-SECRETS = Secrets(suppression=b"s" * 32, time_zone="UTC")
+SECRETS = Secrets(suppression=b"s" * 32, wrapping=b"w" * 32, time_zone="UTC")
 ENOUGH = 268
 """The smallest n with 4 sqrt((2n + 1) / (12 n^2)) <= 0.10."""
 

@@ -8,6 +8,7 @@ from service.store.tables.jobs import Attempt, Evaluation, EvaluationPlot, Job, 
 from service.store.tables.models import Model, PreparedFile, ReferenceFile, Version, VersionExclusion
 from service.store.tables.notices import DutyLease, Event, WebhookEvent
 from service.store.tables.requests import DeletionRequest, RequestKey, RequestSample
+from service.store.tables.traces import FileTrace
 
 __all__ = [
     "ApiKey",
@@ -22,6 +23,7 @@ __all__ = [
     "Evaluation",
     "EvaluationPlot",
     "Event",
+    "FileTrace",
     "IdempotencyKey",
     "Job",
     "JobRequest",

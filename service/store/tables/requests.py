@@ -42,8 +42,16 @@ class RequestSample(Base):
 
 
 class RequestKey(Base):
-    """The random key behind a request's commitments; deleting the row makes them unlinkable."""
+    """The random key behind a request's commitments; deleting the row makes them unlinkable.
+
+    ``wrapping`` says how the key is encrypted; NULL: not yet, in a row older than wrapping. ``commitments`` are the
+    leaves of the request's root, 32 bytes each, in byte order; NULL where a row is older and its ids are gone.
+    ``keep_until``: when the key is to be shredded; NULL until the request is over.
+    """
 
     __tablename__ = "request_keys"
     request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), primary_key=True)
-    key: Mapped[bytes] = mapped_column(LargeBinary(32))
+    key: Mapped[bytes] = mapped_column(LargeBinary(60))
+    wrapping: Mapped[str | None] = mapped_column(String(16))
+    commitments: Mapped[bytes | None] = mapped_column(LargeBinary)
+    keep_until: Mapped[datetime | None] = mapped_column(index=True)

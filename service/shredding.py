@@ -1,0 +1,51 @@
+"""Keys at the end of their retention, and the files they were in: what the API process and the CLI see to."""
+
+import structlog
+
+from service.deps import Parts
+from service.settings import Settings
+from service.store import request_keys, traces
+from service.store.session import Database
+
+log = structlog.get_logger()
+
+
+def wrap_keys(parts: Parts) -> None:
+    """Wrap what an older version stored unwrapped; one look where there is nothing."""
+    total = 0
+    while True:
+        with parts.database.writing() as session:
+            count = request_keys.wrap_stored(session, parts.secrets.wrapping)
+        if not count:
+            break
+        total += count
+    if total:
+        log.info("request_keys.wrapped", count=total)
+
+
+def shred_expired(parts: Parts) -> None:
+    """Shred every key that is past its date."""
+    count = shred_over(parts.database, parts.settings)
+    if count:
+        log.info("request_keys.shredded", count=count)
+
+
+def shred_over(database: Database, settings: Settings) -> int:
+    """Give keys of requests that are over their date, shred those past it, and return how many."""
+    with database.reading() as session:
+        if not request_keys.waiting(session):
+            return 0
+    with database.writing() as session:
+        request_keys.set_dates(session, days=settings.request_key_days)
+    with database.reading() as session:
+        found = request_keys.expired(session)
+    for request_id in found:
+        with database.writing() as session:
+            request_keys.shred(session, request_id, reason="retention_over")
+    return len(found)
+
+
+def scrub_files(parts: Parts) -> None:
+    """Rid the database's files of what was erased a while ago."""
+    if traces.scrub(parts.database, older_than_seconds=parts.settings.scrub_seconds):
+        log.info("database.scrubbed")

@@ -1,0 +1,63 @@
+"""Ridding the database's own files of what was erased: the journal and freed pages still hold old bytes.
+
+SQLite: `secure_delete` overwrites what is deleted, but not copies that a page split left behind, nor the journal's
+older pages; so the file is rewritten and the journal cut to nothing. PostgreSQL: dead rows are vacuumed, and the keys'
+table is written anew. Neither reaches backups, replicas, archived journals or blocks that the disk has remapped.
+"""
+
+import time
+from datetime import timedelta
+
+from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy.orm import Session
+
+from service.store.session import Database
+from service.store.tables import FileTrace, table_of
+from service.store.types import now
+
+_BUSY_TRIES, _BUSY_PAUSE = 5, 0.2
+
+
+def note(session: Session, what: str) -> None:
+    """Say in the erasing transaction that the files are to be scrubbed."""
+    session.execute(insert(table_of(FileTrace)).inline(), {"what": what, "noted_at": now()})
+
+
+def newest(session: Session, *, older_than_seconds: float) -> int | None:
+    """Return the newest trace to scrub, once the oldest has waited so long; None while there is nothing to do."""
+    oldest, last = session.execute(select(func.min(FileTrace.noted_at), func.max(FileTrace.id))).one()
+    if oldest is None or oldest > now() - timedelta(seconds=older_than_seconds):
+        return None
+    return int(last)
+
+
+def scrub(database: Database, *, older_than_seconds: float = 0) -> bool:
+    """Rewrite the files if something is to be scrubbed; say whether it was. Tried again later if they are in use."""
+    with database.reading() as session:
+        last = newest(session, older_than_seconds=older_than_seconds)
+    if last is None:
+        return False
+    with database.looking_up() as connection:
+        clean = _vacuum(connection)
+    if clean:
+        with database.writing() as session:
+            session.execute(delete(FileTrace).where(FileTrace.id <= last))
+    return clean
+
+
+def _vacuum(connection: Connection) -> bool:
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("VACUUM samples")
+        connection.exec_driver_sql("VACUUM (FULL) request_keys")
+        return True
+    connection.exec_driver_sql("VACUUM")
+    return _cut_journal(connection)
+
+
+def _cut_journal(connection: Connection) -> bool:
+    for _ in range(_BUSY_TRIES):
+        busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar()
+        if not busy:
+            return True
+        time.sleep(_BUSY_PAUSE)
+    return False

@@ -1,0 +1,291 @@
+"""A request's key: wrapped at rest, shredded at its date, and then nowhere in the database's files."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+from alembic import command
+from sqlalchemy import func, insert, select, text, update
+from typer.testing import CliRunner
+
+from service import migrate, shredding
+from service.cli import app
+from service.deps import Parts
+from service.errors import Conflict, Gone, NotFound, ServiceError
+from service.evidence import commitments
+from service.evidence.key_wrapping import wrapping_key
+from service.lifecycle import RequestStatus
+from service.settings import Settings
+from service.store import audit, intake, request_keys, requests, traces
+from service.store.intake import Order, Secrets
+from service.store.session import Database
+from service.store.tables import DeletionRequest, FileTrace, RequestKey, table_of
+from service.store.types import now
+from tests import factories
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def parts(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Parts]:
+    url = request.getfixturevalue("postgres_database_url") if request.param == "postgresql" else ""
+    settings = Settings(data_dir=tmp_path, database_url=url)
+    migrate.upgrade(settings.resolved_database_url)
+    database = Database.open(settings)
+    master = settings.master_key_bytes
+    secrets = Secrets(suppression=commitments.suppression_key(master), wrapping=wrapping_key(master), time_zone="UTC")
+    yield Parts(settings=settings, database=database, artifacts=Mock(), bell=Mock(), secrets=secrets)
+    database.dispose()
+
+
+def _request(parts: Parts, name: str, *ids: str, models: list[str] | None = None) -> str:
+    factories.dataset(parts, name)
+    if models:
+        factories.model(parts, models[0], of=name)
+        factories.version(parts, models[0])
+    order = Order(
+        dataset=name,
+        sample_ids=[f"{name}-{sample}" for sample in ids],
+        purpose="privacy",
+        method="finetune",
+        method_options={},
+        models=None,
+        report_unresolved=False,
+        received_at=None,
+        principal_id="key_test",
+        may_read_datasets=True,
+    )
+    with parts.database.writing() as session:
+        return intake.accept(session, order, parts.secrets).request.id
+
+
+def _stored(parts: Parts, request_id: str) -> RequestKey | None:
+    with parts.database.reading() as session:
+        return session.get(RequestKey, request_id)
+
+
+def _name(parts: Parts, word: str) -> str:
+    return f"{word}-{parts.settings.data_dir.name}"[:60]
+
+
+def test_a_new_requests_key_is_stored_wrapped_and_gives_its_root(parts: Parts) -> None:
+    name = _name(parts, "wrapped")
+    request_id = _request(parts, name, "audit-0", "audit-1")
+    stored = _stored(parts, request_id)
+    assert stored is not None
+    assert stored.wrapping == "aes-256-gcm"
+    with parts.database.reading() as session:
+        key = request_keys.of(session, request_id, parts.secrets.wrapping)
+        leaves = request_keys.leaves_of(session, request_id)
+        root = session.get_one(DeletionRequest, request_id).commitment_root
+    assert key is not None
+    assert key not in stored.key
+    assert leaves == sorted(commitments.commitment(key, f"{name}-{sample}") for sample in ("audit-0", "audit-1"))
+    assert commitments.merkle_root(leaves).hex() == root
+
+
+def test_another_master_key_opens_nothing_and_says_so(parts: Parts) -> None:
+    request_id = _request(parts, _name(parts, "other"), "audit-0")
+    with parts.database.reading() as session, pytest.raises(ServiceError, match="another master key"):
+        request_keys.of(session, request_id, b"o" * 32)
+
+
+def test_keys_stored_before_wrapping_are_read_and_then_wrapped_with_their_commitments(parts: Parts) -> None:
+    """The rows are made as the migration finds them: one whose ids are there, one whose ids are erased."""
+    still = _request(parts, _name(parts, "still"), "train-0", models=[_name(parts, "m-still")])
+    erased = _request(parts, _name(parts, "gone"), "audit-0")
+    keys = {}
+    for request_id in (still, erased):
+        with parts.database.writing() as session:
+            keys[request_id] = request_keys.of(session, request_id, parts.secrets.wrapping)
+            leaves = request_keys.leaves_of(session, request_id)
+            old = {"key": keys[request_id], "wrapping": None, "commitments": None}
+            session.execute(update(RequestKey).where(RequestKey.request_id == request_id).values(**old))
+            assert request_keys.of(session, request_id, parts.secrets.wrapping) == keys[request_id]
+        if request_id == still:
+            expected = leaves
+    shredding.wrap_keys(parts)
+    with parts.database.reading() as session:
+        for request_id, key in keys.items():
+            assert request_keys.of(session, request_id, parts.secrets.wrapping) == key
+        assert session.scalar(select(func.count()).where(RequestKey.wrapping.is_(None))) == 0
+        assert request_keys.leaves_of(session, still) == expected
+        with pytest.raises(Gone) as refusal:
+            request_keys.leaves_of(session, erased)
+    assert refusal.value.code == "commitments_not_kept"
+    found = _stored(parts, still)
+    shredding.wrap_keys(parts)
+    assert found is not None
+    assert _stored(parts, still).key == found.key, "not wrapped twice"  # type: ignore[union-attr]
+
+
+def test_the_migration_marks_what_is_wrapped_and_leaves_what_is_not(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    url = settings.resolved_database_url
+    migrate.upgrade(url)
+    database = Database.open(settings)
+    with database.writing() as session:
+        session.execute(text("PRAGMA defer_foreign_keys=ON"))
+        factories_row = {"key": b"c" * 32, "wrapping": None}
+        session.execute(
+            text(
+                "INSERT INTO datasets (id, name, source, state, num_samples, num_classes, created_at) "
+                "VALUES ('ds_1', 'd', '{}', 'ready', 0, 0, '2024-01-01')"
+            )
+        )
+        for request_id in ("req_clear", "req_wrapped"):
+            session.add(_row(request_id))
+            session.flush()
+        session.execute(insert(table_of(RequestKey)), {"request_id": "req_clear", **factories_row})
+        session.execute(insert(table_of(RequestKey)), request_keys.row("req_wrapped", b"w" * 32, b"m" * 32, []))
+    database.dispose()
+    command.downgrade(migrate.config(url), "0007")
+    migrate.upgrade(url)
+    with database.reading() as session:
+        assert request_keys.of(session, "req_clear", b"m" * 32) == b"c" * 32
+        assert request_keys.of(session, "req_wrapped", b"m" * 32) == b"w" * 32
+    database.dispose()
+
+
+def _row(request_id: str) -> DeletionRequest:
+    return DeletionRequest(
+        id=request_id,
+        dataset_id="ds_1",
+        principal_id="key",
+        purpose="privacy",
+        method="finetune",
+        method_options={},
+        models=None,
+        scope="full",
+        status="completed",
+        num_samples=0,
+        commitment_root="0" * 64,
+        received_at=now(),
+    )
+
+
+def test_a_key_is_shredded_when_its_retention_is_over_and_not_before(parts: Parts) -> None:
+    done = _request(parts, _name(parts, "done"), "audit-0")
+    still = _request(parts, _name(parts, "open"), "train-0", models=[_name(parts, "m-open")])
+    shredding.shred_expired(parts)
+    stored = _stored(parts, done)
+    assert stored is not None
+    assert stored.keep_until is not None
+    left = stored.keep_until - now()
+    assert timedelta(days=1095) < left <= timedelta(days=1096)
+    untouched = _stored(parts, still)
+    assert untouched is not None
+    assert untouched.keep_until is None, "a request that is open has no date"
+    with parts.database.writing() as session:
+        session.execute(
+            update(RequestKey).where(RequestKey.request_id == done).values(keep_until=now() - timedelta(seconds=1))
+        )
+    shredding.shred_expired(parts)
+    assert _stored(parts, done) is None
+    assert _stored(parts, still) is not None
+    with parts.database.reading() as session:
+        root = session.get_one(DeletionRequest, done).commitment_root
+        entries = audit.find(session, actions=["request_key.shredded"], links={"request": done})
+        assert request_keys.of(session, done, parts.secrets.wrapping) is None
+        with pytest.raises(Gone) as refusal:
+            request_keys.leaves_of(session, done)
+    assert len(entries) == 1
+    assert root in entries[0].payload, "the root stays in the log"
+    assert refusal.value.code == "request_key_shredded"
+
+
+def test_only_a_request_that_is_over_is_shredded_and_only_once(parts: Parts) -> None:
+    still = _request(parts, _name(parts, "once"), "train-0", models=[_name(parts, "m-once")])
+    with pytest.raises(Conflict, match="until it is over"), parts.database.writing() as session:
+        request_keys.shred(session, still, reason="ordered")
+    with pytest.raises(NotFound), parts.database.writing() as session:
+        request_keys.shred(session, "req_nobody", reason="ordered")
+    with parts.database.writing() as session:
+        requests.move(session, requests.get(session, still), RequestStatus.CANCELLED)
+    with parts.database.writing() as session:
+        request_keys.shred(session, still, reason="ordered")
+    with pytest.raises(Gone), parts.database.writing() as session:
+        request_keys.shred(session, still, reason="ordered")
+
+
+def _files(parts: Parts) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(parts.settings.data_dir.glob("unlearn.db*")))
+
+
+def test_after_shredding_no_database_file_holds_the_key_or_a_commitment(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    migrate.upgrade(settings.resolved_database_url)
+    database = Database.open(settings)
+    master = settings.master_key_bytes
+    secrets = Secrets(suppression=commitments.suppression_key(master), wrapping=wrapping_key(master), time_zone="UTC")
+    parts = Parts(settings=settings, database=database, artifacts=Mock(), bell=Mock(), secrets=secrets)
+    request_id = _request(parts, "shred", *(f"audit-{i}" for i in range(5)))
+    with database.reading() as session:
+        key = request_keys.of(session, request_id, secrets.wrapping)
+        wrapped, leaves = session.get_one(RequestKey, request_id).key, request_keys.leaves_of(session, request_id)
+        root = session.get_one(DeletionRequest, request_id).commitment_root
+    assert key is not None
+    assert wrapped in _files(parts), "this check can fail"
+    assert leaves[0] in _files(parts)
+    assert key not in _files(parts)
+    with database.writing() as session:
+        request_keys.shred(session, request_id, reason="ordered")
+    assert traces.scrub(database)
+    for secret in (key, key.hex().encode(), wrapped, wrapped[12:44], *leaves):
+        assert secret not in _files(parts)
+    assert root.encode() in _files(parts)
+    assert (tmp_path / "unlearn.db-wal").stat().st_size <= 64 * 1024
+    with database.reading() as session:
+        assert session.scalar(select(func.count()).select_from(FileTrace)) == 0
+    assert not traces.scrub(database), "nothing is left to do"
+    database.dispose()
+
+
+def test_files_are_scrubbed_only_once_a_trace_has_waited(parts: Parts) -> None:
+    _request(parts, _name(parts, "wait"), "audit-0")
+    assert not traces.scrub(parts.database, older_than_seconds=3600)
+    assert traces.scrub(parts.database, older_than_seconds=0)
+
+
+def test_a_journal_that_is_being_read_is_cut_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(data_dir=tmp_path)
+    migrate.upgrade(settings.resolved_database_url)
+    database = Database.open(settings)
+    monkeypatch.setattr("service.store.session.SQLITE_BUSY_SECONDS", 0)
+    impatient = Database.open(settings)
+    with database.writing() as session:
+        traces.note(session, "samples")
+    with database.reading() as session:
+        session.scalar(select(func.count()).select_from(FileTrace))
+        with database.writing() as other:
+            traces.note(other, "samples")
+        assert not traces.scrub(impatient)
+    assert traces.scrub(impatient)
+    impatient.dispose()
+    database.dispose()
+
+
+def test_the_cli_shreds_by_id_and_what_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNLEARN_DATA_DIR", str(tmp_path))
+    settings = Settings(data_dir=tmp_path)
+    migrate.upgrade(settings.resolved_database_url)
+    database = Database.open(settings)
+    master = settings.master_key_bytes
+    secrets = Secrets(suppression=commitments.suppression_key(master), wrapping=wrapping_key(master), time_zone="UTC")
+    parts = Parts(settings=settings, database=database, artifacts=Mock(), bell=Mock(), secrets=secrets)
+    request_id, other = _request(parts, "first", "audit-0"), _request(parts, "second", "audit-0")
+
+    def run(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, ["shred", *arguments, "--data-dir", str(tmp_path)])
+        return result.exit_code, result.output
+
+    assert run()[0] == run(request_id, "--expired")[0] == 2
+    assert run("req_nobody") == (1, "There is no such deletion request.\n")
+    assert run("--expired") == (0, "shredded 0\n")
+    assert run(request_id) == (0, "shredded 1\n")
+    assert run(request_id)[0] == 1
+    with database.writing() as session:
+        session.execute(update(RequestKey).values(keep_until=now()))
+    assert run("--expired") == (0, "shredded 1\n")
+    assert _stored(parts, other) is None
+    database.dispose()
