@@ -1,9 +1,11 @@
 """Weights as safetensors files: the digest is checked before anything is parsed, nothing is ever unpickled."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -40,3 +42,21 @@ def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, lowercase hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def largest_difference(path: Path, other: Path) -> float:
+    """Return the largest difference of any value, as a share of the largest value of its tensor in ``path``.
+
+    Infinite where names, shapes or dtypes differ, a value is not finite, or a tensor of zeros is not one in ``other``.
+    """
+    first, second = load_file(path), load_file(other)
+    if {name: (t.shape, t.dtype) for name, t in first.items()} != {n: (t.shape, t.dtype) for n, t in second.items()}:
+        return math.inf
+    return max((_difference(first[name], second[name]) for name in first), default=0.0)
+
+
+def _difference(first: Tensor, second: Tensor) -> float:
+    if torch.equal(first, second):
+        return 0.0
+    apart, scale = float((second.double() - first.double()).abs().max()), float(first.double().abs().max())
+    return apart / scale if math.isfinite(apart) and 0 < scale < math.inf else math.inf

@@ -2,3 +2,5 @@
 
 EVALUATE = "evaluate"
 """Reported once, when the unlearned model exists and its measurement begins."""
+REEXECUTE = "reexecute"
+"""Reported while the unlearning is done a second time, to compare its weights with the first ones."""

@@ -13,8 +13,9 @@ from service.catalogue.recipe import Recipe
 from workers.architectures import ImageShape, build
 from workers.architectures.ensemble import Ensemble
 from workers.classification import Classification, device_of, placed
+from workers.erasure_report import gate_part, method_part, seconds_part
 from workers.evaluation.earlier import EarlierSet
-from workers.evaluation.gate import Bar, judge
+from workers.evaluation.gate import Bar
 from workers.evaluation.plots.data import PlotData
 from workers.evaluation.reference_attacks import PlacedReferences
 from workers.evaluation.report import EvaluationSplits, evaluate
@@ -194,25 +195,20 @@ def erase(
     cannot work here: the selection pool it chooses by is empty, a class it needs samples of is emptied, or the
     original's weights, which all but exact methods start from, are not finite.
     """
-    unlearn = method_named(method)
-    config = METHODS[method].config() if config is None else config
-    if type(config) is not METHODS[method].config:
-        raise TypeError(f"{method} takes {METHODS[method].config.__name__}, not {type(config).__name__}")
-    refuse_before(method, parent, unlearning_splits, num_classes=spec.num_classes)
+    config = _checked(method, config)
     started = time.perf_counter()
-    parent.eval()
     with deterministic(seed):
-        around = Surroundings(
-            task=task_for(spec.recipe),
-            recipe=spec.recipe,
-            build_model=lambda fresh_seed: build_model(spec, fresh_seed),
-            generator=generator_for(seed),
+        result = unlearn(
+            spec,
+            parent,
+            unlearning_splits,
+            config,
+            method=method,
+            seed=seed,
             max_accuracy_drop=max_accuracy_drop,
             progress=progress,
-            prepared=prepared or {},
+            prepared=prepared,
         )
-        result = unlearn(parent, unlearning_splits, config, around=around)
-        refuse_unmoved(parent, result)
         progress(EVALUATE, 0, 1)
         measured = evaluate(
             parent=parent,
@@ -231,54 +227,49 @@ def erase(
     if keep is not None:
         keep(result.prepared)
     return result.model, {
-        **_method_part(method, config, seed, result),
+        **method_part(method, config, seed, result),
         **measured,
-        "gate": _gate(bar, method, measured, evaluation_splits, chance=1 / spec.num_classes),
+        "gate": gate_part(bar, method, measured, evaluation_splits, chance=1 / spec.num_classes),
         "environment": where,
-        "seconds": _seconds(result.seconds, time.perf_counter() - started, training_seconds),
+        "seconds": seconds_part(result.seconds, time.perf_counter() - started, training_seconds),
     }
 
 
-def _gate(
-    bar: Bar | None, method: str, measured: Mapping[str, Any], splits: EvaluationSplits, *, chance: float
-) -> dict[str, Any]:
-    if bar is None:
-        return {
-            "verdict": "not_evaluated",
-            "sentence": "No policy was applied: the metrics are reported and nothing is judged.",
-        }
-    kept = splits.retain.labels if splits.retained_labels is None else splits.retained_labels
-    gone = sorted(set(splits.forget.labels.tolist()) - set(kept.tolist()))
-    return judge(
-        bar,
-        measured["metrics"],
-        measured["parent_metrics"],
-        exact=METHODS[method].guarantee == "exact",
-        planted_leak=measured["planted_leak"],
-        classes_gone=gone,
-        chance=chance,
+def _checked(method: str, config: MethodConfig | None) -> MethodConfig:
+    method_named(method)
+    config = METHODS[method].config() if config is None else config
+    if type(config) is not METHODS[method].config:
+        raise TypeError(f"{method} takes {METHODS[method].config.__name__}, not {type(config).__name__}")
+    return config
+
+
+def unlearn(
+    spec: ModelSpec,
+    parent: nn.Module,
+    splits: UnlearningSplits,
+    config: MethodConfig,
+    *,
+    method: str,
+    seed: int,
+    max_accuracy_drop: float = 0.02,
+    progress: Progress = no_progress,
+    prepared: Mapping[str, Mapping[str, Tensor]] | None = None,
+) -> UnlearningResult:
+    """Unlearn the forget set as `erase` does and measure nothing. To be called within `deterministic(seed)`.
+
+    On the CPU, on as many threads, the weights are then those of `erase` bit for bit. Raises as `erase` does.
+    """
+    refuse_before(method, parent, splits, num_classes=spec.num_classes)
+    parent.eval()
+    around = Surroundings(
+        task=task_for(spec.recipe),
+        recipe=spec.recipe,
+        build_model=lambda fresh_seed: build_model(spec, fresh_seed),
+        generator=generator_for(seed),
+        max_accuracy_drop=max_accuracy_drop,
+        progress=progress,
+        prepared=prepared or {},
     )
-
-
-def _seconds(unlearning: float, total: float, training: float | None) -> dict[str, float | None]:
-    return {
-        "unlearning": unlearning,
-        "evaluation": total - unlearning,
-        "training": training,
-        "share_of_training": unlearning / training if training else None,
-    }
-
-
-def _method_part(method: str, config: MethodConfig, seed: int, result: UnlearningResult) -> dict[str, Any]:
-    spec = METHODS[method]
-    return {
-        "method": method,
-        "guarantee": spec.guarantee,
-        "fidelity": spec.fidelity,
-        "method_does_not_prove": spec.does_not_prove,
-        "config": config.model_dump(mode="json"),
-        "seed": seed,
-        "history": list(result.history),
-        "selection": result.selection,
-        "guard": result.verdict,
-    }
+    result = method_named(method)(parent, splits, config, around=around)
+    refuse_unmoved(parent, result)
+    return result

@@ -1,5 +1,7 @@
 """Carries out one order about a model in the child: files and tensors in, files and a JSON result out. No SQL."""
 
+import math
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,15 +21,18 @@ from workers.evaluation.gate import Bar
 from workers.evaluation.plots.data import PlotData
 from workers.evaluation.reference_attacks import PlacedReferences
 from workers.evaluation.report import EvaluationSplits
+from workers.phases import REEXECUTE
 from workers.pipeline import ModelSpec
 from workers.preparing import Made, prepare
 from workers.reference_training import PlacedSamples, spec_digest, train_references
+from workers.reproducibility import deterministic
 from workers.samples import LabelledSet
 from workers.training import Progress
 from workers.unlearning.interface import UnlearningSplits
 
 Order = Mapping[str, Any]
 WEIGHTS_FILE, REFERENCES_FILE = "weights.safetensors", "references.safetensors"
+REEXECUTED_FILE = "reexecuted.safetensors"
 
 
 def execute(order: Order, progress: Progress) -> dict[str, Any]:
@@ -156,6 +161,35 @@ def _erase(order: Order, progress: Progress) -> dict[str, Any]:
     return {"report": report, "plots": drawn, "prepared": _keep_all(left, order, samples=retained)}
 
 
+def _reexecute(order: Order, progress: Progress) -> dict[str, Any]:
+    """Do an erasure's unlearning again from the parent's weights, and compare the weights that come of it.
+
+    Infinity is no JSON: a difference that is not finite is None.
+    """
+    take, spec, device = _samples(order), _spec(order), _device(order)
+    started = time.perf_counter()
+    with deterministic(order["seed"]):
+        result = pipeline.unlearn(
+            spec,
+            _stored(order, spec, device),
+            _unlearning_splits(order, take),
+            METHODS[order["method"]].config.model_validate(order["config"]),
+            method=order["method"],
+            seed=order["seed"],
+            max_accuracy_drop=order["bar"]["max_accuracy_drop"],
+            progress=lambda _, done, total: progress(REEXECUTE, done, total),
+            prepared=_prepared(order),
+        )
+    first, again = (Path(order["out"]) / name for name in (WEIGHTS_FILE, REEXECUTED_FILE))
+    checkpoints.save(result.model, again)
+    apart = checkpoints.largest_difference(first, again)
+    return {
+        "device": device.type,
+        "max_relative_difference": apart if math.isfinite(apart) else None,
+        "seconds": time.perf_counter() - started,
+    }
+
+
 def _unlearning_splits(order: Order, take: Callable[[list[int]], LabelledSet]) -> UnlearningSplits:
     train, selection = take(order["train"]), take(order["selection"])
     index = torch.tensor(order["forget_index"], dtype=torch.int64, device=_device(order))
@@ -249,6 +283,7 @@ _KINDS: dict[str, Callable[[Order, Progress], dict[str, Any]]] = {
     "train": _train,
     "validate": _validate,
     "erase": _erase,
+    "reexecute": _reexecute,
     "prepare": _prepare,
     "trim": _trim,
     "prepare_version": _prepare_version,
