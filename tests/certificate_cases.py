@@ -24,6 +24,7 @@ from service.evidence.facts import (
 from service.evidence.verify import report_digest
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
+DUE = START + timedelta(days=29)
 WEIGHTS = b"weights of the new version"
 LOG_NAME = "log.example/unlearning"
 
@@ -107,12 +108,12 @@ def logged(request: str = "req_1", *, model: str | None = "m") -> dict[str, Logg
         "not_found": 1,
         "already_erased": 0,
     }
-    policies = {model: sha("policy")} if model else {}
+    accepted = {"scope": "full", "policies": {model: sha("policy")} if model else {}, "due_at": DUE.isoformat()}
     outcomes = {"pending": 0, "erased": 3, "erased_not_trained_on": 0, "already_erased": 0, "not_found": 1}
-    rows = [
+    rows: list[tuple[str, str, str, dict[str, Any]]] = [
         ("noise", "noise", "noise", {}),
         ("received", "request.received", of_request, received),
-        ("accepted", "request.accepted", of_request, {"scope": "full", "policies": policies}),
+        ("accepted", "request.accepted", of_request, accepted),
     ]
     if model:
         measured = {"method": "scrub_r", "gate": "pass", "report_sha256": report_digest(report())}
@@ -216,7 +217,7 @@ def facts(entries: dict[str, LoggedEntry], request: str = "req_1", **changes: An
             method="auto",
             options={},
             received_at=START - timedelta(days=1),
-            due_at=START + timedelta(days=29),
+            due_at=DUE,
             started_at=START + timedelta(minutes=3) if model else None,
             completed_at=START + timedelta(minutes=completed.seq),
             num_samples=3,

@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from service.catalogue.report_schema import REPORT_SCHEMA
+from service.evidence.verify import report_digest
 from service.store import audit, events, plots, requests
 from service.store.tables import Dataset, Evaluation, Job, Model, Version
 from service.store.types import new_id
@@ -43,6 +44,7 @@ def record_evaluation(
         "gate": gate["verdict"],
         "metrics": len(report.get("metrics", [])),
         "policy_digest": job.policy_digest,
+        "report_sha256": report_digest(whole),
     }
     linked = [request.id for request in requests.of_job(session, job.id)]
     links = {"job": job.id, "model": model.name, "request": linked}

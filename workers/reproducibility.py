@@ -1,9 +1,12 @@
 """Seeds, deterministic kernels, and the record of what a run ran on."""
 
+import hashlib
 import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -61,4 +64,17 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cpu_count": os.cpu_count(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "code_sha256": code_digest(),
     }
+
+
+@cache
+def code_digest() -> str:
+    """Return one SHA-256, in hex, over the source files that decide a result: the workers' and the catalogue's.
+
+    Of lines ``<sha256>  <path>``, sorted by path, as ``sha256sum`` writes them.
+    """
+    root = Path(__file__).parents[1]
+    files = [*(root / "workers").rglob("*.py"), *(root / "service" / "catalogue").rglob("*.py")]
+    lines = sorted((path.relative_to(root).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()) for path in files)
+    return hashlib.sha256("".join(f"{digest}  {path}\n" for path, digest in lines).encode()).hexdigest()

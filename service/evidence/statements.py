@@ -81,7 +81,7 @@ def _inputs(facts: CertificateFacts) -> Iterator[Json]:
         yield _resource(f"{model.model}/{model.parent_version}", model.parent_sha256)
         retrained = (model.report.get("inputs") or {}).get("retrained_sha256")
         if retrained:
-            yield _resource(f"{model.model}/retrained", retrained)
+            yield _resource(f"{model.model}/{model.version}/retrained", retrained)
         code = model.report["environment"].get("code_sha256")
         if code:
             yield _resource(f"code/{model.job}", code)
@@ -96,7 +96,7 @@ def test_result(facts: CertificateFacts) -> Json:
                 found[_TESTS[verdict]].append(name)
     if not facts.models:
         found["warnedTests"].append("No model was trained on the samples, so nothing was measured.")
-    policies = [_resource(f"policy/{each.model}", each.policy_sha256) for each in facts.models]
+    policies = [_resource(f"policy/{each.model}/{each.version}", each.policy_sha256) for each in facts.models]
     return {
         "result": _overall(facts, found),
         "configuration": [*policies, *(_report(each) for each in facts.models)],

@@ -43,7 +43,7 @@ PROVENANCE = "https://slsa.dev/provenance/v1"
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 PREDICATES = {"certificate": CERTIFICATE, "provenance": PROVENANCE, "test_result": TEST_RESULT}
 # What an evaluation has, as it is served, that is not part of the report whose digest was taken.
-NOT_OF_THE_REPORT = ("id", "job_id", "created_at", "plots", "reexecution")
+NOT_OF_THE_REPORT = ("id", "job_id", "created_at", "plots")
 CLOCK_SLACK = timedelta(minutes=1)
 
 
@@ -77,6 +77,7 @@ class Verdict:
     certificate: Json
     weights: list[str] = field(default_factory=list)
     reports: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def exit_code(self) -> int:
@@ -609,9 +610,10 @@ def verify(
     payloads, statements = _open_envelopes(bundle, key)
     certificate: Json = statements["certificate"]["predicate"]
     pinned = _pinned(key, trusted)
-    _check_validity(key, certificate["issued_at"], "the bundle")
+    notes = _check_validity(key, certificate["issued_at"], "the bundle")
     if pinned is not None:
-        _check_validity({**key, **_known_of(pinned)}, certificate["issued_at"], "the trusted key's own record")
+        known = {**key, **_known_of(pinned)}
+        notes += _check_validity(known, certificate["issued_at"], "the trusted key's own record")
     _check_evidence_digests(bundle, payloads, certificate["evidence"])
     entries = _check_log(bundle["log"], key, certificate["issued_at"])
     _check_request(certificate, entries)
@@ -627,6 +629,7 @@ def verify(
         certificate=certificate,
         weights=_check_weights(weights or {}, certificate),
         reports=_check_reports(reports or {}, certificate),
+        notes=notes,
     )
 
 
@@ -676,7 +679,8 @@ def _known_of(pinned: TrustedKey) -> Json:
     return {name: value for name, value in known.items() if value is not None}
 
 
-def _check_validity(key: Json, issued_at: str, source: str) -> None:
+def _check_validity(key: Json, issued_at: str, source: str) -> list[str]:
+    """Return what to look at if the key was revoked after it signed. Raises Refused if it was not valid then."""
     issued, key_id = moment(issued_at, "issued_at"), key["key_id"]
     if issued < moment(key["not_before"], "not_before"):
         raise Refused("key_not_yet_valid", f"by {source}, the key {key_id} was not valid yet at {issued_at}")
@@ -684,6 +688,9 @@ def _check_validity(key: Json, issued_at: str, source: str) -> None:
         raise Refused("key_expired", f"by {source}, the key {key_id} was not valid any more at {issued_at}")
     if key["revoked_at"] is not None and issued >= moment(key["revoked_at"], "revoked_at"):
         raise Refused("key_revoked", f"by {source}, the key {key_id} was revoked at {key['revoked_at']}")
+    if key["revoked_at"] is None:
+        return []
+    return [f"by {source}, the key was revoked later, at {key['revoked_at']}: see the log's entry certificate.issued"]
 
 
 def _check_evidence_digests(bundle: Json, payloads: Mapping[str, bytes], stated: Json) -> None:
@@ -745,8 +752,18 @@ def _check_request(certificate: Json, entries: Mapping[int, Json]) -> None:
     if ended > issued + CLOCK_SLACK:
         raise Refused("inconsistent", "the certificate was issued before the request was completed")
     due = request["due_at"]
+    _check_due(due, subject, entries)
     if request["overdue"] != (due is not None and ended > moment(due, "due_at")):
         raise Refused("inconsistent", "the certificate's `overdue` does not follow from its dates")
+
+
+def _check_due(due: str | None, subject: str, entries: Mapping[int, Json]) -> None:
+    """Hold the due date against the last log entry that set one."""
+    settled = ("request.accepted", "request.extended")
+    said = [e["payload"].get("due_at") for e in entries.values() if e["subject"] == subject and e["action"] in settled]
+    logged = said[-1] if said else None
+    found = moment(logged, "due_at") if isinstance(logged, str) else None
+    _agree(None if due is None else moment(due, "due_at"), found, "due_at")
 
 
 def _check_model(model: Json, request: Json, entries: Mapping[int, Json]) -> None:
@@ -766,7 +783,9 @@ def _check_model(model: Json, request: Json, entries: Mapping[int, Json]) -> Non
     measured = _at(entries, verification["log_index"], f"the evaluation of {name}")
     subject = f"evaluation/{verification['evaluation']}"
     _agree((subject, "evaluation.recorded"), (measured["subject"], measured["action"]), f"the evaluation of {name}")
-    _agree(verification["report_sha256"], measured["payload"].get("report_sha256"), f"the report's digest of {name}")
+    # Entries of before the log had reports' digests say nothing of them.
+    logged = measured["payload"].get("report_sha256", verification["report_sha256"])
+    _agree(verification["report_sha256"], logged, f"the report's digest of {name}")
     _agree(verification["gate"], measured["payload"].get("gate"), f"the gate's verdict on {name}")
     _agree(model["method"]["id"], measured["payload"].get("method"), f"the method used on {name}")
     if (model["method"]["kind"] == "exact") != (model["method"]["guarantee"] == "exact"):
@@ -831,7 +850,7 @@ def _check_test_result(tests: Json, certificate: Json) -> None:
     used = {each["name"]: each["digest"]["sha256"] for each in tests["configuration"]}
     for model in certificate["models"]:
         name, verification = model["model"], model["verification"]
-        if used.get(f"policy/{name}") != model["criteria"]["policy_sha256"]:
+        if used.get(f"policy/{name}/{model['result']['version']}") != model["criteria"]["policy_sha256"]:
             raise Refused("digest_mismatch", f"the test result has other criteria of {name} than the certificate")
         if used.get(f"evaluation/{verification['evaluation']}") != verification["report_sha256"]:
             raise Refused("digest_mismatch", f"the test result has another report of {name} than the certificate")
@@ -965,6 +984,7 @@ def _summary(verdict: Verdict) -> str:
             f"model        {model['model']}/{model['result']['version']} by {method['id']} ({kind}), gate: {gate}"
         )
     lines += [] if certificate["models"] else ["model        none was trained on the samples"]
+    lines += [f"note         {note}" for note in verdict.notes]
     lines += [f"weights      {name}: the file is this version" for name in verdict.weights]
     lines += [f"report       {name}: the file is this report" for name in verdict.reports]
     lines += ["does not prove", *(f"  - {limit}" for limit in certificate["does_not_prove"])]

@@ -44,6 +44,9 @@ class EnvironmentOut(BaseModel):
     threads: int
     cpu_count: int | None
     deterministic: bool
+    code_sha256: str | None = Field(
+        None, pattern=SHA256, description="Of the source files of the workers and the catalogue."
+    )
 
 
 class InputsOut(BaseModel):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import rfc8785
 
-from service.evidence import verify
+from service.evidence import bundle, verify
 from service.evidence.verify import Refused, TrustedKey
 from tests import certificate_cases as cases
 
@@ -23,7 +23,23 @@ RAW = cases.made()
 BUNDLE = json.loads(RAW)
 OTHERS = [json.loads(cases.made(request="req_2")), json.loads(cases.made(request="req_3", model=None))]
 FORGED = json.loads(cases.made(signer=THEIRS))
-VALUES = (None, True, 0, 1, -1, 2**53, 0.5, "", "x", "0" * 64, "2020-01-01T00:00:00Z", [], {}, [0], {"a": 1})
+VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    0,
+    1,
+    -1,
+    2**53,
+    0.5,
+    "",
+    "x",
+    "0" * 64,
+    "2020-01-01T00:00:00Z",
+    [],
+    {},
+    [0],
+    {"a": 1},
+)
 Mutator = Callable[[random.Random], bytes]
 
 
@@ -71,7 +87,7 @@ def sign_an_edited_statement_with_another_key(rng: random.Random) -> bytes:
     document = copy.deepcopy(BUNDLE)
     part = rng.choice(list(verify.PREDICATES))
     payload = _edited_statement(document["envelopes"][part], rng)
-    forged = cases.bundle.envelope(payload, THEIRS)
+    forged = bundle.envelope(payload, THEIRS)
     if rng.random() < 0.5:
         forged["signatures"][0]["keyid"] = cases.sha(OURS.public_key)
     document["envelopes"][part] = forged

@@ -19,9 +19,10 @@ import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from securesystemslib.dsse import Envelope
-from securesystemslib.signer import SSlibKey
+from securesystemslib.signer import SSlibKey  # type: ignore[attr-defined]
 
-from service.evidence import verify
+from service.evidence import bundle, verify
+from service.evidence.bundle import LogProofs
 from service.evidence.verify import Refused, TrustedKey
 from tests import certificate_cases as cases
 
@@ -84,8 +85,8 @@ def test_a_request_that_no_model_knew_has_a_certificate_about_the_log_entry() ->
 
 
 def test_a_tampered_entry_is_refused() -> None:
-    def change(bundle: Any) -> None:
-        bundle["log"]["entries"][0]["entry"]["payload"]["num_samples"] = 2
+    def change(document: Any) -> None:
+        document["log"]["entries"][0]["entry"]["payload"]["num_samples"] = 2
 
     assert refusal(edited(cases.made(), change)).code == "digest_mismatch"
 
@@ -94,11 +95,11 @@ def test_a_tampered_entry_is_refused_even_if_the_operator_signs_again() -> None:
     entries = cases.logged()
     honest = cases.proofs(entries, KEY)
     forged = cases.entry(1, "request.received", "deletion-request/req_1", {**entries["received"].payload, "extra": 1})
-    log = cases.LogProofs(
+    log = LogProofs(
         checkpoint=honest.checkpoint,
         entries=[(forged if entry.seq == forged.seq else entry, proof) for entry, proof in honest.entries],
     )
-    raw = cases.bundle.make(cases.facts(entries), log=log, keys=[cases.record(KEY)], signer=KEY)
+    raw = bundle.make(cases.facts(entries), log=log, keys=[cases.record(KEY)], signer=KEY)
     found = refusal(raw)
     assert (found.code, "log entry 1" in str(found)) == ("bad_proof", True)
 
@@ -106,8 +107,8 @@ def test_a_tampered_entry_is_refused_even_if_the_operator_signs_again() -> None:
 def test_a_reordered_entry_is_refused() -> None:
     entries = cases.logged()
     honest = cases.proofs(entries, KEY)
-    log = cases.LogProofs(checkpoint=honest.checkpoint, entries=list(honest.entries)[::-1])
-    raw = cases.bundle.make(cases.facts(entries), log=log, keys=[cases.record(KEY)], signer=KEY)
+    log = LogProofs(checkpoint=honest.checkpoint, entries=list(honest.entries)[::-1])
+    raw = bundle.make(cases.facts(entries), log=log, keys=[cases.record(KEY)], signer=KEY)
     assert "out of order" in str(refusal(raw))
     assert refusal(edited(cases.made(), lambda b: b["log"]["entries"].reverse())).code == "digest_mismatch"
 
@@ -120,8 +121,8 @@ def test_an_entry_under_another_number_is_refused() -> None:
                      dict(entry.payload)), proof)
         for entry, proof in honest.entries
     ]  # fmt: skip
-    log = cases.LogProofs(checkpoint=honest.checkpoint, entries=swapped)
-    raw = cases.bundle.make(cases.facts(entries), log=log, keys=[cases.record(KEY)], signer=KEY)
+    log = LogProofs(checkpoint=honest.checkpoint, entries=swapped)
+    raw = bundle.make(cases.facts(entries), log=log, keys=[cases.record(KEY)], signer=KEY)
     assert refusal(raw).code == "bad_proof"
 
 
@@ -131,11 +132,11 @@ def test_a_deleted_tail_is_refused() -> None:
     leaves = [rfc8785.dumps(each.document()) for each in entries.values()]
     honest = cases.proofs(entries, KEY)
     cut = cases.checkpoint(leaves[: entries["completed"].seq], KEY)
-    log = cases.LogProofs(checkpoint=cut, entries=honest.entries)
-    raw = cases.bundle.make(cases.facts(entries), log=log, keys=[cases.record(KEY)], signer=KEY)
+    log = LogProofs(checkpoint=cut, entries=honest.entries)
+    raw = bundle.make(cases.facts(entries), log=log, keys=[cases.record(KEY)], signer=KEY)
     assert refusal(raw).code == "bad_proof"
-    only_the_last = cases.LogProofs(checkpoint=cut, entries=honest.entries[-2:])
-    raw = cases.bundle.make(cases.facts(entries), log=only_the_last, keys=[cases.record(KEY)], signer=KEY)
+    only_the_last = LogProofs(checkpoint=cut, entries=honest.entries[-2:])
+    raw = bundle.make(cases.facts(entries), log=only_the_last, keys=[cases.record(KEY)], signer=KEY)
     found = refusal(raw)
     assert (found.code, "beyond the checkpoint" in str(found)) == ("bad_proof", True)
 
@@ -145,14 +146,14 @@ def test_a_bundle_that_lacks_an_entry_it_names_is_refused() -> None:
     honest = cases.proofs(entries, KEY)
     for missing in ("received", "accepted", "completed", "published", "evaluation", "purged"):
         kept = [pair for pair in honest.entries if pair[0].seq != entries[missing].seq]
-        log = cases.LogProofs(checkpoint=honest.checkpoint, entries=kept)
-        raw = cases.bundle.make(cases.facts(entries), log=log, keys=[cases.record(KEY)], signer=KEY)
+        log = LogProofs(checkpoint=honest.checkpoint, entries=kept)
+        raw = bundle.make(cases.facts(entries), log=log, keys=[cases.record(KEY)], signer=KEY)
         assert refusal(raw).code == "bad_log", missing
 
 
 def test_a_swapped_checkpoint_is_refused() -> None:
     other = json.loads(cases.made(request="req_2"))["log"]["checkpoint"]
-    raw = edited(cases.made(), lambda bundle: bundle["log"].update(checkpoint=other))
+    raw = edited(cases.made(), lambda document: document["log"].update(checkpoint=other))
     assert refusal(raw).code == "digest_mismatch"
 
 
@@ -160,8 +161,8 @@ def test_a_swapped_checkpoint_is_refused_even_if_the_operator_signs_again() -> N
     entries = cases.logged()
     honest = cases.proofs(entries, KEY)
     other = cases.proofs(cases.logged("req_2"), KEY).checkpoint
-    log = cases.LogProofs(checkpoint=other, entries=honest.entries)
-    raw = cases.bundle.make(cases.facts(entries), log=log, keys=[cases.record(KEY)], signer=KEY)
+    log = LogProofs(checkpoint=other, entries=honest.entries)
+    raw = bundle.make(cases.facts(entries), log=log, keys=[cases.record(KEY)], signer=KEY)
     assert refusal(raw).code == "bad_proof"
 
 
@@ -181,8 +182,8 @@ def test_a_checkpoint_that_the_key_did_not_sign_is_refused(spoil: Callable[[str]
     honest = cases.proofs(entries, KEY)
     spoilt = spoil(honest.checkpoint)
     assert spoilt != honest.checkpoint
-    log = cases.LogProofs(checkpoint=spoilt, entries=honest.entries)
-    raw = cases.bundle.make(cases.facts(entries), log=log, keys=[cases.record(KEY)], signer=KEY)
+    log = LogProofs(checkpoint=spoilt, entries=honest.entries)
+    raw = bundle.make(cases.facts(entries), log=log, keys=[cases.record(KEY)], signer=KEY)
     assert says in str(refusal(raw))
 
 
@@ -209,8 +210,9 @@ def test_a_report_with_one_figure_changed_is_refused() -> None:
 def test_another_requests_envelope_is_refused() -> None:
     other = json.loads(cases.made(request="req_2"))["envelopes"]
     for part in verify.PREDICATES:
-        raw = edited(cases.made(), lambda bundle, part=part: bundle["envelopes"].update({part: other[part]}))
-        refusal(raw)
+        document = json.loads(cases.made())
+        document["envelopes"][part] = other[part]
+        refusal(rfc8785.dumps(document))
 
 
 def test_another_key_in_the_keys_place_is_refused() -> None:
@@ -260,7 +262,9 @@ def test_a_certificate_of_the_old_key_is_good_after_the_rotation() -> None:
 
 def test_a_certificate_made_before_its_key_was_revoked_stays_good() -> None:
     known = TrustedKey(pin=KEY.public_key, revoked_at="2026-04-01T00:00:00Z")
-    assert verify.verify(cases.made(), trusted=[known]).trusted
+    verdict = verify.verify(cases.made(), trusted=[known])
+    assert (verdict.trusted, len(verdict.notes)) == (True, 1)
+    assert "revoked later, at 2026-04-01T00:00:00Z" in verdict.notes[0]
 
 
 # --- What the operator cannot state against their own log -------------------------------------------------------------
@@ -276,6 +280,8 @@ def test_a_certificate_made_before_its_key_was_revoked_stays_good() -> None:
         (lambda p: p["request"].update(purpose="bias"), "purpose"),
         (lambda p: p["request"].update(scope="partial"), "scope"),
         (lambda p: p["request"].update(overdue=True), "overdue"),
+        (lambda p: p["request"].update(due_at="2027-01-01T00:00:00Z"), "due_at"),
+        (lambda p: p["request"].update(due_at=None), "due_at"),
         (lambda p: p["request"].update(completed_at="2026-03-01T00:00:00Z"), "completed_at"),
         (lambda p: p["models"][0]["criteria"].update(policy_sha256="0" * 64), "criteria"),
         (lambda p: p["models"][0]["criteria"].update(log_index=1), "froze none"),
@@ -330,8 +336,8 @@ def test_what_is_not_a_canonical_bundle_is_refused(raw: bytes) -> None:
 
 
 def test_a_second_base64_form_of_the_same_bytes_is_refused() -> None:
-    def change(bundle: Any) -> None:
-        signature = bundle["envelopes"]["certificate"]["signatures"][0]
+    def change(document: Any) -> None:
+        signature = document["envelopes"]["certificate"]["signatures"][0]
         *most, last = signature["sig"].removesuffix("==")
         signature["sig"] = "".join(most) + chr(ord(last) + 1) + "=="
 
