@@ -68,13 +68,14 @@ def main() -> int:
     parser.add_argument("--train", type=int, default=6000)
     parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=SCENARIOS)
     parser.add_argument("--methods", nargs="+", default=CORE)
     parser.add_argument("--architecture", default="small_cnn")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    cells = [(scenario, seed) for scenario in SCENARIOS for seed in range(given.seeds)]
+    cells = [(scenario, seed) for scenario in given.scenarios for seed in range(given.seeds)]
 
     def measure(scenario: str, seed: int, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
         head = {"scenario": scenario, "seed": seed}
