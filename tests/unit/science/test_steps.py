@@ -1,13 +1,15 @@
 """How a method's steps are filled in from the recipe and the sizes of its sets."""
 
+import math
 from itertools import islice
 
+import pytest
 import torch
 
-from service.catalogue.methods import ScrubConfig
+from service.catalogue.methods import NegGradPlusConfig, ScrubConfig
 from service.catalogue.recipe import Recipe
 from workers.reproducibility import generator_for
-from workers.unlearning.steps import Steps, cycled_batches, steps_for
+from workers.unlearning.steps import Steps, cycled_batches, rates_of_epoch, steps_for
 
 
 def _steps(config: ScrubConfig, *, retain: int = 1200, forget: int = 90) -> Steps:
@@ -36,3 +38,10 @@ def test_cycled_batches_pass_over_all_again_and_again_in_new_orders() -> None:
     passes = [torch.cat(drawn[i : i + 2]).tolist() for i in (0, 2, 4)]
     assert all(sorted(one) == list(range(10)) for one in passes)
     assert passes[0] != passes[1]
+
+
+def test_the_rate_is_constant_and_then_falls_once_over_all_epochs_of_the_tail() -> None:
+    config = NegGradPlusConfig(epochs=2, tail_epochs=2, tail_lr_factor=0.5)
+    rates = [rate for e in (1, 2, 3, 4) for rate in rates_of_epoch(e, 3, config, 0.2)]
+    falling = [0.1 * (1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)]
+    assert rates == pytest.approx([0.2] * 6 + falling, rel=1e-12)
