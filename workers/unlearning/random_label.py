@@ -58,11 +58,12 @@ def random_label_epochs(
     *,
     step: Step = take_step,
     into_mode: Callable[[nn.Module], object] = nn.Module.train,
+    rate_share: float = RECIPE_RATE_SHARE,
 ) -> Iterator[dict[str, float]]:
     """Move `model` by one epoch per item, each begun by `into_mode` and moved by `step`; yield its mean loss."""
     retain_count, forget_count = len(splits.retain), len(splits.forget)
     steps = steps_for(
-        config, around.recipe, rate_share=RECIPE_RATE_SHARE, retain_count=retain_count, forget_count=forget_count
+        config, around.recipe, rate_share=rate_share, retain_count=retain_count, forget_count=forget_count
     )
     optimizer = make_optimizer(model.parameters(), steps)
     share = config.forget_batch_size or math.ceil(forget_count * steps.retain_batch_size / retain_count)

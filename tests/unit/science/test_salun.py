@@ -80,6 +80,14 @@ def test_trap_norm_buffers_stay_the_originals() -> None:
         assert torch.equal(result.model.get_buffer(name), buffer)
 
 
+def test_a_rate_left_null_is_a_twentieth_of_the_recipes() -> None:
+    found = [
+        salun(net(norm=True), splits(), _config(lr=lr, retain_batch_size=8), around=around()).model
+        for lr in (None, 0.05 * around().recipe.lr)
+    ]
+    assert all(torch.equal(*pair) for pair in zip(*(model.parameters() for model in found), strict=True))
+
+
 def test_the_mask_does_not_depend_on_the_mode_and_leaves_the_model_as_it_was() -> None:
     parent = net(norm=True, drop=True)
     before = {name: value.clone() for name, value in parent.state_dict().items()}
