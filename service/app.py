@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from service import problems, shredding
+from service import clock, problems, shredding
 from service.artifacts import ArtifactStore
 from service.body_limit import BodyLimit, NoNulInUrl
 from service.deps import Parts
@@ -25,7 +25,9 @@ from service.routes import (
     health,
     jobs,
     keys,
+    metrics,
     models,
+    request_decisions,
     versions,
     weights,
 )
@@ -36,10 +38,12 @@ from service.unforeseen import Unforeseen
 
 _ROUTES = (
     health, datasets, models, versions, weights, deletion_requests, events, jobs, evaluations, catalogue, audit, keys,
+    request_decisions, metrics,
 )  # fmt: skip
 _DUTIES: tuple[Duty, ...] = (
     Duty(name="request_keys", every_seconds=600, run=shredding.shred_expired),
     Duty(name="file_traces", every_seconds=5, run=shredding.scrub_files),
+    clock.DUTY,
 )
 
 

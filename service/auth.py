@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from service.errors import Forbidden
 
 AREAS = ("datasets", "models", "requests", "weights", "audit")
-SCOPES = frozenset({"admin", *AREAS, *(f"{area}:{mode}" for area in AREAS for mode in ("read", "write"))})
+_OF_AREAS = (f"{area}:{mode}" for area in AREAS for mode in ("read", "write"))
+SCOPES = frozenset({"admin", "metrics:read", *AREAS, *_OF_AREAS})
 
 
 @dataclass(frozen=True, kw_only=True)

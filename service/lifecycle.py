@@ -70,7 +70,12 @@ REQUEST_MOVES = MappingProxyType(
             RequestStatus.ON_HOLD,
             RequestStatus.FAILED,
         },
-        RequestStatus.IN_PROGRESS: {RequestStatus.COMPLETED, RequestStatus.ON_HOLD, RequestStatus.FAILED},
+        RequestStatus.IN_PROGRESS: {
+            RequestStatus.COMPLETED,
+            RequestStatus.DENIED,  # as long as nothing is published
+            RequestStatus.ON_HOLD,
+            RequestStatus.FAILED,
+        },
         RequestStatus.ON_HOLD: {
             RequestStatus.ACCEPTED,
             RequestStatus.IN_PROGRESS,
@@ -79,7 +84,12 @@ REQUEST_MOVES = MappingProxyType(
             RequestStatus.DENIED,
             RequestStatus.FAILED,
         },
-        RequestStatus.FAILED: {RequestStatus.IN_PROGRESS, RequestStatus.COMPLETED, RequestStatus.ON_HOLD},
+        RequestStatus.FAILED: {
+            RequestStatus.IN_PROGRESS,
+            RequestStatus.COMPLETED,
+            RequestStatus.DENIED,
+            RequestStatus.ON_HOLD,
+        },
         RequestStatus.COMPLETED: set(),
         RequestStatus.DENIED: set(),
         RequestStatus.CANCELLED: set(),
@@ -129,6 +139,7 @@ REQUEST_OPEN = frozenset(
         RequestStatus.FAILED,
     }
 )
+REQUEST_ENDED = frozenset(RequestStatus) - REQUEST_OPEN
 DOWNLOADABLE = frozenset({VersionState.ACTIVE})
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from service import deadlines
 from service.auth import Principal
 from service.catalogue.methods import AUTO, METHODS, options_of
 from service.deps import Parts, PartsDep, needs, writing_as
@@ -18,11 +19,14 @@ from service.lifecycle import RequestStatus
 from service.problems import validation_faults
 from service.schemas.common import Limit, Page, decode_cursor, encode_cursor
 from service.schemas.deletion_requests import DeletionRequestIn, DeletionRequestOut, RequestJobOut, repeated
-from service.store import cancel, datasets, idempotency, intake, requests
+from service.schemas.request_decisions import DecisionOut
+from service.store import cancel, datasets, decision_notes, idempotency, intake, queue_forecast, requests
 from service.store.tables import Dataset, DeletionRequest, Job, Version
 
 router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"])
 MAX_UNRESOLVED_LISTED = 1_000
+# Shown where one request is asked for: too dear for a list, and not known yet when it is taken in.
+_OF_ONE = ("forecast_at", "forecast_overdue", "decisions")
 
 
 def views(session: Session, found: list[DeletionRequest]) -> list[DeletionRequestOut]:
@@ -42,6 +46,19 @@ def views(session: Session, found: list[DeletionRequest]) -> list[DeletionReques
     ]
 
 
+def view(session: Session, request: DeletionRequest, parts: Parts) -> DeletionRequestOut:
+    """Return the document of one request, with the forecast and what was decided."""
+    document = views(session, [request])[0]
+    its_jobs = [job for job, _ in requests.jobs(session, [request.id])[request.id]]
+    silent = 4 * parts.settings.sweep_seconds
+    document.forecast_at = queue_forecast.of_request(session, request, its_jobs, sign_of_life_seconds=silent)
+    decided = decision_notes.of_request(session, request)
+    document.decisions = [DecisionOut.model_validate(each, from_attributes=True) for each in decided]
+    if document.forecast_at is not None:
+        document.forecast_overdue = deadlines.is_overdue(request.due_at, at=document.forecast_at)
+    return document
+
+
 def _document(
     request: DeletionRequest,
     *,
@@ -50,9 +67,10 @@ def _document(
     jobs: list[tuple[Job, str]],
     numbers: dict[str, int],
 ) -> DeletionRequestOut:
-    apart = ("dataset", "outcomes", "jobs", "unresolved_sample_ids")
+    apart = (*_OF_ONE, "dataset", "outcomes", "jobs", "unresolved_sample_ids", "overdue")
     return DeletionRequestOut(
         dataset=dataset,
+        overdue=requests.is_overdue(request),
         outcomes=outcomes,
         jobs=[
             RequestJobOut(
@@ -195,7 +213,7 @@ def list_all(
 @router.get("/{request_id}", operation_id="get_deletion_request", dependencies=[needs("requests:read")])
 def get(request_id: str, parts: PartsDep) -> DeletionRequestOut:
     with parts.database.reading() as session:
-        return views(session, [requests.get(session, request_id)])[0]
+        return view(session, requests.get(session, request_id), parts)
 
 
 @router.delete("/{request_id}", operation_id="cancel_deletion_request")

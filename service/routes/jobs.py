@@ -19,7 +19,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 def view(session: Session, job: Job) -> JobOut:
     same = ("id", "kind", "status", "method", "rung", "rungs", "attempts", "error", "evaluation_id", "approved_by")
-    times = ("due_at", "not_before", "created_at", "started_at", "finished_at")
+    times = ("due_at", "not_before", "on_hold", "created_at", "started_at", "finished_at")
     return JobOut(
         model=session.scalar(select(Model.name).where(Model.id == job.model_id)),
         dataset=str(session.scalar(select(Dataset.name).where(Dataset.id == job.dataset_id))),

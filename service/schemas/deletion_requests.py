@@ -5,17 +5,20 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints
+from pydantic_core import PydanticCustomError
 
 from service.schemas.common import Body, Moment, Name
+from service.schemas.request_decisions import DecisionOut
 
 MAX_ID_LENGTH = 512
 
 
 def _plausible(moment: datetime) -> datetime:
     if moment.year < 1970:
-        raise ValueError("received_at lies before 1970")
+        raise PydanticCustomError("received_at_too_early", "received_at lies before 1970")
     if moment > datetime.now(moment.tzinfo):
-        raise ValueError("received_at is the day the person asked; it cannot lie in the future")
+        detail = "received_at is when the person asked; it cannot lie in the future"
+        raise PydanticCustomError("received_at_in_future", detail)
     return moment
 
 
@@ -50,10 +53,15 @@ class DeletionRequestOut(BaseModel):
     method_options: dict[str, Any]
     scope: Literal["full", "partial"]
     received_at: datetime
-    due_at: datetime | None
+    due_at: datetime | None = Field(description="The end of a day in the controller's zone. Null but for `privacy`.")
+    extended_by: int = Field(0, description="Months by which the due date was put off.")
+    overdue: bool = Field(
+        default=False, description="The due date passed before the request's end, or has passed by now."
+    )
     created_at: datetime
     started_at: datetime | None
     completed_at: datetime | None
+    ended_at: datetime | None = Field(None, description="When it was completed, denied or cancelled.")
     num_samples: int
     commitment_root: str
     outcomes: dict[str, int] = Field(
@@ -66,6 +74,18 @@ class DeletionRequestOut(BaseModel):
     )
     jobs: list[RequestJobOut]
     error: dict[str, Any] | None = Field(description="Why the request is on hold, by model, and what to do.")
+    forecast_at: datetime | None = Field(
+        None,
+        description=(
+            "When its jobs will probably be done, by the queue and by how long past jobs of the model took. Only where "
+            "one request is asked for; null where nothing is known, where no worker lives and while the request waits "
+            "for a person."
+        ),
+    )
+    forecast_overdue: bool = Field(default=False, description="The forecast lies after the due date.")
+    decisions: list[DecisionOut] | None = Field(
+        None, description="Extensions, denials, holds and releases. Only where one request is asked for."
+    )
     unresolved_sample_ids: list[str] | None = None
 
 

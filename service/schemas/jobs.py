@@ -37,6 +37,7 @@ class JobOut(BaseModel):
     evaluation_id: str | None
     approved_by: str | None
     not_before: datetime | None = Field(description="Until then the job waits for more requests.")
+    on_hold: bool = Field(description="It waits in the queue until its request is released.")
     due_at: datetime | None
     created_at: datetime
     started_at: datetime | None

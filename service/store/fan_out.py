@@ -19,7 +19,7 @@ from service.catalogue.policy import frozen
 from service.errors import Fault
 from service.evidence.leaf import canonical
 from service.lifecycle import JobKind, SampleState, VersionState
-from service.store import gathering, jobs, preparations, samples, versions
+from service.store import gathering, jobs, preparations, requests, samples, versions
 from service.store.tables import DeletionRequest, Job, Model, Sample, Version, VersionExclusion, table_of
 
 _SAMPLE = table_of(Sample).c
@@ -204,9 +204,19 @@ def _create(session: Session, request: DeletionRequest, model: Concerned, held_t
 
 
 def withhold(session: Session, request: DeletionRequest, model: Concerned) -> None:
-    """Quarantine the versions that know the samples, where the model's policy stops serving immediately."""
-    if model.model.policy.get("stop_serving") != "immediately" or request.purpose != "privacy":
+    """Quarantine the versions that know the samples: where the policy stops serving at once, or past the due date."""
+    if not requests.stops_serving(request, model.model):
         return
+    reason = "due_date_missed" if requests.is_overdue(request) else "deletion_request"
     for version, _ in model.known:
         if version.state == VersionState.ACTIVE:
-            versions.move(session, version, VersionState.QUARANTINED, reason="deletion_request", request=request.id)
+            versions.move(session, version, VersionState.QUARANTINED, reason=reason, request=request.id)
+
+
+def withhold_all(session: Session, request: DeletionRequest) -> None:
+    """Quarantine the versions of every model that know the samples, where the request stops serving."""
+    keys = requests.sample_keys(session, [request.id])[request.id]
+    registered = versions.live_of_dataset(session, request.dataset_id)
+    targets = [pair for pair in registered if request.models is None or pair[0].name in request.models]
+    for each in concerned(session, targets, samples.of_train_pool(session, keys)):
+        withhold(session, request, each)

@@ -87,6 +87,11 @@ def is_enough(pairs: int) -> bool:
 def unlink(session: Session, job: Job, request: DeletionRequest) -> None:
     """Make the job no longer work for the request; it is as urgent as those that remain."""
     session.execute(delete(JobRequest).where(JobRequest.job_id == job.id, JobRequest.request_id == request.id))
+    set_due(session, job)
+
+
+def set_due(session: Session, job: Job) -> None:
+    """Make the earliest due date of its requests the job's."""
     job.due_at = session.scalar(
         select(func.min(DeletionRequest.due_at))
         .join(JobRequest, JobRequest.request_id == DeletionRequest.id)
@@ -122,6 +127,7 @@ def _queued(dialect: str) -> Select[Job]:
             Job.method == bindparam("method"),
             Job.attempts == 0,
             Job.rung.is_(None),
+            Job.on_hold.is_(False),
         )
         .order_by(Job.id.desc())
         .with_for_update(skip_locked=True)

@@ -172,6 +172,7 @@ def _refuse_unmet(session: Session, order: Order, concerned: list[Concerned], fo
 
 def _request(dataset: Dataset, order: Order, secrets: Secrets, ids: _Resolved, leaves: list[bytes]) -> DeletionRequest:
     received = order.received_at or now()
+    due_at = deadlines.due(received, secrets.time_zone) if order.purpose == "privacy" else None
     return DeletionRequest(
         id=new_id("req"),
         dataset_id=dataset.id,
@@ -187,7 +188,8 @@ def _request(dataset: Dataset, order: Order, secrets: Secrets, ids: _Resolved, l
         already_erased=len(ids.erased),
         commitment_root=commitments.merkle_root(leaves).hex(),
         received_at=received,
-        due_at=deadlines.due(received, secrets.time_zone) if order.purpose == "privacy" else None,
+        due_at=due_at,
+        next_mark_at=deadlines.next_mark(received, due_at, after=0) if due_at else None,
     )
 
 
@@ -200,8 +202,12 @@ def _announce(session: Session, request: DeletionRequest, targets: list[Model]) 
     facts = {"purpose": request.purpose, "method": request.method, "commitment_root": request.commitment_root}
     requests.note(session, request, "request.received", {**counts, **facts})
     policies = {model.name: fan_out.frozen_policy(model, request.purpose).digest for model in targets}
-    due = request.due_at.isoformat() if request.due_at else None
-    requests.move(session, request, RequestStatus.ACCEPTED, scope=request.scope, policies=policies, due_at=due)
+    clock = {
+        "received_at": request.received_at.isoformat(),
+        "due_at": request.due_at.isoformat() if request.due_at else None,
+        "overdue": requests.is_overdue(request),
+    }
+    requests.move(session, request, RequestStatus.ACCEPTED, scope=request.scope, policies=policies, **clock)
 
 
 def _store(

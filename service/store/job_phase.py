@@ -1,4 +1,4 @@
-"""What a worker says about its own attempt short of its end: evaluation began, or the job is handed back unspent."""
+"""What becomes of an attempt short of its end: evaluation began, or the job goes back to the queue unspent."""
 
 from sqlalchemy import update
 from sqlalchemy.orm import Session
@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 from service.lifecycle import JobStatus
 from service.store import jobs
 from service.store.jobs import Claim
-from service.store.tables import Attempt
+from service.store.tables import Attempt, Job
 from service.store.types import now
 
 
@@ -39,13 +39,24 @@ def begin_evaluation(session: Session, claim: Claim) -> None:
 
 def hand_back(session: Session, claim: Claim, *, reason: str) -> None:
     """Queue the claimed job again as if this attempt had not been: nothing went wrong with it. Raises LeaseLost."""
-    job = jobs.hold_lease(session, claim)
+    _queue_again(session, jobs.hold_lease(session, claim), "job.handed_back", outcome="handed_back", reason=reason)
+
+
+def discard(session: Session, job: Job, *, reason: str) -> None:
+    """Queue a job that a worker is at again, whatever came of the attempt; for whoever holds the row's lock.
+
+    The worker loses its lease, so that it can publish nothing.
+    """
+    _queue_again(session, job, "job.attempt_discarded", outcome="discarded", reason=reason)
+
+
+def _queue_again(session: Session, job: Job, action: str, *, outcome: str, reason: str) -> None:
     session.execute(
         update(Attempt)
-        .where(Attempt.job_id == claim.job_id, Attempt.fence == claim.fence)
-        .values(outcome="handed_back", error={"code": "handed_back", "detail": reason}, finished_at=now())
+        .where(Attempt.job_id == job.id, Attempt.fence == job.fence)
+        .values(outcome=outcome, error={"code": outcome, "detail": reason}, finished_at=now())
     )
     job.attempts -= 1
     # No bell was heard by anybody who is still there: the next sweep rings again.
     job.rung_at, job.phase, job.done, job.total = None, None, 0, 0
-    jobs.move(session, job, JobStatus.QUEUED, "job.handed_back", attempts=job.attempts, reason=reason)
+    jobs.move(session, job, JobStatus.QUEUED, action, attempts=job.attempts, reason=reason)

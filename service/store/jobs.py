@@ -20,6 +20,10 @@ from service.store.session import Database
 from service.store.tables import Attempt, Dataset, DeletionRequest, Job, JobRequest, Model
 from service.store.types import new_id, now
 
+# An upload must be judged, and a dataset indexed, before anything else about them makes sense.
+_RANK = case((Job.kind == JobKind.INDEX, 0), (Job.kind == JobKind.VALIDATE, 1), else_=2)
+CLAIM_ORDER = (_RANK, Job.due_at.is_(None), Job.due_at, Job.id)
+
 
 class LeaseLost(Exception):
     """Another worker may own the job by now; stop, and discard what was done."""
@@ -126,12 +130,11 @@ def claim_next(database: Database, *, owner: str, lease_seconds: float) -> Claim
 def _claim(session: Session, *, owner: str, lease_seconds: float) -> Claim | None:
     other = aliased(Job)
     busy = exists().where(other.model_id == Job.model_id, other.status.in_(JOB_BUSY))
-    # An upload must be judged, and a dataset indexed, before anything else about them makes sense.
-    rank = case((Job.kind == JobKind.INDEX, 0), (Job.kind == JobKind.VALIDATE, 1), else_=2)
     candidate = (
         select(Job.id)
-        .where(Job.status == JobStatus.QUEUED, ~busy, or_(Job.not_before.is_(None), Job.not_before <= now()))
-        .order_by(rank, Job.due_at.is_(None), Job.due_at, Job.id)
+        .where(Job.status == JobStatus.QUEUED, Job.on_hold.is_(False), ~busy)
+        .where(or_(Job.not_before.is_(None), Job.not_before <= now()))
+        .order_by(*CLAIM_ORDER)
         .limit(1)
         .with_for_update(skip_locked=True)
     )
@@ -235,7 +238,8 @@ def to_ring(session: Session, *, older_than_seconds: float) -> list[str]:
     ids = list(
         session.scalars(
             select(Job.id)
-            .where(Job.status == JobStatus.QUEUED, or_(Job.rung_at.is_(None), Job.rung_at < before))
+            .where(Job.status == JobStatus.QUEUED, Job.on_hold.is_(False))
+            .where(or_(Job.rung_at.is_(None), Job.rung_at < before))
             .order_by(Job.id)
             .limit(100)
         )

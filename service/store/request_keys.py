@@ -15,7 +15,7 @@ from service.errors import Conflict, Gone, ServiceError
 from service.evidence import commitments
 from service.evidence.key_wrapping import WRAPPING, CannotUnwrap, unwrap, wrap
 from service.lifecycle import RequestStatus
-from service.store import audit, requests, traces
+from service.store import audit, decision_notes, requests, traces
 from service.store.tables import Dataset, DeletionRequest, RequestKey, RequestSample, Sample
 from service.store.types import now
 
@@ -138,6 +138,7 @@ def shred(session: Session, request_id: str, *, reason: str) -> None:
     if session.execute(deleted.execution_options(synchronize_session=False)).first() is None:
         raise shredded()
     traces.note(session, "request_keys")
+    decision_notes.forget(session, request.id)
     dataset = session.get_one(Dataset, request.dataset_id).name
     audit.record(
         session,

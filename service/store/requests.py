@@ -7,8 +7,17 @@ from typing import Any
 from sqlalchemy import BigInteger, Update, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
+from service import deadlines
 from service.errors import NotFound
-from service.lifecycle import JOB_OVER, JOB_STUCK, JobStatus, RequestStatus, SampleState, check_request_move
+from service.lifecycle import (
+    JOB_OVER,
+    JOB_STUCK,
+    REQUEST_ENDED,
+    JobStatus,
+    RequestStatus,
+    SampleState,
+    check_request_move,
+)
 from service.store import audit, events, samples
 from service.store.tables import Dataset, DeletionRequest, Job, JobRequest, Model, RequestSample, Sample, table_of
 from service.store.types import now
@@ -19,7 +28,7 @@ ERASED, NOT_TRAINED_ON = "erased", "erased_not_trained_on"
 # A request narrowed to some models can say nothing of the others, which may know the samples.
 ERASED_FROM_NAMED, NOT_TRAINED_ON_BY_NAMED = "erased_from_named_models", "not_trained_on_by_named_models"
 # Causes of a hold. The first concerns some models alone; any other stops all work until a person lifts it.
-CANNOT_BE_WORKED_ON, APPROVAL_NEEDED = "cannot_be_worked_on", "approval_needed"
+CANNOT_BE_WORKED_ON, APPROVAL_NEEDED, LEGAL_HOLD = "cannot_be_worked_on", "approval_needed", "legal_hold"
 OPEN = (RequestStatus.ACCEPTED, RequestStatus.IN_PROGRESS, RequestStatus.ON_HOLD, RequestStatus.FAILED)
 
 
@@ -58,6 +67,8 @@ def move(session: Session, request: DeletionRequest, status: RequestStatus, **pa
         request.started_at = now()
     if status == RequestStatus.COMPLETED:
         request.completed_at = now()
+    if status in REQUEST_ENDED:
+        request.ended_at, request.next_mark_at = now(), None
     note(session, request, f"request.{status}", payload)
 
 
@@ -72,6 +83,19 @@ def note(session: Session, request: DeletionRequest, action: str, payload: dict[
         links={"request": request.id, "dataset": dataset},
     )
     events.emit(session, "state", {"status": request.status, **payload}, request_id=request.id)
+
+
+def is_overdue(request: DeletionRequest) -> bool:
+    """Say whether the request's due date passed before its end, or has passed by now."""
+    if request.status in REQUEST_ENDED and request.ended_at is None:
+        return False  # it ended before that was noted
+    return deadlines.is_overdue(request.due_at, at=request.ended_at or now())
+
+
+def stops_serving(request: DeletionRequest, model: Model) -> bool:
+    """Say whether the model's versions that know the request's samples are withheld while it is open."""
+    at_once = model.policy.get("stop_serving") == "immediately"
+    return request.purpose == "privacy" and (at_once or is_overdue(request))
 
 
 def outcomes(session: Session, request: DeletionRequest) -> dict[str, int]:
@@ -235,7 +259,7 @@ def _complete(session: Session, request: DeletionRequest, suppression_key: bytes
         RequestStatus.COMPLETED,
         outcomes=counts,
         scope=request.scope,
-        overdue=bool(request.due_at and request.due_at < now()),
+        overdue=is_overdue(request),
     )
 
 
@@ -265,6 +289,6 @@ def waiting_for(session: Session, model: Model) -> list[DeletionRequest]:
 
 
 def withheld_keys(session: Session, model: Model) -> list[int]:
-    """Return the keys of all samples for whose sake an open request may withhold the model's versions."""
-    concerned = [request.id for request in waiting_for(session, model) if request.purpose == "privacy"]
+    """Return the keys of all samples for whose sake an open request withholds the model's versions."""
+    concerned = [request.id for request in waiting_for(session, model) if stops_serving(request, model)]
     return sorted({key for keys in sample_keys(session, concerned).values() for key in keys})

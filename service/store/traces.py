@@ -1,8 +1,9 @@
 """Ridding the database's own files of what was erased: the journal and freed pages still hold old bytes.
 
 SQLite: `secure_delete` overwrites what is deleted, but not copies that a page split left behind, nor the journal's
-older pages; so the file is rewritten and the journal cut to nothing. PostgreSQL: dead rows are vacuumed, and the keys'
-table is written anew. Neither reaches backups, replicas, archived journals or blocks that the disk has remapped.
+older pages; so the file is rewritten and the journal cut to nothing. PostgreSQL: dead rows are vacuumed, and the tables
+of keys and of what people wrote are written anew. Neither reaches backups, replicas, archived journals or blocks that
+the disk has remapped.
 """
 
 import time
@@ -49,6 +50,7 @@ def _vacuum(connection: Connection) -> bool:
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("VACUUM samples")
         connection.exec_driver_sql("VACUUM (FULL) request_keys")
+        connection.exec_driver_sql("VACUUM (FULL) request_decisions")
         return True
     connection.exec_driver_sql("VACUUM")
     return _cut_journal(connection)

@@ -14,6 +14,7 @@ from tests.stack import Stack, running
 
 OPEN = {("get", "/healthz"), ("get", "/readyz")}
 NEEDED = {
+    ("get", "/metrics"): "metrics:read",
     ("get", "/v1/api-keys"): "admin",
     ("post", "/v1/api-keys"): "admin",
     ("delete", "/v1/api-keys/{key_id}"): "admin",
@@ -27,6 +28,10 @@ NEEDED = {
     ("get", "/v1/deletion-requests/{request_id}"): "requests:read",
     ("delete", "/v1/deletion-requests/{request_id}"): "requests:write",
     ("get", "/v1/deletion-requests/{request_id}/events"): "requests:read",
+    ("post", "/v1/deletion-requests/{request_id}/extension"): "requests:write",
+    ("post", "/v1/deletion-requests/{request_id}/deny"): "requests:write",
+    ("post", "/v1/deletion-requests/{request_id}/hold"): "requests:write",
+    ("post", "/v1/deletion-requests/{request_id}/release"): "requests:write",
     ("get", "/v1/evaluations/{evaluation_id}"): "requests:read",
     ("get", "/v1/evaluations/schema"): "requests:read",
     ("get", "/v1/evaluations/{evaluation_id}/plots/{name}.svg"): "requests:read",
@@ -52,6 +57,9 @@ BODIES = {
     "/v1/datasets": {"name": "d", "source": "npz", "path": "/nowhere"},
     "/v1/models": {"name": "m", "dataset": "nothing", "architecture": "small_cnn"},
     "/v1/deletion-requests": {"dataset": "nothing", "sample_ids": ["x"]},
+    "/v1/deletion-requests/{request_id}/extension": {"months": 1, "reason": "x"},
+    "/v1/deletion-requests/{request_id}/deny": {"reason": "no_match"},
+    "/v1/deletion-requests/{request_id}/hold": {"reason": "x"},
     "/v1/models/{name}/versions": {"train": True},
     "/v1/models/{name}/policy": {},
     "/v1/models/{name}/versions/{number}/prepare": {"prepare": ["importance_loss"]},

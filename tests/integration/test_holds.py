@@ -14,7 +14,7 @@ from service.store.tables import DeletionRequest, Job, JobRequest
 from tests import factories
 from workers.bench import Bench
 
-SECRETS = Secrets(suppression=b"s" * 32, time_zone="UTC")
+SECRETS = Secrets(suppression=b"s" * 32, wrapping=b"w" * 32, time_zone="UTC")
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

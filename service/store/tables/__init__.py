@@ -4,6 +4,7 @@ from service.store.tables.access import ApiKey, IdempotencyKey
 from service.store.tables.audit import AuditEntry, AuditHead, AuditLink
 from service.store.tables.base import Base, Json, table_of
 from service.store.tables.datasets import Dataset, Sample, Suppression
+from service.store.tables.decisions import RequestDecision
 from service.store.tables.jobs import Attempt, Evaluation, EvaluationPlot, Job, JobRequest, Worker
 from service.store.tables.models import Model, PreparedFile, ReferenceFile, Version, VersionExclusion
 from service.store.tables.notices import DutyLease, Event, WebhookEvent
@@ -31,6 +32,7 @@ __all__ = [
     "Model",
     "PreparedFile",
     "ReferenceFile",
+    "RequestDecision",
     "RequestKey",
     "RequestSample",
     "Sample",

@@ -14,6 +14,7 @@ class Job(Base):
 
     ``method`` is what was asked for, ``rung`` what is being tried, ``rungs`` what was tried before it and how it
     ended. ``policy`` is as it was when the job was queued. The candidate's weights wait for a person to approve them.
+    ``on_hold``: it waits in the queue until a person lets its request go on.
     """
 
     __tablename__ = "jobs"
@@ -46,6 +47,7 @@ class Job(Base):
     candidate_size: Mapped[int | None] = mapped_column(BigId)
     approved_by: Mapped[str | None] = mapped_column(String(100))
     not_before: Mapped[datetime | None]
+    on_hold: Mapped[bool] = mapped_column(default=False)
     seed: Mapped[int] = mapped_column(BigId)
     due_at: Mapped[datetime | None]
     attempts: Mapped[int] = mapped_column(default=0)

@@ -10,8 +10,13 @@ from service.store.types import now
 
 
 class DeletionRequest(Base):
+    """``mark_reached``: the share of the time to the due date, in percent, that was last announced as gone by.
+
+    ``next_mark_at``: when the next one goes by; None once the request has ended or its due date is missed.
+    """
+
     __tablename__ = "deletion_requests"
-    __table_args__ = (Index(None, "status", "due_at"), Index(None, "dataset_id"))
+    __table_args__ = (Index(None, "status", "due_at"), Index(None, "dataset_id"), Index(None, "next_mark_at"))
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
     principal_id: Mapped[str] = mapped_column(String(40))
@@ -27,9 +32,13 @@ class DeletionRequest(Base):
     commitment_root: Mapped[str] = mapped_column(String(64))
     received_at: Mapped[datetime]
     due_at: Mapped[datetime | None]
+    extended_by: Mapped[int] = mapped_column(default=0)
+    mark_reached: Mapped[int] = mapped_column(default=0)
+    next_mark_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
     started_at: Mapped[datetime | None]
     completed_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
     error: Mapped[Json | None]
 
 

@@ -1,0 +1,19 @@
+"""Watches the due dates of open requests. What is announced of them, and when: docs/deadlines.md."""
+
+from service.deps import Parts
+from service.duties import Duty
+from service.store import deadline_marks
+
+EVERY_SECONDS = 10.0
+
+
+def run(parts: Parts) -> None:
+    """Announce every mark that has gone by, each request in a transaction of its own."""
+    with parts.database.reading() as session:
+        found = deadline_marks.due_to_be_announced(session)
+    for request_id in found:
+        with parts.database.writing() as session:
+            deadline_marks.announce(session, request_id)
+
+
+DUTY = Duty(name="clock", every_seconds=EVERY_SECONDS, run=run)

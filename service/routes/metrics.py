@@ -1,0 +1,61 @@
+"""/metrics: what an operator watches, in the Prometheus text format. Read from the store at each scrape."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from fastapi import APIRouter, Response
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+
+from service.deps import PartsDep, needs
+from service.store import gauges
+from service.store.gauges import Readings
+
+router = APIRouter(tags=["health"])
+_PREFIX = "unlearning_"
+
+
+class _Store(Collector):
+    """Gauges of one moment. Labels are statuses and kinds, never anything a caller named."""
+
+    def __init__(self, read: Callable[[], Readings]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        found = self._read()
+        yield _by("deletion_requests_open", "Open deletion requests.", "status", found.requests_by_status)
+        yield _one("deletion_requests_overdue", "Open deletion requests past their due date.", found.overdue)
+        yield _one("deletion_requests_due_soon", "Open deletion requests due within 7 days.", found.due_soon)
+        oldest = "Seconds since the oldest open deletion request was received."
+        yield _one("deletion_requests_oldest_open_age_seconds", oldest, found.oldest_open_age)
+        yield _by("jobs_queued", "Jobs in the queue.", "kind", found.queue_by_kind)
+        waited = "Seconds since the oldest job in the queue was made."
+        yield _by("jobs_oldest_queued_age_seconds", waited, "kind", found.oldest_queued_age_by_kind)
+        yield _by("jobs_stuck", "Jobs that wait for a person.", "status", found.stuck_by_status)
+        yield _one("workers_alive", "Workers that gave a sign of life.", found.workers)
+        yield _one("audit_log_entries", "Entries of the audit log.", found.log_size)
+
+
+def _one(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(_PREFIX + name, text, value=value)
+
+
+def _by(name: str, text: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(_PREFIX + name, text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([str(key)], value)
+    return family
+
+
+@router.get("/metrics", operation_id="get_metrics", dependencies=[needs("metrics:read")], response_class=Response)
+def metrics(parts: PartsDep) -> Response:
+    """Return the gauges of requests, queue and log for a scraper, which sends its key as a bearer token."""
+
+    def read() -> Readings:
+        with parts.database.reading() as session:
+            return gauges.read(session, sign_of_life_seconds=4 * parts.settings.sweep_seconds)
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Store(read))
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)

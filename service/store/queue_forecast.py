@@ -1,0 +1,91 @@
+"""What a forecast needs of the store: the queue in the order of claims, and how long past jobs took."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session
+
+from service import forecast
+from service.forecast import Work
+from service.lifecycle import JOB_BUSY, JOB_DONE, JOB_OVER, JobKind, JobStatus
+from service.store import jobs, workers
+from service.store.tables import DeletionRequest, Job
+from service.store.types import now
+
+# A longer queue is not played through: its forecast would be of no use, and would cost the caller a second.
+MOST_AHEAD = 1_000
+PAST_JOBS = 20
+Kind = tuple[str, str | None, str | None]
+
+
+def of_request(
+    session: Session, request: DeletionRequest, its_jobs: Sequence[Job], *, sign_of_life_seconds: float
+) -> datetime | None:
+    """Return when the last of the request's jobs will probably be done; None where that cannot be told.
+
+    ``sign_of_life_seconds``: how long ago a worker that still counts may have been heard of.
+    """
+    waiting = [job for job in its_jobs if job.status not in JOB_OVER]
+    going = all(job.status in (*JOB_BUSY, JobStatus.QUEUED) and not job.on_hold for job in waiting)
+    if not waiting or not going or request.error is not None:
+        return None
+    moment = now()
+    alive = workers.alive(session, within_seconds=sign_of_life_seconds)
+    done = forecast.finish_times(_works(session, moment), workers=alive, at=moment)
+    found = [done.get(job.id) for job in waiting]
+    return max((each for each in found if each is not None), default=None) if None not in found else None
+
+
+def _works(session: Session, moment: datetime) -> list[Work]:
+    columns = (Job.id, Job.kind, Job.model_id, Job.method, Job.status, Job.rung, Job.not_before)
+    busy = session.execute(select(*columns, Job.started_at).where(Job.status.in_(JOB_BUSY))).all()
+    queued = session.execute(
+        select(*columns, Job.started_at)
+        .where(Job.status == JobStatus.QUEUED, Job.on_hold.is_(False))
+        .order_by(*jobs.CLAIM_ORDER)
+        .limit(MOST_AHEAD)
+    ).all()
+    past = _past(session, {row.model_id for row in (*busy, *queued) if row.model_id is not None})
+    return [
+        Work(
+            job_id=row.id,
+            model=row.model_id,
+            seconds=past.get((row.kind, row.model_id, row.method)) or past.get((row.kind, row.model_id, None), []),
+            running_for=_since(row.started_at, moment) if row.status in JOB_BUSY else None,
+            not_before=row.not_before,
+        )
+        for row in (*busy, *queued)
+    ]
+
+
+def _since(start: datetime | None, moment: datetime) -> float:
+    return max((moment - (start or moment)) / timedelta(seconds=1), 0.0)
+
+
+def _past(session: Session, models: set[str]) -> dict[Kind, list[float]]:
+    """Return how long the last jobs of each model took, by kind and by method, from being taken up to their end.
+
+    Where a method was never used on a model, the key without a method holds what others took there.
+    """
+    newest_first = func.row_number().over(partition_by=(Job.kind, Job.model_id, Job.method), order_by=Job.id.desc())
+    recent = (
+        select(Job.kind, Job.model_id, Job.method, Job.started_at, Job.finished_at)
+        .add_columns(newest_first.label("place"))
+        .where(
+            Job.model_id.in_(models),
+            Job.status.in_(JOB_DONE),
+            # An erasure that is merely completed found nothing to do; one that was approved waited for a person.
+            or_(Job.status == JobStatus.PUBLISHED, Job.kind != JobKind.ERASE),
+            Job.approved_by.is_(None),
+            Job.started_at.is_not(None),
+        )
+        .subquery()
+    )
+    found: dict[Kind, list[float]] = {}
+    for row in session.execute(select(recent).where(recent.c.place <= PAST_JOBS)):
+        took = _since(row.started_at, row.finished_at)
+        found.setdefault((row.kind, row.model_id, row.method), []).append(took)
+        if row.method is not None:
+            found.setdefault((row.kind, row.model_id, None), []).append(took)
+    return found
