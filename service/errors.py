@@ -12,7 +12,8 @@ ServiceError
 ├── Forbidden               use a key with the scope
 ├── TooLarge                send less
 ├── PreconditionFailed      the content is not what the client states
-└── JobFailed               the work itself failed; an operator decides
+├── JobFailed               the work itself failed; an operator decides
+└── Unavailable             ask the operator, who must act before this can work
 """
 
 from dataclasses import dataclass
@@ -139,3 +140,10 @@ class JobFailed(ServiceError):
 
     code = "job_failed"
     title = "The job failed"
+
+
+class Unavailable(ServiceError):
+    """The service cannot do this until its operator acts."""
+
+    code = "unavailable"
+    title = "The operator must act first"

@@ -23,6 +23,7 @@ _STATUS: dict[type[ServiceError], int] = {
     errors.Forbidden: 403,
     errors.TooLarge: 413,
     errors.PreconditionFailed: 422,
+    errors.Unavailable: 503,
 }
 _HTTP_CODES = {
     404: "not_found",

@@ -19,7 +19,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="UNLEARN_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     environment: Literal["development", "production"] = Field(
-        "development", description="`production` refuses SQLite, the file broker and a generated master key."
+        "development", description="`production` refuses SQLite, the file broker and generated keys."
     )
     data_dir: Path = Field(Path("var"), description="Folder for the database, artifacts, caches and the key.")
     database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in the data folder.")
@@ -31,6 +31,16 @@ class Settings(BaseSettings):
         description=(
             "64 hex characters; keys the suppression list and wraps request keys. Empty: made once in the data folder."
         ),
+    )
+    signing_key: SecretStr | None = Field(
+        None, description="Ed25519 key that signs checkpoints and certificates: PEM, or 64 hex characters (the seed)."
+    )
+    signing_key_file: Path | None = Field(
+        None, description="File of mode 0600 with the signing key. Without either, one is made in the data folder."
+    )
+    log_origin: str = Field(
+        "unlearning-service.local/v1/audit",
+        description="Name of the audit log in its checkpoints: a URL without its scheme. It never changes.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the worker's child process.")
     lease_seconds: float = Field(30.0, gt=0, description="How long a silent worker keeps a job, seconds.")
@@ -59,6 +69,11 @@ class Settings(BaseSettings):
             raise ValueError("no such time zone in the IANA database") from None
         return value
 
+    @field_validator("signing_key", "signing_key_file", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return value or None
+
     @field_validator("master_key")
     @classmethod
     def _key_of_32_bytes(cls, value: SecretStr | None) -> SecretStr | None:
@@ -67,6 +82,19 @@ class Settings(BaseSettings):
         if len(bytes.fromhex(value.get_secret_value())) != KEY_BYTES:
             raise ValueError("the master key is 64 hexadecimal characters (32 bytes)")
         return value
+
+    @field_validator("log_origin")
+    @classmethod
+    def _one_word(cls, value: str) -> str:
+        if not value or not value.isprintable() or "+" in value or any(c.isspace() for c in value):
+            raise ValueError("the log's origin has no white space and no plus sign")
+        return value
+
+    @model_validator(mode="after")
+    def _one_signing_key(self) -> Self:
+        if self.signing_key is not None and self.signing_key_file is not None:
+            raise ValueError("set UNLEARN_SIGNING_KEY or UNLEARN_SIGNING_KEY_FILE, not both")
+        return self
 
     @model_validator(mode="after")
     def _production_is_explicit(self) -> Self:
@@ -78,6 +106,7 @@ class Settings(BaseSettings):
                 ("UNLEARN_DATABASE_URL (PostgreSQL)", not self.database_url.startswith("postgresql")),
                 ("UNLEARN_BROKER_URL (Redis or RabbitMQ)", self.resolved_broker_url.startswith("filesystem")),
                 ("UNLEARN_MASTER_KEY", self.master_key is None),
+                ("UNLEARN_SIGNING_KEY or UNLEARN_SIGNING_KEY_FILE", not (self.signing_key or self.signing_key_file)),
             )
             if missing
         ]
@@ -107,10 +136,11 @@ class Settings(BaseSettings):
         """Return the 32-byte master key, making one (mode 0600) on first use in development."""
         if self.master_key is not None:
             return bytes.fromhex(self.master_key.get_secret_value())
-        return _key_file(self.data_dir / "master.key")
+        return key_file(self.data_dir / "master.key")
 
 
-def _key_file(path: Path) -> bytes:
+def key_file(path: Path) -> bytes:
+    """Return the 32-byte key in a file (mode 0600, hex), making one if there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Written whole under a private name, then linked: two processes starting together agree on one key.
     scratch = path.with_name(f"{path.name}.{secrets.token_hex(8)}")

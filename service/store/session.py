@@ -27,6 +27,7 @@ SQLITE_BUSY_SECONDS = 30
 # A server takes longer than this to restart.
 PING_AFTER_SECONDS = 1.0
 _IDLE_SINCE = "idle_since"
+_WRITING = "BEGIN IMMEDIATE"
 
 
 class Database:
@@ -35,7 +36,7 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._read = engine.execution_options(sqlite_begin="BEGIN")
-        self._write = engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
+        self._write = engine.execution_options(sqlite_begin=_WRITING)
         self._look_up = engine.execution_options(sqlite_begin=None, isolation_level="AUTOCOMMIT")
 
     @classmethod
@@ -68,6 +69,12 @@ class Database:
 
     def dispose(self) -> None:
         self.engine.dispose()
+
+
+def may_write(session: Session) -> bool:
+    """Say whether what the session changes will be committed."""
+    engine = session.get_bind()
+    return engine.get_execution_options().get("sqlite_begin") == _WRITING
 
 
 def make_engine(url: str) -> Engine:

@@ -154,7 +154,7 @@ def test_images_are_pinned_to_a_major_version() -> None:
 def test_a_secret_has_no_default_and_everything_else_has_one() -> None:
     # A file without its comments: what Compose reads.
     references = re.findall(r"(?<!\$)\$\{([A-Z_]+)([^}]*)\}", re.sub(r"(?m)^\s*#.*$", "", COMPOSE_TEXT))
-    secrets = {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "UNLEARN_MASTER_KEY"}
+    secrets = {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "UNLEARN_MASTER_KEY", "UNLEARN_SIGNING_KEY"}
     assert secrets <= {name for name, _ in references}
     for name, rest in references:
         assert rest.startswith(":?" if name in secrets else ":-"), name
@@ -169,7 +169,8 @@ def test_every_setting_named_is_a_setting(text: str) -> None:
 
 
 def test_the_composed_settings_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = {"UNLEARN_MASTER_KEY": "ab" * 32, "POSTGRES_PASSWORD": "p1", "REDIS_PASSWORD": "p2"}
+    values = {"POSTGRES_PASSWORD": "p1", "REDIS_PASSWORD": "p2"}
+    values |= {"UNLEARN_MASTER_KEY": "ab" * 32, "UNLEARN_SIGNING_KEY": "cd" * 32}
     for name, value in SERVICES["worker"]["environment"].items():
         filled = re.sub(r"\$\{([A-Z_]+):(?:\?[^}]*|-([^}]*))\}", lambda match: values.get(match[1], match[2]), value)
         monkeypatch.setenv(name, filled)

@@ -16,6 +16,7 @@ PRODUCTION: dict[str, Any] = {
     "database_url": "postgresql+psycopg://u@h/d",
     "broker_url": "redis://h",
     "master_key": KEY,
+    "signing_key": "cd" * 32,
 }
 
 
@@ -33,7 +34,12 @@ def test_production_accepts_what_is_spelt_out() -> None:
 
 @pytest.mark.parametrize(
     ("missing", "named"),
-    [("database_url", "DATABASE_URL"), ("broker_url", "BROKER_URL"), ("master_key", "MASTER_KEY")],
+    [
+        ("database_url", "DATABASE_URL"),
+        ("broker_url", "BROKER_URL"),
+        ("master_key", "MASTER_KEY"),
+        ("signing_key", "SIGNING_KEY"),
+    ],
 )
 def test_production_names_what_it_lacks(missing: str, named: str) -> None:
     with pytest.raises(ValidationError, match=named):
@@ -63,6 +69,18 @@ def test_a_key_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path) -> No
     (path,) = (tmp_path / "new").iterdir()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert Settings(data_dir=tmp_path / "other").master_key_bytes != first.master_key_bytes
+
+
+def test_one_signing_key_is_named_at_most_and_an_empty_one_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="not both"):
+        Settings(signing_key="cd" * 32, signing_key_file=tmp_path)
+    assert Settings(signing_key="", signing_key_file="").signing_key_file is None
+
+
+@pytest.mark.parametrize("origin", ["", "a b", "a+b", "a\nb"])
+def test_the_logs_origin_is_one_word(origin: str) -> None:
+    with pytest.raises(ValidationError, match="origin"):
+        Settings(log_origin=origin)
 
 
 @pytest.mark.parametrize("zone", ["Mars/Olympus", "../etc/passwd", "Europe"])

@@ -1,7 +1,7 @@
 """Every table, one file for each area. "Model" here always means a neural network; a database class is a table."""
 
 from service.store.tables.access import ApiKey, IdempotencyKey
-from service.store.tables.audit import AuditEntry, AuditHead, AuditLink
+from service.store.tables.audit import AuditCheckpoint, AuditEntry, AuditHead, AuditLink, AuditTile, AuditTree
 from service.store.tables.base import Base, Json, table_of
 from service.store.tables.datasets import Dataset, Sample, Suppression
 from service.store.tables.decisions import RequestDecision
@@ -9,14 +9,18 @@ from service.store.tables.jobs import Attempt, Evaluation, EvaluationPlot, Job, 
 from service.store.tables.models import Model, PreparedFile, ReferenceFile, Version, VersionExclusion
 from service.store.tables.notices import DutyLease, Event, WebhookEvent
 from service.store.tables.requests import DeletionRequest, RequestKey, RequestSample
+from service.store.tables.signing_keys import SigningKey
 from service.store.tables.traces import FileTrace
 
 __all__ = [
     "ApiKey",
     "Attempt",
+    "AuditCheckpoint",
     "AuditEntry",
     "AuditHead",
     "AuditLink",
+    "AuditTile",
+    "AuditTree",
     "Base",
     "Dataset",
     "DeletionRequest",
@@ -36,6 +40,7 @@ __all__ = [
     "RequestKey",
     "RequestSample",
     "Sample",
+    "SigningKey",
     "Suppression",
     "Version",
     "VersionExclusion",

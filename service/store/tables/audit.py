@@ -1,10 +1,12 @@
 """The audit log."""
 
-from sqlalchemy import ForeignKey, Index, String, Text
+from datetime import datetime
+
+from sqlalchemy import ForeignKey, Index, Integer, LargeBinary, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.store.tables.base import Base
-from service.store.types import BigId
+from service.store.types import BigId, now
 
 
 class AuditHead(Base):
@@ -36,3 +38,31 @@ class AuditLink(Base):
     kind: Mapped[str] = mapped_column(String(16), primary_key=True)
     ref: Mapped[str] = mapped_column(String(200), primary_key=True)
     seq: Mapped[int] = mapped_column(BigId, ForeignKey("audit_entries.seq"), primary_key=True)
+
+
+class AuditTree(Base):
+    """How many entries the tiles cover: one row, locked by whoever adds to them."""
+
+    __tablename__ = "audit_tree"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    size: Mapped[int] = mapped_column(BigId)
+
+
+class AuditTile(Base):
+    """Up to 256 Merkle hashes side by side (C2SP tlog-tiles). All follow from the entries."""
+
+    __tablename__ = "audit_tiles"
+    level: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    index: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=False)
+    hashes: Mapped[bytes] = mapped_column(LargeBinary(8192))
+
+
+class AuditCheckpoint(Base):
+    """A signed commitment to the first ``size`` entries. Append-only, by trigger."""
+
+    __tablename__ = "audit_checkpoints"
+    size: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=False)
+    root: Mapped[bytes] = mapped_column(LargeBinary(32))
+    note: Mapped[str] = mapped_column(Text)
+    key_id: Mapped[str] = mapped_column(String(64), ForeignKey("signing_keys.key_id"))
+    time: Mapped[datetime] = mapped_column(default=now)
