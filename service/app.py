@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from service import clock, problems, shredding
+from service import clock, key_use, problems, shredding
 from service.artifacts import ArtifactStore
 from service.body_limit import BodyLimit, NoNulInUrl
 from service.deps import Parts
@@ -15,7 +15,9 @@ from service.duties import Duties, Duty
 from service.evidence.commitments import suppression_key
 from service.evidence.key_wrapping import wrapping_key
 from service.next_link import NextLink
+from service.rate_limits import Meter, RateLimits, limits_of
 from service.routes import (
+    approvals,
     audit,
     catalogue,
     datasets,
@@ -27,6 +29,7 @@ from service.routes import (
     keys,
     metrics,
     models,
+    previews,
     request_decisions,
     versions,
     weights,
@@ -37,13 +40,14 @@ from service.store.session import Database
 from service.unforeseen import Unforeseen
 
 _ROUTES = (
-    health, datasets, models, versions, weights, deletion_requests, events, jobs, evaluations, catalogue, audit, keys,
-    request_decisions, metrics,
+    health, datasets, models, versions, weights, previews, deletion_requests, approvals, events, jobs, evaluations,
+    catalogue, audit, keys, request_decisions, metrics,
 )  # fmt: skip
 _DUTIES: tuple[Duty, ...] = (
     Duty(name="request_keys", every_seconds=600, run=shredding.shred_expired),
     Duty(name="file_traces", every_seconds=5, run=shredding.scrub_files),
     clock.DUTY,
+    key_use.DUTY,
 )
 
 
@@ -58,6 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
             suppression=suppression_key(settings.master_key_bytes),
             wrapping=wrapping_key(settings.master_key_bytes),
             time_zone=settings.time_zone,
+            approval_above_share=settings.approval_above_share,
         ),
     )
 
@@ -87,6 +92,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(NoNulInUrl)
     app.add_middleware(BodyLimit, json_bytes=settings.max_body_bytes, weights_bytes=settings.max_weights_bytes)
     app.add_middleware(NextLink)
+    app.add_middleware(RateLimits, limits=limits_of(settings), meter=Meter.of(settings), seen=parts.seen)
     app.add_middleware(Unforeseen)  # added last, so that it stands around the others
     for route in _ROUTES:
         app.include_router(route.router)

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +23,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 keys_app = typer.Typer(no_args_is_help=True, help="API keys.")
 app.add_typer(keys_app, name="keys")
 DataDir = Annotated[Path | None, typer.Option(help="Folder for database, artifacts and caches; default ./var.")]
+MOST_KEYS = 10_000
 # Long enough for a busy machine: the worker ends its child and hands its job back first.
 STOP_SECONDS = 60.0
 WORKER = ("-m", "celery", "-A", "workers.app", "worker", "--pool", "threads", "--concurrency", "1")
@@ -149,13 +152,60 @@ def create_key(
     unknown = sorted(set(scope) - SCOPES)
     if unknown:
         raise typer.BadParameter(f"unknown scope {', '.join(unknown)}; known: {', '.join(sorted(SCOPES))}")
+    with _store(data_dir) as database, database.writing() as session:
+        _, text = keys.create(session, name=name, scopes=scope)
+    typer.echo(text)
+
+
+@keys_app.command("list")
+def list_keys(data_dir: DataDir = None) -> None:
+    """List the keys, tab-separated, without their text."""
+    with _store(data_dir) as database, database.reading() as session:
+        typer.echo("\t".join(("ID", "NAME", "PREFIX", "SCOPES", "EXPIRES", "LAST USED", "STATE")))
+        for row in keys.page(session, after="", limit=MOST_KEYS):
+            times = (at.isoformat(timespec="seconds") if at else "-" for at in (row.expires_at, row.last_used_at))
+            typer.echo("\t".join((row.id, row.name, row.prefix, ",".join(row.scopes), *times, keys.state(row))))
+
+
+@keys_app.command("rotate")
+def rotate_key(
+    key_id: str,
+    overlap_seconds: Annotated[int, typer.Option(min=0, max=keys.MAX_OVERLAP_SECONDS)] = keys.OVERLAP_SECONDS,
+    data_dir: DataDir = None,
+) -> None:
+    """Print a new secret for the key, once; the one it had stays valid through the overlap."""
+    with _store(data_dir) as database, _told(), database.writing() as session:
+        _, text = keys.rotate(session, key_id, overlap_seconds=overlap_seconds)
+    typer.echo(text)
+
+
+@keys_app.command("revoke")
+def revoke_key(key_id: str, data_dir: DataDir = None) -> None:
+    """End a key now, with whatever secrets it has."""
+    with _store(data_dir) as database, _told(), database.writing() as session:
+        keys.revoke(session, key_id)
+
+
+@contextmanager
+def _store(data_dir: Path | None) -> Iterator[Database]:
+    """Yield the database, at its newest schema."""
     settings = _settings(data_dir)
     migrate.upgrade(settings.resolved_database_url)
     database = Database.open(settings)
-    with database.writing() as session:
-        _, text = keys.create(session, name=name, scopes=scope)
-    database.dispose()
-    typer.echo(text)
+    try:
+        yield database
+    finally:
+        database.dispose()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """End the command with the reason where the service would answer with a problem."""
+    try:
+        yield
+    except ServiceError as error:
+        typer.echo(error.detail, err=True)
+        raise typer.Exit(1) from None
 
 
 class Supervisor:

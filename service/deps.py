@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Depends, Request, Security
@@ -13,6 +13,7 @@ from service.artifacts import ArtifactStore
 from service.auth import Principal
 from service.dispatch import Bell
 from service.errors import Unauthenticated
+from service.seen_keys import SeenKeys
 from service.settings import Settings
 from service.store import audit, keys
 from service.store.intake import Secrets
@@ -30,6 +31,7 @@ class Parts:
     artifacts: ArtifactStore
     bell: Bell
     secrets: Secrets
+    seen: SeenKeys = field(default_factory=SeenKeys)
 
 
 async def parts(request: Request) -> Parts:
@@ -51,7 +53,8 @@ def principal(
         key = keys.find(connection, credentials.credentials)
     if key is None:
         raise Unauthenticated("The API key is unknown, revoked or expired.")
-    return Principal(id=key.id, name=key.name, scopes=key.scopes)
+    found.seen.note(keys.digest(credentials.credentials.strip()), key.id)
+    return Principal(id=key.id, name=key.name, scopes=key.scopes, quotas=key.quotas or {})
 
 
 def needs(scope: str) -> Any:

@@ -10,6 +10,7 @@ ServiceError
 ├── Quarantined             withheld while a deletion request is open
 ├── Unauthenticated         send a valid API key
 ├── Forbidden               use a key with the scope
+├── TooManyRequests         come back later
 ├── TooLarge                send less
 ├── PreconditionFailed      the content is not what the client states
 ├── JobFailed               the work itself failed; an operator decides
@@ -119,6 +120,17 @@ class Forbidden(ServiceError):
 
     code = "forbidden"
     title = "The key lacks the scope"
+
+
+class TooManyRequests(ServiceError):
+    """The caller has had what it may have for now. ``retry_after``: seconds until there is more."""
+
+    code = "quota_exceeded"
+    title = "The quota is used up"
+
+    def __init__(self, detail: str, *, retry_after: int) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
 
 
 class TooLarge(ServiceError):

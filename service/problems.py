@@ -21,6 +21,7 @@ _STATUS: dict[type[ServiceError], int] = {
     errors.Quarantined: 403,
     errors.Unauthenticated: 401,
     errors.Forbidden: 403,
+    errors.TooManyRequests: 429,
     errors.TooLarge: 413,
     errors.PreconditionFailed: 422,
     errors.Unavailable: 503,
@@ -47,7 +48,9 @@ class ProblemResponse(Response):
 def response(error: ServiceError) -> ProblemResponse:
     """Return the problem document of an error."""
     status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    if isinstance(error, errors.TooManyRequests):
+        headers["Retry-After"] = str(error.retry_after)
     body = problem(status, error.code, error.title, error.detail, error.faults, **error.extra)
     return ProblemResponse(body, status, headers)
 

@@ -1,16 +1,36 @@
 """One frozen Settings object, read from the environment (prefix ``UNLEARN_``) and passed in; nothing at import."""
 
 import os
+import re
 import secrets
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
+from urllib.parse import unquote, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from limits import parse
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.placeholders import is_placeholder_key, is_placeholder_password
+
 KEY_BYTES = 32
+_REDIS = ("redis://", "rediss://")
+_DRAWN = "drawn at random (openssl rand -hex 32), not a pattern"
+_NO_PLACEHOLDER = "with a password of its own, not a placeholder"
+
+
+def _a_rate(value: str) -> str:
+    if value:
+        try:
+            parse(value)
+        except ValueError:
+            raise ValueError("a rate is written like 600/minute or 10/second") from None
+    return value
+
+
+RateLimit = Annotated[str, AfterValidator(_a_rate)]
 
 
 class Settings(BaseSettings):
@@ -19,7 +39,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="UNLEARN_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     environment: Literal["development", "production"] = Field(
-        "development", description="`production` refuses SQLite, the file broker and generated keys."
+        "development", description="`production` refuses SQLite, the file broker, generated keys and placeholders."
     )
     data_dir: Path = Field(Path("var"), description="Folder for the database, artifacts, caches and the key.")
     database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in the data folder.")
@@ -58,7 +78,38 @@ class Settings(BaseSettings):
         60.0, ge=0, description="Seconds after which the database's files are rid of what was erased."
     )
     time_zone: str = Field("UTC", description="The controller's time zone; due dates end at its midnight.")
+    rate_limit_storage: str = Field(
+        "", description="Where uses are counted: `memory://` or a Redis URL; empty: the broker's Redis, else memory."
+    )
+    rate_limit_reads: RateLimit = Field("30000/minute", description="Reads by one key; empty: no limit.")
+    rate_limit_writes: RateLimit = Field("6000/minute", description="Writes by one key but those below.")
+    rate_limit_deletion_requests: RateLimit = Field("12000/minute", description="Deletion requests and previews.")
+    rate_limit_suppression_checks: RateLimit = Field("600/minute", description="Suppression checks by one key.")
+    rate_limit_downloads: RateLimit = Field("600/minute", description="Downloads of weights by one key.")
+    rate_limit_failed_authentication: RateLimit = Field("300/minute", description="Failures from one address.")
+    quota_requests_per_day: int = Field(0, ge=0, description="Deletion requests of one key in 24 hours; 0: any.")
+    quota_sample_ids_per_day: int = Field(0, ge=0, description="Sample IDs one key may name in 24 hours; 0: any.")
+    approval_above_share: float = Field(
+        0.5, gt=0, le=1, description="Requests for more of a model's training set wait for approval; 1: none does."
+    )
+    four_eyes: Literal["off", "requests", "all"] = Field(
+        "requests", description="Who made a request may not approve it, nor, with `all`, a held job of it; `off`: may."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
+
+    @field_validator("four_eyes", mode="before")
+    @classmethod
+    def _on_or_off(cls, value: object) -> object:
+        """Take what operators write for a switch: on means everywhere."""
+        switch = str(value).lower()
+        return {"true": "all", "1": "all", "on": "all", "false": "off", "0": "off"}.get(switch, switch)
+
+    @field_validator("rate_limit_storage")
+    @classmethod
+    def _memory_or_redis(cls, value: str) -> str:
+        if value and not value.startswith(("memory://", *_REDIS)):
+            raise ValueError("the rate limits are counted in memory:// or in a redis:// URL")
+        return value
 
     @field_validator("time_zone")
     @classmethod
@@ -107,6 +158,10 @@ class Settings(BaseSettings):
                 ("UNLEARN_BROKER_URL (Redis or RabbitMQ)", self.resolved_broker_url.startswith("filesystem")),
                 ("UNLEARN_MASTER_KEY", self.master_key is None),
                 ("UNLEARN_SIGNING_KEY or UNLEARN_SIGNING_KEY_FILE", not (self.signing_key or self.signing_key_file)),
+                (f"an UNLEARN_MASTER_KEY {_DRAWN}", _is_pattern(self.master_key)),
+                (f"an UNLEARN_SIGNING_KEY {_DRAWN}", _is_pattern(self.signing_key)),
+                (f"an UNLEARN_DATABASE_URL {_NO_PLACEHOLDER}", _holds_placeholder(self.database_url)),
+                (f"an UNLEARN_BROKER_URL {_NO_PLACEHOLDER}", _holds_placeholder(self.broker_url)),
             )
             if missing
         ]
@@ -123,6 +178,11 @@ class Settings(BaseSettings):
         return self.broker_url or "filesystem://localhost"
 
     @property
+    def resolved_rate_limit_storage(self) -> str:
+        shared = self.resolved_broker_url if self.resolved_broker_url.startswith(_REDIS) else "memory://"
+        return self.rate_limit_storage or shared
+
+    @property
     def resolved_artifacts_url(self) -> str:
         return self.artifacts_url or str((self.data_dir / "artifacts").resolve())
 
@@ -137,6 +197,16 @@ class Settings(BaseSettings):
         if self.master_key is not None:
             return bytes.fromhex(self.master_key.get_secret_value())
         return key_file(self.data_dir / "master.key")
+
+
+def _is_pattern(key: SecretStr | None) -> bool:
+    text = key.get_secret_value() if key is not None else ""
+    return bool(re.fullmatch(r"([0-9a-fA-F]{2})+", text)) and is_placeholder_key(bytes.fromhex(text))
+
+
+def _holds_placeholder(url: str) -> bool:
+    password = urlsplit(url).password
+    return password is not None and is_placeholder_password(unquote(password))
 
 
 def key_file(path: Path) -> bytes:

@@ -64,6 +64,16 @@ class Policy(BaseModel):
         description="This near its due date a job goes straight to the surest method of the ladder; sooner where twice "
         "the forecast of a retraining is longer.",
     )
+    approval_above_share: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="A request for more than this share of the model's training set waits for a second person's "
+        "approval. Null: as UNLEARN_APPROVAL_ABOVE_SHARE says; 1: none does.",
+    )
+    approval_above_class_share: float | None = Field(
+        None, gt=0, le=1, description="The same for the share of any one class; null: no bound."
+    )
     audit_retention_days: int = Field(
         0, ge=0, le=3650, description="How long a forget set's samples may still be read to audit later versions."
     )

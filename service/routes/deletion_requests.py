@@ -20,7 +20,8 @@ from service.problems import validation_faults
 from service.schemas.common import Limit, Page, decode_cursor, encode_cursor
 from service.schemas.deletion_requests import DeletionRequestIn, DeletionRequestOut, RequestJobOut, repeated
 from service.schemas.request_decisions import DecisionOut
-from service.store import cancel, datasets, decision_notes, idempotency, intake, queue_forecast, requests
+from service.store import cancel, datasets, decision_notes, idempotency, intake, queue_forecast, quotas, requests
+from service.store.quotas import Quotas
 from service.store.tables import Dataset, DeletionRequest, Job, Version
 
 router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"])
@@ -110,7 +111,7 @@ def _preferred(body: DeletionRequestIn) -> dict[str, Any]:
     return METHODS[body.method].options_for(body.purpose, body.method_options)
 
 
-def _order(body: DeletionRequestIn, parts: Parts, who: Principal) -> tuple[intake.Order, list[Fault]]:
+def order_of(body: DeletionRequestIn, parts: Parts, who: Principal) -> tuple[intake.Order, list[Fault]]:
     """Return the order and every fault that the body alone shows; the store knows the others."""
     faults = _id_faults(body.sample_ids, parts.settings.max_sample_ids)
     options: dict[str, Any] = {}
@@ -172,11 +173,21 @@ def create(
     return answer
 
 
+def allowed(parts: Parts, who: Principal) -> Quotas:
+    """Return the quotas of a key: its own, and the settings' where it has none."""
+    settings = parts.settings
+    return Quotas.of(
+        who.quotas,
+        requests_per_day=settings.quota_requests_per_day,
+        sample_ids_per_day=settings.quota_sample_ids_per_day,
+    )
+
+
 def _take_in(
     body: DeletionRequestIn, parts: Parts, who: Principal, key: str | None
 ) -> tuple[DeletionRequestOut, list[str] | None]:
     """Return the answer and the jobs to ring for, which are the new ones: None if this call repeats an earlier one."""
-    order, faults = _order(body, parts, who)
+    order, faults = order_of(body, parts, who)
     text = json.dumps(body.model_dump(), sort_keys=True, default=str)
     mark = fingerprint(parts.settings.master_key_bytes, text.encode())
     with writing_as(parts, who) as session:
@@ -185,6 +196,7 @@ def _take_in(
             answer, job_ids = DeletionRequestOut.model_validate(earlier), None
             unresolved = intake.unresolved_again(session, order, parts.secrets, first_at=answer.created_at)
         else:
+            quotas.check(session, who.id, allowed(parts, who), sample_ids=len(body.sample_ids))
             accepted = intake.accept(session, order, parts.secrets, faults)
             unresolved, job_ids = accepted.unresolved, [each.job.id for each in accepted.queued if each.new]
             session.flush()

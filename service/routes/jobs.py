@@ -11,7 +11,7 @@ from service.deps import PartsDep, needs, writing_as
 from service.errors import Conflict
 from service.lifecycle import JobKind, VersionState
 from service.schemas.jobs import JobOut, ProgressOut
-from service.store import datasets, jobs
+from service.store import approval, datasets, jobs
 from service.store.tables import Dataset, Job, Model, Version
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -47,6 +47,8 @@ def approve(job_id: str, parts: PartsDep, who: Annotated[Principal, needs("admin
     """Publish the model that a held job came to, although its gate did not pass it; the log says who decided."""
     with writing_as(parts, who) as session:
         job = jobs.get(session, job_id)
+        if parts.settings.four_eyes == "all":
+            approval.refuse_requester_of_job(session, job, who.id)
         jobs.approve(session, job, by=who.name)
         answer = view(session, job)
     parts.bell.ring([job_id])

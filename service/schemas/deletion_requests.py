@@ -72,8 +72,11 @@ class DeletionRequestOut(BaseModel):
             "`not_trained_on_by_named_models`."
         )
     )
+    approved_by: str | None = Field(None, description="The key that approved it, where that was needed.")
     jobs: list[RequestJobOut]
-    error: dict[str, Any] | None = Field(description="Why the request is on hold, by model, and what to do.")
+    error: dict[str, Any] | None = Field(
+        description="Why the request is on hold and what to do; `causes` has all reasons where there are several."
+    )
     forecast_at: datetime | None = Field(
         None,
         description=(

@@ -6,7 +6,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from service.lifecycle import JOB_STUCK
-from service.store import fan_out, holds, requests, samples, versions
+from service.store import fan_out, holds, requests, samples, shares, versions
 from service.store.fan_out import Concerned, Queued
 from service.store.tables import DeletionRequest, Job, JobRequest, Model
 
@@ -44,9 +44,13 @@ def take_up(session: Session, request: DeletionRequest, *, suppression_key: byte
 
 def _attach(session: Session, request: DeletionRequest, model: Concerned, keys: list[int]) -> Sequence[Queued]:
     requests.mark_trained_on(session, request, sorted(model.keys))
-    if requests.cause(request, requests.APPROVAL_NEEDED) is None:
+    is_open = _has_open_job(session, request, model.model)
+    if not is_open and (reasons := _above_bounds(session, request, model)):
+        holds.await_approval(session, request, reasons)
+    # What nobody approved withholds nothing, but a missed due date does.
+    if requests.cause(request, requests.APPROVAL_NEEDED) is None or requests.is_overdue(request):
         fan_out.withhold(session, request, model)
-    if requests.stops_work(request) or _has_open_job(session, request, model.model):
+    if is_open or requests.stops_work(request):
         return ()
     faults = fan_out.unmet(session, request.method, model, keys, purpose=request.purpose)
     if faults:
@@ -54,6 +58,12 @@ def _attach(session: Session, request: DeletionRequest, model: Concerned, keys: 
         return ()
     holds.can_be_worked_on(session, request, model.model.name)
     return fan_out.queue(session, request, [model], fan_out.joinable(session, request, [model]))
+
+
+def _above_bounds(session: Session, request: DeletionRequest, model: Concerned) -> dict[str, list[str]]:
+    if request.approved_by is not None:
+        return {}
+    return shares.above_bounds(session, [model], purpose=request.purpose, above_share=request.approval_above_share)
 
 
 def _has_open_job(session: Session, request: DeletionRequest, model: Model) -> bool:

@@ -132,6 +132,11 @@ def release(session: Session, request_id: str, *, by: str, suppression_key: byte
     decision_notes.keep(session, request, "release", by=by)
     requests.note(session, request, "request.released", {"cause": requests.LEGAL_HOLD})
     holds.lift(session, request, requests.LEGAL_HOLD)
+    return go_on(session, request, suppression_key=suppression_key)
+
+
+def go_on(session: Session, request: DeletionRequest, *, suppression_key: bytes) -> Decided:
+    """Let the request's jobs go on and queue those it lacks, unless something still stops its work."""
     if requests.stops_work(request):
         return Decided(request=request)
     mine = [job for job in withdrawal.open_jobs(session, request) if job.on_hold]

@@ -111,12 +111,7 @@ def _lacks(
     session: Session, asked: str, methods: Sequence[str], model: Model, version: Version, purpose: str
 ) -> list[Fault]:
     """Return one fault where none of the methods has what it needs, with what each lacks and which ones would do."""
-    recipe = model.recipe or {}
-    there = Available(
-        recipe=model.recipe is not None,
-        sharded=bool(recipe.get("sisa")),
-        retain=model.policy.get("retain_data") != "gone",
-    )
+    there = _available(model)
     if not all(_lack(asked, name, there, purpose) for name in methods):
         return []
     # asked only where it can matter: intake waits for every statement
@@ -128,6 +123,23 @@ def _lacks(
     able = sorted(n for n, spec in METHODS.items() if spec.lack(there) is None)
     reason = f"{asked!r} cannot be used on model {model.name!r} ({told}). {_instead(able)}"
     return [Fault("/method", "method_needs_not_met", asked, reason)]
+
+
+def _available(model: Model) -> Available:
+    """Return what a model brings for any of its versions."""
+    return Available(
+        recipe=model.recipe is not None,
+        sharded=bool((model.recipe or {}).get("sisa")),
+        retain=model.policy.get("retain_data") != "gone",
+    )
+
+
+def lacks(
+    session: Session, asked: str, methods: Sequence[str], model: Model, version: Version, *, purpose: str
+) -> dict[str, str | None]:
+    """Return what each of the methods lacks on this version; None for one that can be used."""
+    there = replace(_available(model), prepared=preparations.names_of(session, version.id))
+    return {name: _lack(asked, name, there, purpose) for name in methods}
 
 
 def _lack(asked: str, name: str, there: Available, purpose: str) -> str | None:

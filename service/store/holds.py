@@ -12,9 +12,13 @@ from sqlalchemy.orm import Session
 from service.errors import Fault
 from service.lifecycle import JOB_STUCK, RequestStatus
 from service.store import requests
-from service.store.requests import CANNOT_BE_WORKED_ON, cause, causes
+from service.store.requests import APPROVAL_NEEDED, CANNOT_BE_WORKED_ON, cause, causes
 from service.store.tables import DeletionRequest
 
+_APPROVE = (
+    "The request names more of these models' training samples than may be erased without a second person. Somebody has "
+    "to approve it, by POST …/approve; until then no model is worked on. Its due date stands. It can be cancelled."
+)
 _WHAT_TO_DO = (
     "These models cannot be worked on the way the request asks. Send a new request for the same samples with a method "
     "they can take, or delete the model; this request goes on once none of their versions knows the samples. "
@@ -43,6 +47,12 @@ def lift(session: Session, request: DeletionRequest, code: str) -> bool:
 
 def _write(request: DeletionRequest, found: list[dict[str, Any]]) -> None:
     request.error = {**found[0], "causes": found} if found else None
+
+
+def await_approval(session: Session, request: DeletionRequest, reasons: dict[str, list[str]]) -> None:
+    """Put the request on hold until somebody approves it. ``reasons`` by model."""
+    models = (cause(request, APPROVAL_NEEDED) or {}).get("models", {})
+    hold(session, request, APPROVAL_NEEDED, _APPROVE, models={**models, **reasons})
 
 
 def cannot_be_worked_on(session: Session, request: DeletionRequest, model: str, faults: Sequence[Fault]) -> None:

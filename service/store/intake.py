@@ -16,7 +16,7 @@ from service import deadlines
 from service.errors import Conflict, Fault, InvalidRequest, UnresolvedSamples
 from service.evidence import commitments
 from service.lifecycle import RequestStatus, SampleState
-from service.store import datasets, fan_out, request_keys, requests, samples, versions
+from service.store import datasets, fan_out, holds, request_keys, requests, samples, shares, versions
 from service.store.fan_out import Concerned, Queued
 from service.store.pipelining import pipelined
 from service.store.samples import SampleRow
@@ -72,10 +72,11 @@ class Secrets:
     suppression: bytes
     wrapping: bytes
     time_zone: str
+    approval_above_share: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Resolved:
+class Resolved:
     """The order's ids, sorted by what became of them. ``erased``: those the caller may know to be erased."""
 
     found: list[SampleRow]
@@ -89,34 +90,38 @@ def accept(session: Session, order: Order, secrets: Secrets, known: Sequence[Fau
     Raises InvalidRequest or UnresolvedSamples, naming every fault, with nothing to be stored.
     """
     faults = list(known)
-    dataset = _dataset(session, order.dataset, faults)
-    targets = _targets(session, dataset, order.models, faults) if dataset else []
+    dataset = dataset_of(session, order.dataset, faults)
+    targets = targets_of(session, dataset, order.models, faults) if dataset else []
     if dataset is None:
         raise InvalidRequest("The request names a dataset that cannot be used.", faults=faults)
-    ids = _resolve(session, dataset, order, secrets)
+    ids = resolve(session, dataset, order, secrets)
     if not order.report_unresolved:
-        faults += _not_found(order, ids.unresolved)
+        faults += not_found(order, ids.unresolved)
     if faults:
         only_ids = all(fault.code == "not_found_in_dataset" for fault in faults)
         kind = UnresolvedSamples if only_ids else InvalidRequest
         raise kind("The request cannot be accepted as it is; every fault is listed.", faults=faults)
     concerned = fan_out.concerned(session, targets, [row.id for row in ids.found if row.pool == "train"])
-    _refuse_unmet(session, order, concerned, ids.found)
+    if lacking := unmet(session, order, concerned, ids.found):
+        raise InvalidRequest("The request cannot be worked on every model concerned.", faults=lacking)
     key = commitments.new_request_key()
     leaves = commitments.in_byte_order(key, (row.sample_id for row in ids.found))
     request = _request(dataset, order, secrets, ids, leaves)
     _announce(session, request, [model for model, _ in targets])
-    joinable = fan_out.joinable(session, request, concerned)
+    _hold_if_large(session, request, concerned, ids.found)
+    awaits = requests.stops_work(request)
+    joinable = {} if awaits else fan_out.joinable(session, request, concerned)
     with pipelined(session):
         _store(session, request, request_keys.row(request.id, key, secrets.wrapping, leaves), ids.found, concerned)
-    queued = fan_out.queue(session, request, concerned, joinable)
+    queued = [] if awaits else fan_out.queue(session, request, concerned, joinable)
     if not queued:
         requests.settle(session, request, suppression_key=secrets.suppression)
     return Accepted(request=request, dataset=dataset, unresolved=ids.unresolved, queued=queued)
 
 
-def _dataset(session: Session, name: str, faults: list[Fault]) -> Dataset | None:
-    dataset = session.scalar(_LOCKING, {"name": name})
+def dataset_of(session: Session, name: str, faults: list[Fault], *, lock: bool = True) -> Dataset | None:
+    """Return the dataset, locked against other intakes, or add a fault. Raises Conflict for one that is not ready."""
+    dataset = session.scalar(_LOCKING if lock else _NAMED, {"name": name})
     if dataset is None:
         faults.append(Fault("/dataset", "dataset_not_found", name, "GET /v1/datasets lists the datasets."))
     elif dataset.state != datasets.READY:
@@ -124,10 +129,12 @@ def _dataset(session: Session, name: str, faults: list[Fault]) -> Dataset | None
     return dataset
 
 
-_LOCKING = select(Dataset).where(Dataset.name == bindparam("name")).with_for_update()
+_NAMED = select(Dataset).where(Dataset.name == bindparam("name"))
+_LOCKING = _NAMED.with_for_update()
 
 
-def _targets(session: Session, dataset: Dataset, names: Sequence[str] | None, faults: list[Fault]) -> list[Target]:
+def targets_of(session: Session, dataset: Dataset, names: Sequence[str] | None, faults: list[Fault]) -> list[Target]:
+    """Return the dataset's models, or those named, with their live versions; add a fault for each that is none."""
     registered = versions.live_of_dataset(session, dataset.id)
     if names is None:
         return registered
@@ -141,36 +148,45 @@ def _targets(session: Session, dataset: Dataset, names: Sequence[str] | None, fa
     return [by_name[name] for name in dict.fromkeys(names) if name in by_name]
 
 
-def _resolve(session: Session, dataset: Dataset, order: Order, secrets: Secrets) -> _Resolved:
+def resolve(session: Session, dataset: Dataset, order: Order, secrets: Secrets) -> Resolved:
+    """Sort the order's ids by what is known of them."""
     rows = samples.resolve(session, dataset.id, order.sample_ids) if order.sample_ids else {}
     missing = [sample_id for sample_id in order.sample_ids if sample_id not in rows]
     erased = samples.suppressed(session, secrets.suppression, dataset.id, missing) if missing else {}
     # To a key that may not read the dataset, an erased id must look like one that never was.
     known = erased if order.may_read_datasets else {}
-    return _Resolved(
+    return Resolved(
         found=[rows[sample_id] for sample_id in order.sample_ids if sample_id in rows],
         erased=[sample_id for sample_id in missing if sample_id in known],
         unresolved=[sample_id for sample_id in missing if sample_id not in known],
     )
 
 
-def _not_found(order: Order, unresolved: Sequence[str]) -> list[Fault]:
+def not_found(order: Order, unresolved: Sequence[str]) -> list[Fault]:
     where = {sample_id: index for index, sample_id in enumerate(order.sample_ids)} if unresolved else {}
     return [Fault(f"/sample_ids/{where[sample_id]}", "not_found_in_dataset", sample_id) for sample_id in unresolved]
 
 
-def _refuse_unmet(session: Session, order: Order, concerned: list[Concerned], found: list[SampleRow]) -> None:
+def unmet(session: Session, order: Order, concerned: list[Concerned], found: list[SampleRow]) -> list[Fault]:
+    """Return why the order's method cannot be used on the models concerned: nothing, where it can."""
     keys = [row.id for row in found]
-    faults = [
+    return [
         fault
         for model in concerned
         for fault in fan_out.unmet(session, order.method, model, keys, purpose=order.purpose)
     ]
-    if faults:
-        raise InvalidRequest("The request cannot be worked on every model concerned.", faults=faults)
 
 
-def _request(dataset: Dataset, order: Order, secrets: Secrets, ids: _Resolved, leaves: list[bytes]) -> DeletionRequest:
+def _hold_if_large(
+    session: Session, request: DeletionRequest, concerned: list[Concerned], found: list[SampleRow]
+) -> None:
+    bound = request.approval_above_share
+    reasons = shares.above_bounds(session, concerned, purpose=request.purpose, above_share=bound, rows=found)
+    if reasons:
+        holds.await_approval(session, request, reasons)
+
+
+def _request(dataset: Dataset, order: Order, secrets: Secrets, ids: Resolved, leaves: list[bytes]) -> DeletionRequest:
     received = order.received_at or now()
     due_at = deadlines.due(received, secrets.time_zone) if order.purpose == "privacy" else None
     return DeletionRequest(
@@ -190,6 +206,7 @@ def _request(dataset: Dataset, order: Order, secrets: Secrets, ids: _Resolved, l
         received_at=received,
         due_at=due_at,
         next_mark_at=deadlines.next_mark(received, due_at, after=0) if due_at else None,
+        approval_above_share=secrets.approval_above_share,
     )
 
 
@@ -250,6 +267,6 @@ def unresolved_again(session: Session, order: Order, secrets: Secrets, *, first_
     if not order.report_unresolved:
         return []
     dataset = datasets.by_name(session, order.dataset)
-    unresolved = _resolve(session, dataset, order, secrets).unresolved
+    unresolved = resolve(session, dataset, order, secrets).unresolved
     since = samples.suppressed(session, secrets.suppression, dataset.id, unresolved, since=first_at)
     return [sample_id for sample_id in unresolved if sample_id not in since]

@@ -46,12 +46,12 @@ def _works(session: Session, moment: datetime) -> list[Work]:
         .order_by(*jobs.CLAIM_ORDER)
         .limit(MOST_AHEAD)
     ).all()
-    past = _past(session, {row.model_id for row in (*busy, *queued) if row.model_id is not None})
+    known = past(session, {row.model_id for row in (*busy, *queued) if row.model_id is not None})
     return [
         Work(
             job_id=row.id,
             model=row.model_id,
-            seconds=past.get((row.kind, row.model_id, row.method)) or past.get((row.kind, row.model_id, None), []),
+            seconds=known.get((row.kind, row.model_id, row.method)) or known.get((row.kind, row.model_id, None), []),
             running_for=_since(row.started_at, moment) if row.status in JOB_BUSY else None,
             not_before=row.not_before,
         )
@@ -63,7 +63,7 @@ def _since(start: datetime | None, moment: datetime) -> float:
     return max((moment - (start or moment)) / timedelta(seconds=1), 0.0)
 
 
-def _past(session: Session, models: set[str]) -> dict[Kind, list[float]]:
+def past(session: Session, models: set[str]) -> dict[Kind, list[float]]:
     """Return how long the last jobs of each model took, by kind and by method, from being taken up to their end.
 
     Where a method was never used on a model, the key without a method holds what others took there.

@@ -65,3 +65,13 @@ def test_of_two_processes_one_runs_a_duty_and_the_other_takes_over(parts: Parts)
     assert enough.wait(30)
     assert alone not in ran
     waiting.stop()
+
+
+def test_a_duty_of_every_process_asks_for_no_lease_and_runs_once_more_at_the_end(parts: Parts) -> None:
+    ran = list[Parts]()
+    both = [Duties(parts, [Duty(name="own", every_seconds=600, run=ran.append, everywhere=True)]) for _ in range(2)]
+    for each in both:
+        each.start()
+    for each in both:
+        each.stop()
+    assert ran == [parts, parts]

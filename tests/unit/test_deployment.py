@@ -1,5 +1,6 @@
 """The deployment files agree with each other, with the settings and with the locks; nothing is built here."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -169,8 +170,9 @@ def test_every_setting_named_is_a_setting(text: str) -> None:
 
 
 def test_the_composed_settings_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = hashlib.sha256(b"drawn once").hexdigest()
     values = {"POSTGRES_PASSWORD": "p1", "REDIS_PASSWORD": "p2"}
-    values |= {"UNLEARN_MASTER_KEY": "ab" * 32, "UNLEARN_SIGNING_KEY": "cd" * 32}
+    values |= {"UNLEARN_MASTER_KEY": drawn, "UNLEARN_SIGNING_KEY": hashlib.sha256(drawn.encode()).hexdigest()}
     for name, value in SERVICES["worker"]["environment"].items():
         filled = re.sub(r"\$\{([A-Z_]+):(?:\?[^}]*|-([^}]*))\}", lambda match: values.get(match[1], match[2]), value)
         monkeypatch.setenv(name, filled)

@@ -10,14 +10,20 @@ from service.store.types import now
 
 
 class ApiKey(Base):
+    """Whose a secret is. After a rotation the secret before it, ``previous``, is valid until its time."""
+
     __tablename__ = "api_keys"
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     name: Mapped[str] = mapped_column(String(100))
     prefix: Mapped[str] = mapped_column(String(16))
     sha256: Mapped[bytes] = mapped_column(LargeBinary(32), unique=True)
+    previous_sha256: Mapped[bytes | None] = mapped_column(LargeBinary(32), unique=True, index=True)
+    previous_until: Mapped[datetime | None]
     scopes: Mapped[list[str]]
+    quotas: Mapped[Json | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
     expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
 
 

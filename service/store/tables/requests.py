@@ -13,10 +13,16 @@ class DeletionRequest(Base):
     """``mark_reached``: the share of the time to the due date, in percent, that was last announced as gone by.
 
     ``next_mark_at``: when the next one goes by; None once the request has ended or its due date is missed.
+    ``approval_above_share``: the service's bound as it was when the request was accepted.
     """
 
     __tablename__ = "deletion_requests"
-    __table_args__ = (Index(None, "status", "due_at"), Index(None, "dataset_id"), Index(None, "next_mark_at"))
+    __table_args__ = (
+        Index(None, "status", "due_at"),
+        Index(None, "dataset_id"),
+        Index(None, "next_mark_at"),
+        Index(None, "principal_id", "created_at"),
+    )
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
     principal_id: Mapped[str] = mapped_column(String(40))
@@ -40,6 +46,8 @@ class DeletionRequest(Base):
     completed_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
     error: Mapped[Json | None]
+    approval_above_share: Mapped[float | None]
+    approved_by: Mapped[str | None] = mapped_column(String(40))
 
 
 class RequestSample(Base):
