@@ -22,6 +22,7 @@ from service.routes import (
     catalogue,
     datasets,
     deletion_requests,
+    downloads,
     evaluations,
     events,
     health,
@@ -31,8 +32,10 @@ from service.routes import (
     models,
     previews,
     request_decisions,
+    residuals,
     versions,
     weights,
+    withdrawals,
 )
 from service.settings import Settings
 from service.store.intake import Secrets
@@ -41,7 +44,7 @@ from service.unforeseen import Unforeseen
 
 _ROUTES = (
     health, datasets, models, versions, weights, previews, deletion_requests, approvals, events, jobs, evaluations,
-    catalogue, audit, keys, request_decisions, metrics,
+    catalogue, audit, keys, request_decisions, metrics, residuals, downloads, withdrawals,
 )  # fmt: skip
 _DUTIES: tuple[Duty, ...] = (
     Duty(name="request_keys", every_seconds=600, run=shredding.shred_expired),

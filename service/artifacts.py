@@ -21,6 +21,7 @@ from service.errors import NotFound, PreconditionFailed
 
 CHUNK = 1 << 20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_PART = "part-"
 
 
 class ArtifactStore:
@@ -32,6 +33,12 @@ class ArtifactStore:
         self._local = "file" in ([self._fs.protocol] if isinstance(self._fs.protocol, str) else self._fs.protocol)
         self._fs.makedirs(self._root, exist_ok=True)
 
+    @property
+    def kind(self) -> str:
+        """Name the kind of store, as its URL does: ``file``, ``s3``…"""
+        names = self._fs.protocol
+        return "file" if self._local else str(names if isinstance(names, str) else names[0])
+
     def put(self, source: Path, *, sha256: str | None = None) -> str:
         """Store a local file and return its digest. Raises PreconditionFailed if it is not ``sha256``."""
         digest = file_digest(source)
@@ -42,7 +49,7 @@ class ArtifactStore:
             with suppress(FileNotFoundError):  # deleted a moment ago: store it again
                 os.utime(target)  # young again, so that no sweep takes it for an orphan before its row is written
                 return digest
-        scratch = f"{self._root}/part-{secrets.token_hex(12)}"
+        scratch = f"{self._root}/{_PART}{secrets.token_hex(12)}"
         self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
         if self._local:
             _copy_to_disk(source, Path(scratch))
@@ -105,6 +112,16 @@ class ArtifactStore:
         found = self._fs.find(f"{self._root}/sha256", detail=True)
         self._fs.invalidate_cache()  # a remembered listing would name bytes that have gone since
         return [path.rsplit("/", 1)[-1] for path, info in found.items() if _modified(info) < before]
+
+    def remove_parts(self, seconds: float) -> int:
+        """Remove what a `put` that died left behind longer ago than that; return how many files."""
+        before = time.time() - seconds
+        found = self._fs.ls(self._root, detail=True)
+        self._fs.invalidate_cache()
+        old = [i["name"] for i in found if i["name"].rsplit("/", 1)[-1].startswith(_PART) and _modified(i) < before]
+        for path in old:
+            self._fs.rm_file(path)
+        return len(old)
 
     def writable(self) -> bool:
         """Say whether a file can be written, read and removed."""

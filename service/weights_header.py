@@ -1,32 +1,68 @@
-"""Reads the header of a safetensors file without loading a tensor: is it one, and is it whole?"""
+"""Reads a safetensors file without loading a tensor: is it one, is it whole, and which tensors does it hold?"""
 
+import hashlib
 import json
 import struct
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from service.errors import Fault, InvalidRequest
 
 MAX_HEADER_BYTES = 100 * 2**20
 MAX_DIMENSIONS = 32
+_CHUNK = 1 << 20
 _SIZES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
     "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
 }  # fmt: skip
 
 
-def check(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+Tensors = dict[str, tuple[str, tuple[int, ...]]]
+
+
+def check(path: Path) -> Tensors:
     """Return name -> (dtype, shape) of every tensor. Raises InvalidRequest, naming what is wrong."""
-    size = path.stat().st_size
     with path.open("rb") as file:
-        prefix = file.read(8)
-        if len(prefix) < 8:
-            raise _refuse("not_safetensors", "The body is shorter than a safetensors header.")
-        (length,) = struct.unpack("<Q", prefix)
-        if length > MAX_HEADER_BYTES or length > size - 8:
-            raise _refuse("not_safetensors", "The first eight bytes are not the length of a safetensors header.")
-        header = _parse(file.read(length))
-    return _check_tensors(header, data_bytes=size - 8 - length)
+        return _read(file, size=path.stat().st_size)[0]
+
+
+def content_digest(file: IO[bytes], *, size: int) -> str:
+    """Return the SHA-256 of the tensors: their names, types, shapes and bytes.
+
+    It is the same whatever the order of the tensors in the file and whatever else the header says. One value that
+    differs in its last bit makes it another, as does another name or type. Raises InvalidRequest.
+    """
+    tensors, header, start = _read(file, size=size)
+    whole = hashlib.sha256()
+    for name in sorted(tensors):
+        dtype, shape = tensors[name]
+        first, end = header[name]["data_offsets"]
+        file.seek(start + first)
+        whole.update(json.dumps([name, dtype, shape]).encode() + b"\n" + _digest_of(file, end - first))
+    return whole.hexdigest()
+
+
+def _digest_of(file: IO[bytes], count: int) -> bytes:
+    found = hashlib.sha256()
+    while count:
+        chunk = file.read(min(count, _CHUNK))
+        if not chunk:
+            raise _refuse("truncated", "The file ends before its last tensor.")
+        found.update(chunk)
+        count -= len(chunk)
+    return found.digest()
+
+
+def _read(file: IO[bytes], *, size: int) -> tuple[Tensors, dict[str, Any], int]:
+    """Return the tensors, the header without its metadata, and where the data begins."""
+    prefix = file.read(8)
+    if len(prefix) < 8:
+        raise _refuse("not_safetensors", "The body is shorter than a safetensors header.")
+    (length,) = struct.unpack("<Q", prefix)
+    if length > MAX_HEADER_BYTES or length > size - 8:
+        raise _refuse("not_safetensors", "The first eight bytes are not the length of a safetensors header.")
+    header = _parse(file.read(length))
+    return _check_tensors(header, data_bytes=size - 8 - length), header, 8 + length
 
 
 def _parse(raw: bytes) -> dict[str, Any]:
@@ -40,8 +76,8 @@ def _parse(raw: bytes) -> dict[str, Any]:
     return header
 
 
-def _check_tensors(header: dict[str, Any], *, data_bytes: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+def _check_tensors(header: dict[str, Any], *, data_bytes: int) -> Tensors:
+    found: Tensors = {}
     spans = []
     for name, entry in header.items():
         try:

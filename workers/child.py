@@ -3,6 +3,8 @@
 One line of JSON per message. When the pipe closes, because the parent ended in whatever way, it exits at once.
 """
 
+import ctypes
+import gc
 import json
 import os
 import queue
@@ -41,6 +43,20 @@ def _answer(order: dict[str, Any], channel: IO[str]) -> None:
     except Exception as error:  # noqa: BLE001 - the task boundary: every outcome must reach the parent
         line = json.dumps({"type": "failed", **describe(error)}, allow_nan=False)
     channel.write(line + "\n")
+    _let_go()
+
+
+def _let_go() -> None:
+    """Give back the memory of the order that is over: nothing of one order's samples and weights outlives it."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
+    gc.collect()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        # What the C library keeps for later would else stay in this process for as long as it is warm.
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)(0)
 
 
 def _execute(order: dict[str, Any], report: Callable[[str, int, int], None]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What crashes and erasures leave on disk: scratch folders, orphaned artifacts, erased images in the cache."""
+"""What crashes leave on disk: scratch folders, orphaned artifacts, caches of no dataset."""
 
 import shutil
 import time
@@ -7,13 +7,12 @@ from pathlib import Path
 from sqlalchemy import Select, select
 
 from service.lifecycle import JOB_BUSY, VersionState
-from service.store import digests, retention
+from service.store import digests
 from service.store.tables import Dataset, Job, PreparedFile, ReferenceFile, Version
 from workers.bench import Bench
 
 DAY_SECONDS = 86_400.0
 ORPHAN_LEASES = 2
-_MARK = "cleaned"
 
 
 def remove_scratch(bench: Bench) -> None:
@@ -32,6 +31,7 @@ def remove_scratch(bench: Bench) -> None:
 
 def remove_orphans(bench: Bench) -> None:
     """Delete bytes that no version names and that are too old to be about to be named."""
+    bench.artifacts.remove_parts(DAY_SECONDS)
     old = bench.artifacts.older_than(ORPHAN_LEASES * bench.settings.lease_seconds)
     for start in range(0, len(old), 500):
         chunk = old[start : start + 500]
@@ -71,47 +71,5 @@ def remove_strange_caches(bench: Bench) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def clean_caches(bench: Bench) -> None:
-    """Overwrite erased images in this machine's decoded datasets, once no policy lets an audit read them."""
-    for folder in _folders(bench.settings.data_dir / "cache"):
-        with bench.database.reading() as session:
-            dataset = session.get(Dataset, folder.name)
-            if dataset is None or not dataset.image_shape:
-                continue
-            days = retention.longest(session, dataset.id)
-            last = retention.last_over(session, dataset.id, days=days)
-            if last is None or _marked(folder) == last.isoformat():
-                continue
-            gone = retention.gone_positions(session, dataset.id, days=days)
-        overwrite(folder / "images.npy", gone, row_bytes=_product(dataset.image_shape))
-        (folder / _MARK).write_text(last.isoformat())
-
-
-def overwrite(path: Path, positions: list[int], *, row_bytes: int) -> None:
-    """Write zeros over rows of a .npy file of bytes. By offset, since this process loads no NumPy."""
-    if not path.exists():
-        return
-    with path.open("r+b") as file:
-        prefix = file.read(12)
-        # Format 1 states its header's length in two bytes, later ones in four.
-        width = 2 if prefix[6] == 1 else 4
-        data = 8 + width + int.from_bytes(prefix[8 : 8 + width], "little")
-        for position in positions:
-            file.seek(data + position * row_bytes)
-            file.write(bytes(row_bytes))
-
-
 def _folders(parent: Path) -> list[Path]:
     return [path for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
-
-
-def _marked(folder: Path) -> str | None:
-    mark = folder / _MARK
-    return mark.read_text() if mark.exists() else None
-
-
-def _product(shape: list[int]) -> int:
-    total = 1
-    for extent in shape:
-        total *= extent
-    return total

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from service.lifecycle import JobKind, JobStatus, SampleState, VersionState
 from service.store import (
     attaching,
+    candidates,
     datasets,
     digests,
     events,
@@ -19,6 +20,7 @@ from service.store import (
     preparations,
     references,
     requests,
+    retirement,
     samples,
     versions,
 )
@@ -113,6 +115,9 @@ def validated(session: Session, claim: Claim, faults: list[str]) -> None:
     job = jobs.hold_lease(session, claim)
     datasets.lock(session, job.dataset_id)
     version, model = session.get_one(Version, job.version_id), session.get_one(Model, job.model_id)
+    if not faults and versions.was_retired(session, version.sha256, version.content_sha256):
+        # Retired while they were being checked.
+        faults = [versions.RETIRED_DIGEST]
     if faults:
         version.error = {
             "code": "weights_rejected",
@@ -156,7 +161,7 @@ def approved(session: Session, claim: Claim, prepared: Prepared, suppression_key
     weights = str(job.candidate_sha256), int(job.candidate_size or 0)
     digests.hold(session, weights[0])
     version = _circulate(session, claim, job, prepared, weights, str(job.evaluation_id))
-    job.candidate_sha256, job.candidate_size = None, None
+    candidates.published(session, job)
     _settle(session, job, session.get_one(Model, job.model_id), suppression_key)
     preparations.ask_where_policy_says(session, session.get_one(Model, job.model_id), version)
 
@@ -182,7 +187,7 @@ def _circulate(
     versions.exclude(session, version, prepared.excluded_keys, like=parent)
     versions.count_training(session, version, job.dataset_id)
     version.evaluation_id = evaluation_id
-    _retire(session, model, version, prepared.forget_keys, job)
+    retirement.retire_tainted(session, model, version, prepared.forget_keys, job)
     job.version_id, job.parent_id = version.id, parent.id
     told = {"job": job.id, "model": model.name, "version": version.number, "sha256": sha256}
     events.emit(session, "published", told, job_id=job.id)
@@ -228,7 +233,7 @@ def held(
     job = jobs.hold_lease(session, claim)
     datasets.lock(session, job.dataset_id)
     record_evaluation(session, job, prepared, result, sha256=weights[0])
-    job.candidate_sha256, job.candidate_size = weights
+    candidates.keep(session, job, sha256=weights[0], size=weights[1])
     job.parent_id = prepared.parent_id
     error = {"code": why, "detail": result["report"]["gate"]["sentence"]}
     jobs.end_attempt(session, claim, str(JobStatus.HELD), error)
@@ -242,14 +247,6 @@ def nothing_left(session: Session, claim: Claim, suppression_key: bytes) -> None
     reason = _NOTHING_LEFT.get(JobKind(job.kind), "no_version_knows_the_samples")
     finish(session, claim, job, JobStatus.COMPLETED, "job.completed", reason=reason)
     _settle(session, job, session.get_one(Model, job.model_id), suppression_key)
-
-
-def _retire(session: Session, model: Model, successor: Version, keys: list[int], job: Job) -> None:
-    for version in versions.live(session, model.id):
-        if version.id == successor.id or version.state == VersionState.VALIDATING:
-            continue
-        if versions.trained_on(session, version, keys):
-            versions.move(session, version, VersionState.RETIRED, successor=successor.number, job=job.id)
 
 
 def _settle(session: Session, job: Job, model: Model, suppression_key: bytes) -> None:

@@ -5,14 +5,12 @@ import threading
 from collections.abc import Callable
 
 import structlog
-from sqlalchemy import select
-from sqlalchemy.orm import Session
 
-from service.lifecycle import JobKind, JobStatus, VersionState
-from service.store import digests, jobs, preparations, references, versions, workers
-from service.store.tables import Version
-from workers import attempt_end, leftovers
+from service.lifecycle import JobKind, JobStatus
+from service.store import candidates, jobs, preparations, references, retirement, workers
+from workers import attempt_end, caches, leftovers
 from workers.bench import Bench
+from workers.retirement import purge
 
 # Listing the whole store is not cheap everywhere, and orphans are rare: once at the start, then seldom.
 ORPHAN_TURNS = 120
@@ -53,63 +51,16 @@ def sweep(bench: Bench, ring: Callable[[str], None]) -> None:
             if job.status == JobStatus.POISONED:
                 attempt_end.give_up(session, job, job.error or {}, bench.suppression_key, status=None)
         session.flush()
+        candidates.drop_of_cancelled(session)
+        retirement.retire_same_weights(session)
         for model in references.to_trim(session):
             references.ask_for(session, model, JobKind.TRIM)
         session.flush()
         waiting = jobs.to_ring(session, older_than_seconds=2 * bench.settings.sweep_seconds)
     for job_id in waiting:
         ring(job_id)
-    purge_retired(bench)
-    leftovers.clean_caches(bench)
+    purge(bench)
     leftovers.remove_scratch(bench)
+    caches.clean(bench)
     leftovers.remove_strange_caches(bench)
     bench.runner.release_idle()
-
-
-def purge_retired(bench: Bench) -> None:
-    """Delete the bytes of retired and rejected versions, and prove them absent."""
-    with bench.database.reading() as session:
-        found = versions.to_purge(session)
-    for version in found:
-        _purge(bench, version)
-
-
-def _purge(bench: Bench, version: Version) -> None:
-    with bench.database.writing() as session:
-        # An upload of the same bytes comes before, and is seen, or after, and stores them again.
-        digests.hold(session, version.sha256)
-        row = session.scalar(select(Version).where(Version.id == version.id).with_for_update())
-        if row is None or row.state not in (VersionState.RETIRED, VersionState.REJECTED):
-            return
-        shared = versions.digest_in_use(session, row.sha256)
-        absent = False if shared else bench.artifacts.purge(row.sha256)
-        if not shared and not absent:
-            log.error("purge.failed", version_id=row.id)
-            return
-        prepared = _purge_preparations(bench, session, row)
-        if prepared is None:
-            log.error("purge.failed", version_id=row.id)
-            return
-        gone = {"bytes_absent": absent, "shared_with_live_version": shared, **prepared}
-        versions.move(session, row, VersionState.PURGED, **gone)
-
-
-def _purge_preparations(bench: Bench, session: Session, version: Version) -> dict[str, int] | None:
-    """Delete what was prepared of the version, and the candidates of held jobs that came from it.
-
-    Return how many files are proven absent, and how many stay because another version's are equal; None where one
-    could not be deleted.
-    """
-    digests_of = [file.sha256 for file in preparations.of_version(session, version.id)]
-    candidates = preparations.drop_of(session, version)
-    found = {"preparations_absent": 0, "preparations_shared": 0, "candidates_absent": 0}
-    for sha256 in [*digests_of, *candidates]:
-        digests.hold(session, sha256)
-        kind = "candidates_absent" if sha256 in candidates else "preparations_absent"
-        if preparations.in_use(session, sha256):
-            found["preparations_shared"] += 1
-        elif bench.artifacts.purge(sha256):
-            found[kind] += 1
-        else:
-            return None
-    return found

@@ -15,7 +15,7 @@ from service.lifecycle import JobStatus
 from service.store import job_phase, jobs
 from service.store.jobs import Claim, LeaseLost
 from service.store.tables import Job
-from workers import attempt_end, orders, outcomes, publish, publish_prepared
+from workers import attempt_end, caches, orders, outcomes, publish, publish_prepared
 from workers.bench import Bench
 from workers.heartbeat import Heartbeat
 from workers.ladder import next_rung
@@ -92,8 +92,12 @@ def _where(error: BaseException) -> str:
 def _work(bench: Bench, claim: Claim, folder: Path, beat: Heartbeat) -> None:
     place = Place(settings=bench.settings, artifacts=bench.artifacts, out=folder.resolve())
     with bench.database.reading() as session:
-        prepared = orders.prepare(session, session.get_one(Job, claim.job_id), place)
+        job = session.get_one(Job, claim.job_id)
+        prepared = orders.prepare(session, job, place)
     with bench.database.writing() as session:
+        if prepared.order is not None and prepared.order.keys() & {"dataset", "cache"}:
+            # Before the child decodes them: whoever dies in between leaves no cache that nobody knows of.
+            caches.note(session, caches.place_of(bench.settings.data_dir), job.dataset_id)
         approved = job_phase.begin_attempt(session, claim, rung=prepared.rung_name, parent_id=prepared.parent_id)
         if prepared.order is None:
             publish.nothing_left(session, claim, bench.suppression_key)

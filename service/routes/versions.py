@@ -110,17 +110,18 @@ def _keep(name: str, path: Path, stated: str | None, parts: Parts, who: Principa
     digest = file_digest(path)
     if stated is not None and stated != digest:
         raise PreconditionFailed(f"The body's SHA-256 is {digest}, Repr-Digest states {stated}.")
-    weights_header.check(path)
+    with path.open("rb") as file:
+        content = weights_header.content_digest(file, size=path.stat().st_size)
     with parts.database.reading() as session:
         models.by_name(session, name)
-        versions.refuse_retired_digest(session, digest)
+        versions.refuse_retired_digest(session, digest, content)
     # The bytes are kept before the row that names them: a crash in between leaves an orphan, never a hole.
     parts.artifacts.put(path, sha256=digest)
     with writing_as(parts, who) as session:
         digests.hold(session, digest)
         model = models.by_name(session, name)
         datasets.lock(session, model.dataset_id)
-        versions.refuse_retired_digest(session, digest)
+        versions.refuse_retired_digest(session, digest, content)
         parts.artifacts.ensure(path, digest)
         version = versions.create(
             session,
@@ -129,6 +130,7 @@ def _keep(name: str, path: Path, stated: str | None, parts: Parts, who: Principa
             role="original",
             origin="uploaded",
             sha256=digest,
+            content_sha256=content,
             size_bytes=path.stat().st_size,
         )
         versions.exclude_erased(session, version, model.dataset_id)

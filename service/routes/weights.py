@@ -1,7 +1,7 @@
 """…/versions/{n}/weights: the download, with ranges and digests, and a clear no once a version is out."""
 
-import os
 import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,7 @@ from service.digest_headers import etag, names_tag, repr_digest
 from service.errors import Conflict, Gone, Quarantined, ServiceError
 from service.lifecycle import VersionState
 from service.routes.versions import WEIGHTS, VersionNumber
-from service.store import audit, models, versions
+from service.store import audit, models, recipients, versions
 from service.store.tables import Version
 
 _RANGES = re.compile(r"bytes=\d{0,18}-\d{0,18}( *, *\d{0,18}-\d{0,18})*", re.ASCII)
@@ -78,23 +78,26 @@ def download(
     if request.method == "HEAD":
         length = {"Content-Length": str(version.size_bytes), "Accept-Ranges": "bytes"}
         return Response(headers=headers | length, media_type=WEIGHTS)
-    _check_range(request, headers["ETag"], version.size_bytes)
+    sent = _applied_range(request, headers["ETag"], version.size_bytes)
     path, cleanup = _file(parts, version.sha256)
-    _record(parts, who, name, version, request.headers.get("range"))
+    _record(parts, who, name, version, sent)
     return FileResponse(path, headers=headers, media_type=WEIGHTS, background=cleanup)
 
 
-def _check_range(request: Request, tag: str, size: int) -> None:
-    """Drop a Range that is not one, as RFC 9110 §14.2 asks. Raises a problem if no part of it lies in the file."""
+def _applied_range(request: Request, tag: str, size: int) -> str | None:
+    """Return the Range that is answered; drop one that is none, or does not apply, as RFC 9110 §13.1.5, §14.2 ask.
+
+    Raises a problem if no part of it lies in the file.
+    """
     given = request.headers.get("range")
     if given is None:
-        return
-    if not _RANGES.fullmatch(given) or _backwards(given):
+        return None
+    if not _RANGES.fullmatch(given) or _backwards(given) or request.headers.get("if-range", tag) != tag:
         request.scope["headers"] = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
-        return
-    applies = request.headers.get("if-range", tag) == tag
-    if applies and any(int(first or 0) >= size or (first, last) == ("", "0") for first, last in _RANGE.findall(given)):
+        return None
+    if any(int(first or 0) >= size or (first, last) == ("", "0") for first, last in _RANGE.findall(given)):
         raise HTTPException(416, f"The weights have {size} bytes.", {"Content-Range": f"bytes */{size}"})
+    return given
 
 
 def _backwards(ranges: str) -> bool:
@@ -118,11 +121,16 @@ def _file(parts: Parts, sha256: str) -> tuple[Path, BackgroundTask | None]:
     local = parts.artifacts.local_path(sha256)
     if local is not None:
         return local, None
-    # Ranges need a file that can seek; it is gone again when the answer has been sent.
-    descriptor, name = tempfile.mkstemp(dir=parts.settings.data_dir)
-    os.close(descriptor)
-    parts.artifacts.fetch(sha256, Path(name))
-    return Path(name), BackgroundTask(Path(name).unlink)
+    # Ranges need a file that can seek; its folder is gone again when the answer has been sent, or is swept away.
+    parent = parts.settings.data_dir / "tmp"
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=parent))
+    try:
+        parts.artifacts.fetch(sha256, folder / "weights")
+    except ServiceError:
+        shutil.rmtree(folder)
+        raise
+    return folder / "weights", BackgroundTask(shutil.rmtree, folder)
 
 
 def _record(parts: Parts, who: Principal, name: str, version: Version, byte_range: str | None) -> None:
@@ -132,6 +140,7 @@ def _record(parts: Parts, who: Principal, name: str, version: Version, byte_rang
         refusal = _refusal(name, row) if row is not None else None
         if refusal is not None:
             raise refusal
+        recipients.note(session, version, who.id)
         audit.record(
             session,
             "version.downloaded",

@@ -4,7 +4,7 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from service.lifecycle import JobStatus
-from service.store import jobs
+from service.store import candidates, jobs
 from service.store.jobs import Claim
 from service.store.tables import Attempt, Job
 from service.store.types import now
@@ -22,7 +22,7 @@ def begin_attempt(session: Session, claim: Claim, *, rung: str | None, parent_id
         if job.approved_by is not None:
             job.rungs = [{**rung, "before_retry": True} for rung in job.rungs]
         job.rung, job.approved_by = rung, None
-        job.candidate_sha256, job.candidate_size = None, None
+        candidates.drop(session, job, action="job.attempt_started")
         of_attempt = (Attempt.job_id == claim.job_id, Attempt.fence == claim.fence)
         session.execute(update(Attempt).where(*of_attempt).values(method=rung))
     method = job.rung or job.method

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, aliased
 
 from service.errors import Conflict, NotFound
 from service.lifecycle import JOB_BUSY, JOB_STUCK, JobKind, JobStatus, check_job_move
-from service.store import audit, events, gathering, requests
+from service.store import audit, candidates, events, gathering, requests
 from service.store.session import Database
 from service.store.tables import Attempt, Dataset, DeletionRequest, Job, JobRequest, Model
 from service.store.types import new_id, now
@@ -259,7 +259,8 @@ def retry(session: Session, job: Job) -> None:
         )
     move(session, job, JobStatus.QUEUED, "job.retried", attempts=job.attempts)
     job.rungs = [{**rung, "before_retry": True} for rung in job.rungs]
-    job.candidate_sha256, job.candidate_size, job.approved_by, job.rung = None, None, None, None
+    candidates.drop(session, job, action="job.retried")
+    job.approved_by, job.rung = None, None
     _start_again(session, job)
 
 

@@ -9,7 +9,7 @@ from service.errors import Conflict
 from service.lifecycle import JOB_BUSY, JOB_STUCK, JobKind, JobStatus, SampleState, VersionState
 from service.store import audit, jobs
 from service.store.models import refuse_without_retain_data
-from service.store.tables import Job, Model, PreparedFile, Sample, Version, VersionExclusion
+from service.store.tables import Job, Model, PreparedFile, ReferenceFile, Sample, Version, VersionExclusion
 
 PENDING = (JobStatus.QUEUED, *JOB_BUSY)
 
@@ -111,27 +111,19 @@ def record(
     )
 
 
-def drop_of(session: Session, version: Version) -> list[str]:
-    """Forget what was prepared of the version and the candidates that held jobs made from it; return their digests.
-
-    Such a candidate knows what the version knew, and can no longer be published in its place.
-    """
+def forget(session: Session, version: Version) -> None:
+    """Name nothing as prepared of the version any more; for whoever sees to the bytes."""
     for file in of_version(session, version.id):
         session.delete(file)
-    stale = session.scalars(select(Job).where(Job.parent_id == version.id, Job.candidate_sha256.is_not(None))).all()
-    digests = [str(job.candidate_sha256) for job in stale]
-    for job in stale:
-        job.candidate_sha256, job.candidate_size = None, None
-    session.flush()
-    return digests
 
 
 def in_use(session: Session, sha256: str) -> bool:
-    """Say whether a version, a preparation or a candidate names these bytes."""
+    """Say whether a version, a preparation, a candidate or reference logits name these bytes."""
     query = select(PreparedFile.name).where(PreparedFile.sha256 == sha256)
     named = select(Version.id).where(Version.sha256 == sha256, Version.state != VersionState.PURGED)
     waits = select(Job.id).where(Job.candidate_sha256 == sha256)
-    return any(session.scalar(each.limit(1)) is not None for each in (query, named, waits))
+    logits = select(ReferenceFile.model_id).where(ReferenceFile.sha256 == sha256)
+    return any(session.scalar(each.limit(1)) is not None for each in (query, named, waits, logits))
 
 
 def _waiting(session: Session, version: Version, names: Sequence[str]) -> Job | None:

@@ -7,8 +7,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.lifecycle import JOB_BUSY, JOB_STUCK, JobKind, JobStatus, RequestStatus
-from service.store import audit, jobs, retention
+from service.store import audit, holdings, jobs, residuals, retention
 from service.store.models import refuse_without_retain_data
+from service.store.residuals import Entry, State
 from service.store.tables import DeletionRequest, Job, Model, ReferenceFile
 from service.store.types import now
 
@@ -49,6 +50,7 @@ def record(
     """
     model = session.get_one(Model, job.model_id)
     row = of_model(session, model.id)
+    before = None if row is None else row.sha256
     if row is None:
         row = ReferenceFile(model_id=model.id)
         session.add(row)
@@ -60,7 +62,27 @@ def record(
         payload={"sha256": sha256, "models": models, "rows": rows},
         links={"model": model.name, "job": job.id},
     )
+    if before is not None:
+        _follow(session, job, model, before=before, row=row)
     return row
+
+
+def _follow(session: Session, job: Job, model: Model, *, before: str, row: ReferenceFile) -> None:
+    """Write into the ledgers that the file they name has given way to another."""
+    action = "references.prepared" if job.kind == JobKind.PREPARE else "references.trimmed"
+    entry = Entry(action=action, kind="job", ref=job.id)
+    old, new = (holdings.of_references(model.name, sha256) for sha256 in (before, row.sha256))
+    waiting = residuals.waiting_for(session, old)
+    days = retention.days_of(model)
+    # What is prepared anew reads no sample that a request names.
+    over = set(waiting) if job.kind == JobKind.PREPARE else retention.over(session, waiting, days=days, at=row.made_at)
+    if before == row.sha256:
+        residuals.advance(session, old, state=State.ABSENT, entry=entry, request_ids=sorted(over))
+        return
+    kept = [request_id for request_id in waiting if request_id not in over]
+    residuals.advance(session, old, state=State.TRIMMED, entry=entry, request_ids=sorted(over))
+    residuals.advance(session, old, state=State.REPLACED, entry=entry, request_ids=kept)
+    residuals.note(session, kept, new, state=State.HELD, entry=entry)
 
 
 def trimmed_at(session: Session, model: Model, *, removed: Sequence[int], as_of: datetime) -> datetime | None:

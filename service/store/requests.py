@@ -18,7 +18,7 @@ from service.lifecycle import (
     SampleState,
     check_request_move,
 )
-from service.store import audit, events, samples
+from service.store import audit, events, holdings, samples
 from service.store.tables import Dataset, DeletionRequest, Job, JobRequest, Model, RequestSample, Sample, table_of
 from service.store.types import now
 
@@ -252,6 +252,7 @@ def _complete(session: Session, request: DeletionRequest, suppression_key: bytes
         samples.forget_ids(session, suppression_key, request.dataset_id, keys)
     else:
         release(session, request)
+    holdings.note_all(session, request, keys)
     counts = outcomes(session, request)
     move(
         session,

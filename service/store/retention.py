@@ -57,6 +57,12 @@ def gone_positions(session: Session, dataset_id: str, *, days: int, at: datetime
     return list(session.scalars(query.order_by(Sample.position)))
 
 
+def over(session: Session, request_ids: Sequence[str], *, days: int, at: datetime | None = None) -> set[str]:
+    """Return those of the completed requests whose retention is over, now or at another time."""
+    done = DeletionRequest.completed_at <= (at or now()) - timedelta(days=days)
+    return set(session.scalars(select(DeletionRequest.id).where(DeletionRequest.id.in_(request_ids), done)))
+
+
 def earlier_forget_sets(session: Session, model: Model, *, but: Job) -> list[EarlierForgetSet]:
     """Return what the model's versions had to forget before, oldest first; the job itself is left out."""
     gone = set(gone_positions(session, model.dataset_id, days=days_of(model)))

@@ -5,11 +5,11 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import BigInteger, Select, String, and_, bindparam, exists, func, insert, literal, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from service.errors import Conflict, NotFound
 from service.lifecycle import SampleState, VersionState, check_version_move
-from service.store import audit, samples
+from service.store import audit, residuals, samples, withdrawals
 from service.store.samples import one_of
 from service.store.tables import Dataset, JobRequest, Model, Sample, Version, VersionExclusion, table_of
 from service.store.types import new_id, now
@@ -33,6 +33,7 @@ def create(
     origin: str,
     sha256: str,
     size_bytes: int,
+    content_sha256: str | None = None,
     parent: Version | None = None,
     job_id: str | None = None,
     method: str | None = None,
@@ -50,6 +51,7 @@ def create(
         origin=origin,
         parent_id=parent.id if parent else None,
         sha256=sha256,
+        content_sha256=content_sha256,
         size_bytes=size_bytes,
         job_id=job_id,
         method=method,
@@ -73,18 +75,22 @@ def create(
 
 
 def move(session: Session, version: Version, state: VersionState, **payload: Any) -> None:
-    """Change a version's state and record it. Raises Conflict for a move that is not allowed.
+    """Change a version's state, record it, keep the ledgers, and tell who fetched it if it leaves circulation.
+
+    Raises Conflict for a move that is not allowed.
 
     ``job`` or ``request`` in the payload: what brought it about; the entry is found by it too.
     """
     check_version_move(version.state, state)
-    version.state = state
+    before, version.state = VersionState(version.state), state
     if state == VersionState.RETIRED:
         version.retired_at = now()
     if state == VersionState.PURGED:
         version.purged_at = now()
-    name = session.scalar(select(Model.name).where(Model.id == version.model_id))
-    _record(session, _MOVE_ACTIONS[state], version, str(name), {"sha256": version.sha256, **payload})
+    name = str(session.scalar(select(Model.name).where(Model.id == version.model_id)))
+    withdrawals.version_moved(session, version, name, before=before, reasons=payload)
+    _record(session, _MOVE_ACTIONS[state], version, name, {"sha256": version.sha256, **payload})
+    residuals.version_moved(session, version, name, state, action=_MOVE_ACTIONS[state])
 
 
 def _record(session: Session, action: str, version: Version, model_name: str, payload: dict[str, Any]) -> None:
@@ -245,15 +251,23 @@ def _known(dialect: str) -> Select[int, int]:
     return select(Sample.id, Sample.position).where(named, Sample.pool == "train", ~excluded).order_by(Sample.position)
 
 
-def refuse_retired_digest(session: Session, sha256: str) -> None:
-    """Raise Conflict if these very bytes were taken out of circulation before."""
+RETIRED_DIGEST = "These weights were retired because they hold erased data; upload weights trained without it."
+
+
+def refuse_retired_digest(session: Session, sha256: str, content_sha256: str | None = None) -> None:
+    """Raise Conflict if these very bytes, or the same tensors, were taken out of circulation before."""
+    if was_retired(session, sha256, content_sha256):
+        raise Conflict(RETIRED_DIGEST, code="digest_retired")
+
+
+def was_retired(session: Session, sha256: str, content_sha256: str | None) -> bool:
+    """Say whether these bytes or tensors were taken out of circulation, of whichever model and dataset."""
     # A rejected upload ends as purged too, but nothing was wrong with its data: the bytes may fit another model.
     out = or_(Version.state == VersionState.QUARANTINED, Version.retired_at.is_not(None))
-    if session.scalar(select(Version.id).where(Version.sha256 == sha256, out).limit(1)):
-        raise Conflict(
-            "These weights were retired because they hold erased data; upload weights trained without it.",
-            code="digest_retired",
-        )
+    same = Version.sha256 == sha256
+    if content_sha256 is not None:
+        same = or_(same, Version.content_sha256 == content_sha256)
+    return session.scalar(select(Version.id).where(same, out).limit(1)) is not None
 
 
 def digest_in_use(session: Session, sha256: str) -> bool:
@@ -265,11 +279,20 @@ def digest_in_use(session: Session, sha256: str) -> bool:
 
 
 def to_purge(session: Session, limit: int = 20) -> list[Version]:
+    """Return versions that are out of circulation and whose bytes no version in circulation has."""
+    other = aliased(Version)
+    shared = exists().where(other.sha256 == Version.sha256, other.state.in_(LIVE_STATES))
     return list(
         session.scalars(
             select(Version)
-            .where(Version.state.in_((VersionState.RETIRED, VersionState.REJECTED)))
+            .where(Version.state.in_((VersionState.RETIRED, VersionState.REJECTED)), ~shared)
             .order_by(Version.id)
             .limit(limit)
         )
     )
+
+
+def without_content_digest(session: Session, limit: int = 20) -> list[Version]:
+    """Return versions whose bytes are there and whose tensors were not digested yet."""
+    query = select(Version).where(Version.content_sha256.is_(None), Version.state != VersionState.PURGED)
+    return list(session.scalars(query.order_by(Version.id).limit(limit)))

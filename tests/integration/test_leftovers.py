@@ -14,7 +14,7 @@ from service.settings import Settings
 from service.store import datasets, models, versions
 from service.store.tables import Version
 from tests import factories
-from workers import leftovers
+from workers import caches, leftovers
 from workers.bench import Bench
 
 
@@ -117,7 +117,7 @@ def test_overwriting_rows_by_offset_zeroes_those_rows_alone(tmp_path: Path, shap
     images = np.full(shape, 7, dtype=np.uint8)
     path = tmp_path / "images.npy"
     np.save(path, images)
-    leftovers.overwrite(path, [1, 4], row_bytes=int(np.prod(shape[1:])))
+    caches.overwrite(path, [1, 4], row_bytes=int(np.prod(shape[1:])))
     found = np.load(path, allow_pickle=False)
     assert not found[[1, 4]].any()
     assert (found[[0, 2, 3]] == 7).all()

@@ -17,7 +17,7 @@ from service.store.jobs import Claim
 from service.store.tables import AuditEntry, Job, PreparedFile, Sample, Version
 from service.store.types import now
 from tests import factories
-from workers import publish_prepared, sweeper
+from workers import publish_prepared, retirement
 from workers.bench import Bench
 from workers.orders import Place, Prepared, prepare
 from workers.publish_prepared import Kept
@@ -136,10 +136,10 @@ def test_a_version_that_may_not_be_read_is_not_prepared_at_any_stage(
 def test_the_files_are_purged_with_their_version_and_no_sooner(bench: Bench, name: str) -> None:
     claim, _ = _start(bench, _ask(bench, name, "importance_loss", "teacher_logits"))
     digests = _end(bench, claim, "importance_loss", "teacher_logits")
-    sweeper.purge_retired(bench)
+    retirement.purge(bench)
     assert all(bench.artifacts.size(digest) is not None for digest in digests)
     _set(bench, name, VersionState.RETIRED)
-    sweeper.purge_retired(bench)
+    retirement.purge(bench)
     assert not any(bench.artifacts.size(digest) is not None for digest in digests)
     assert _names(bench, name) == set()
     with bench.database.reading() as session:
@@ -169,7 +169,7 @@ def test_equal_bytes_that_another_version_names_stay_and_are_not_called_absent(b
         session.add(PreparedFile(version_id=other.id, name="importance_loss", sha256=digest, size_bytes=64, samples=40,
                                  seconds=1.0, job_id=claim.job_id))  # fmt: skip
     _set(bench, name, VersionState.RETIRED)
-    sweeper.purge_retired(bench)
+    retirement.purge(bench)
     assert bench.artifacts.size(digest) is not None
     assert _purged(bench, name) == {"preparations_absent": 0, "preparations_shared": 1, "candidates_absent": 0}
 
@@ -185,7 +185,7 @@ def test_a_candidate_that_waits_goes_with_the_version_it_came_from(bench: Bench,
         job.parent_id = versions.get(session, model, 1).id
         job_id = job.id
     _set(bench, name, VersionState.RETIRED)
-    sweeper.purge_retired(bench)
+    retirement.purge(bench)
     assert bench.artifacts.size(digest) is None
     assert _purged(bench, name)["candidates_absent"] == 1
     with bench.database.reading() as session:

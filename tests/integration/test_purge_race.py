@@ -23,7 +23,7 @@ from service.store import jobs, models
 from service.store.tables import Job, Version
 from service.store.types import now
 from tests import factories
-from workers import attempt_end, leftovers, publish, sweeper
+from workers import attempt_end, leftovers, publish, retirement
 from workers.bench import Bench
 
 WHO = Principal(id="key_test", name="test", scopes=frozenset({"admin"}))
@@ -91,7 +91,7 @@ def test_an_upload_in_the_instant_of_the_purge_keeps_its_bytes(
     digest = _upload(bench, name)
     _reject(bench, digest)
     thread = _at_the_deletion(bench, monkeypatch, lambda: _upload(bench, name))
-    sweeper.purge_retired(bench)
+    retirement.purge(bench)
     thread.join(60)
     with bench.database.reading() as session:
         model = models.by_name(session, name)

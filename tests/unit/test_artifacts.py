@@ -89,3 +89,13 @@ def test_nothing_is_left_beside_the_digests(tmp_path: Path) -> None:
     assert store.writable()
     files = [path for path in (tmp_path / "artifacts").rglob("*") if path.is_file()]
     assert [path.name for path in files] == [digest]
+
+
+def test_what_a_put_that_died_left_is_removed_once_it_is_old(store: ArtifactStore, tmp_path: Path) -> None:
+    digest = store.put(_file(tmp_path, b"kept"))
+    for name in ("part-old", "part-new"):
+        store._fs.pipe_file(f"{store._root}/{name}", b"weights")
+    assert store.remove_parts(60) == 0
+    assert store.remove_parts(-60) == 2
+    assert store.size(digest) == 4
+    assert not [path for path in store._fs.find(store._root) if "part-" in path]

@@ -1,5 +1,8 @@
 """A safetensors header is read from bytes that anybody may have sent: fine, or InvalidRequest, nothing else."""
 
+import contextlib
+import hashlib
+import io
 import json
 import struct
 from pathlib import Path
@@ -10,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.errors import InvalidRequest
-from service.weights_header import check
+from service.weights_header import check, content_digest
 from tests.factories import safetensors
 
 GOOD = safetensors(weight=[1.0, 2.0, 3.0], bias=[4.0])
@@ -116,3 +119,55 @@ def test_a_deeply_nested_header_is_refused(tmp_path: Path) -> None:
 def test_metadata_is_no_tensor(tmp_path: Path) -> None:
     tensor = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
     assert set(_check(tmp_path, _with_header({"__metadata__": {"a": "b"}, "w": tensor}))) == {"w"}
+
+
+def _content(content: bytes) -> str:
+    return content_digest(io.BytesIO(content), size=len(content))
+
+
+def test_the_content_digest_is_over_name_type_shape_and_bytes_in_the_order_of_names() -> None:
+    """By hand: for each tensor its JSON line, then the SHA-256 of its bytes."""
+    whole = b""
+    for name, values in (("bias", [4.0]), ("weight", [1.0, 2.0, 3.0])):
+        line = f'["{name}", "F32", [{len(values)}]]\n'.encode()
+        whole += line + hashlib.sha256(struct.pack(f"<{len(values)}f", *values)).digest()
+    assert _content(GOOD) == hashlib.sha256(whole).hexdigest()
+
+
+def _saved(order: list[str], metadata: dict[str, str] | None) -> bytes:
+    """Return the tensors of GOOD in another order, with other metadata."""
+    raw = {"weight": struct.pack("<3f", 1.0, 2.0, 3.0), "bias": struct.pack("<f", 4.0)}
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
+    at = 0
+    for name in order:
+        end = at + len(raw[name])
+        header[name] = {"dtype": "F32", "shape": [len(raw[name]) // 4], "data_offsets": [at, end]}
+        at = end
+    return _with_header(header, b"".join(raw[name] for name in order))
+
+
+@pytest.mark.parametrize("order", [["weight", "bias"], ["bias", "weight"]])
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
+def test_the_same_tensors_saved_another_way_have_the_same_content(
+    order: list[str], metadata: dict[str, str] | None
+) -> None:
+    assert _content(_saved(order, metadata)) == _content(GOOD)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        safetensors(weight=[1.0, 2.0, 3.0], bias=[4.000001]),
+        safetensors(weights=[1.0, 2.0, 3.0], bias=[4.0]),
+        safetensors(weight=[1.0, 2.0], bias=[3.0, 4.0]),
+        safetensors(weight=[1.0, 2.0, 3.0]),
+    ],
+)
+def test_other_tensors_have_another_content(other: bytes) -> None:
+    assert _content(other) != _content(GOOD)
+
+
+@given(st.binary(max_size=200))
+def test_the_content_of_any_bytes_is_found_or_refused(content: bytes) -> None:
+    with contextlib.suppress(InvalidRequest):
+        _content(content)

@@ -9,6 +9,7 @@ from service.store.tables.jobs import Attempt, Evaluation, EvaluationPlot, Job, 
 from service.store.tables.models import Model, PreparedFile, ReferenceFile, Version, VersionExclusion
 from service.store.tables.notices import DutyLease, Event, WebhookEvent
 from service.store.tables.requests import DeletionRequest, RequestKey, RequestSample
+from service.store.tables.retirement import DatasetCache, Recipient, Residual, Withdrawal
 from service.store.tables.signing_keys import SigningKey
 from service.store.tables.traces import FileTrace
 
@@ -23,6 +24,7 @@ __all__ = [
     "AuditTree",
     "Base",
     "Dataset",
+    "DatasetCache",
     "DeletionRequest",
     "DutyLease",
     "Evaluation",
@@ -35,16 +37,19 @@ __all__ = [
     "Json",
     "Model",
     "PreparedFile",
+    "Recipient",
     "ReferenceFile",
     "RequestDecision",
     "RequestKey",
     "RequestSample",
+    "Residual",
     "Sample",
     "SigningKey",
     "Suppression",
     "Version",
     "VersionExclusion",
     "WebhookEvent",
+    "Withdrawal",
     "Worker",
     "table_of",
 ]

@@ -23,7 +23,7 @@ class Model(Base):
 
 
 class Version(Base):
-    """One immutable set of weights of a model."""
+    """One immutable set of weights of a model. ``content_sha256`` covers its tensors alone, not the file's header."""
 
     __tablename__ = "versions"
     __table_args__ = (UniqueConstraint("model_id", "number"), Index(None, "model_id", "state"))
@@ -35,6 +35,7 @@ class Version(Base):
     origin: Mapped[str] = mapped_column(String(16))
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("versions.id"))
     sha256: Mapped[str] = mapped_column(String(64), index=True)
+    content_sha256: Mapped[str | None] = mapped_column(String(64), index=True)
     size_bytes: Mapped[int] = mapped_column(BigId)
     job_id: Mapped[str | None] = mapped_column(String(40))
     evaluation_id: Mapped[str | None] = mapped_column(String(40))
