@@ -123,12 +123,12 @@ class Forbidden(ServiceError):
 
 
 class TooManyRequests(ServiceError):
-    """The caller has had what it may have for now. ``retry_after``: seconds until there is more."""
+    """The caller has had what it may have for now. ``retry_after``: seconds until there is more, where known."""
 
     code = "quota_exceeded"
     title = "The quota is used up"
 
-    def __init__(self, detail: str, *, retry_after: int) -> None:
+    def __init__(self, detail: str, *, retry_after: int | None = None) -> None:
         super().__init__(detail)
         self.retry_after = retry_after
 

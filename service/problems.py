@@ -49,7 +49,7 @@ def response(error: ServiceError) -> ProblemResponse:
     """Return the problem document of an error."""
     status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-    if isinstance(error, errors.TooManyRequests):
+    if isinstance(error, errors.TooManyRequests) and error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     body = problem(status, error.code, error.title, error.detail, error.faults, **error.extra)
     return ProblemResponse(body, status, headers)

@@ -63,7 +63,7 @@ def refusal(session: Session, principal_id: str, quotas: Quotas, *, sample_ids: 
     times = session.execute(select(DeletionRequest.created_at, named).where(*recent).order_by("created_at")).all()
     found = [_refusal(what, most, used, more, times) for what, most, used, more in over]
     # The one that lasts longest: what is free of the other by then is of no use before.
-    return max(found, key=lambda error: getattr(error, "retry_after", float("inf")))
+    return max(found, key=_lasts)
 
 
 def _refusal(what: What, most: int, used: int, more: int, times: Iterable[tuple[datetime, int]]) -> ServiceError:
@@ -78,6 +78,12 @@ def _refusal(what: What, most: int, used: int, more: int, times: Iterable[tuple[
     )
     seconds = max(1, int((frees_at - now()).total_seconds()) + 1)
     return _with(TooManyRequests(detail, retry_after=seconds), **facts, frees_at=frees_at.isoformat())
+
+
+def _lasts(error: ServiceError) -> float:
+    """Return for how many seconds the refusal stands."""
+    waits = error.retry_after if isinstance(error, TooManyRequests) else None
+    return float("inf") if waits is None else waits
 
 
 def _with(error: ServiceError, **facts: object) -> ServiceError:

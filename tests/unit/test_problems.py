@@ -26,7 +26,7 @@ def test_every_kind_of_error_is_a_whole_problem_document(kind: type[ServiceError
     document = _document(kind("What happened."))
     assert set(document) >= {"type", "title", "status", "code", "detail"}
     assert document["type"].endswith(document["code"])
-    if kind not in (ServiceError, errors.JobFailed):
+    if kind not in (ServiceError, errors.JobFailed, errors.Unavailable):
         assert 400 <= document["status"] < 500
 
 
@@ -77,3 +77,8 @@ def test_pydantics_errors_are_all_told_and_long_input_is_cut() -> None:
 def test_numbers_that_json_lacks_are_sent_as_text(value: float) -> None:
     (fault,) = problems.validation_faults([{"loc": ("body", "lr"), "type": "less_than", "input": value, "msg": "m"}])
     assert _document(InvalidRequest("Wrong.", faults=[fault]))["errors"][0]["value"] == str(value)
+
+
+def test_only_where_waiting_helps_is_it_told_for_how_long() -> None:
+    assert problems.response(errors.TooManyRequests("Later.", retry_after=7)).headers["Retry-After"] == "7"
+    assert "Retry-After" not in problems.response(errors.TooManyRequests("Later.")).headers
