@@ -10,17 +10,21 @@ from sqlalchemy.orm import Session
 from service.lifecycle import JobKind
 from service.store import digests
 from service.store.jobs import Claim
-from workers import publish, publish_prepared
+from workers import publish, publish_prepared, reexecution
 from workers.bench import Bench
 from workers.ladder import after
 from workers.orders import Prepared
 from workers.publish_prepared import Kept
+from workers.reexecution import Run
 
 WEIGHTS_FILE, INDEX_FILE, REFERENCES_FILE = "weights.safetensors", "index.jsonl", "references.safetensors"
 
 
-def record(bench: Bench, claim: Claim, prepared: Prepared, result: dict[str, Any], folder: Path) -> None:
-    """Store what the child left in the folder and end the attempt by it. Raises LeaseLost, TrainingSetChanged."""
+def record(bench: Bench, claim: Claim, prepared: Prepared, result: dict[str, Any], folder: Path, *, run: Run) -> None:
+    """Store what the child left in the folder and end the attempt by it; ``run`` has the child do another order.
+
+    Raises LeaseLost, TrainingSetChanged, Unconfirmed, and ChildLost where the child was to do it again.
+    """
     match JobKind(claim.kind):
         case JobKind.INDEX:
             publish.index(bench.database, claim, result, folder / INDEX_FILE)
@@ -36,15 +40,19 @@ def record(bench: Bench, claim: Claim, prepared: Prepared, result: dict[str, Any
         case JobKind.PREPARE | JobKind.TRIM:
             _publish_references(bench, claim, prepared, result, folder / REFERENCES_FILE)
         case JobKind.ERASE:
-            _publish_erased(bench, claim, prepared, result, folder)
+            _publish_erased(bench, claim, prepared, result, folder, run=run)
 
 
-def _publish_erased(bench: Bench, claim: Claim, prepared: Prepared, result: dict[str, Any], folder: Path) -> None:
+def _publish_erased(
+    bench: Bench, claim: Claim, prepared: Prepared, result: dict[str, Any], folder: Path, *, run: Run
+) -> None:
     step = after(prepared.tried, result["report"]["gate"])
     if step.rung is not None:
         with bench.database.writing() as session:
             publish.climbed(session, claim, prepared, step.rung, result=result)
         return
+    # A result that is held may be published yet, without any more work; so it is looked at now.
+    result = reexecution.accounted(bench, claim, prepared, result, folder, run=run)
     with _stored(bench, result, folder) as (session, weights, files):
         if step.why is None:
             publish.erased(session, claim, prepared, result, weights, files, bench.suppression_key)

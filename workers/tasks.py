@@ -6,6 +6,7 @@ One place decides how an attempt ends, and every outcome reaches it.
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from workers.bench import Bench
 from workers.heartbeat import Heartbeat
 from workers.ladder import next_rung
 from workers.orders import Place, Prepared
+from workers.reexecution import Unconfirmed
 from workers.runner import ChildFailed, ChildLost
 
 log = structlog.get_logger()
@@ -62,6 +64,9 @@ def attempt(bench: Bench, claim: Claim) -> None:
     except orders.NoMethodLeft as error:
         log.warning("attempt.no_method_left")
         _record_failure(bench, claim, {"code": "no_method_left", "detail": str(error)}, JobStatus.HELD)
+    except Unconfirmed as error:
+        log.error("attempt.unconfirmed", code=error.error["code"])
+        _record_failure(bench, claim, error.error, JobStatus.HELD)
     except publish_prepared.TrainingSetChanged as error:
         log.warning("attempt.lost", reason=type(error).__name__)
         _give_back(bench, claim, "the training set changed")
@@ -105,15 +110,14 @@ def _work(bench: Bench, claim: Claim, folder: Path, beat: Heartbeat) -> None:
         if approved is not None:
             publish.approved(session, claim, prepared, bench.suppression_key)
             return
+    run = partial(bench.runner.run, progress=beat.progress, stop=lambda: beat.lost.is_set() or bench.stopping.is_set())
     try:
-        result = bench.runner.run(
-            prepared.order, progress=beat.progress, stop=lambda: beat.lost.is_set() or bench.stopping.is_set()
-        )
+        result = run(prepared.order)
     except ChildFailed as error:
         if not _climb_after_failure(bench, claim, prepared, error.error):
             raise
         return
-    outcomes.record(bench, claim, prepared, result, folder)
+    outcomes.record(bench, claim, prepared, result, folder, run=run)
 
 
 _OF_THE_METHOD = ("unlearning_failed", "utility_guard", "training_failed", "out_of_memory", "internal_error")

@@ -86,6 +86,13 @@ class Policy(BaseModel):
         max_length=3,
         description="What is prepared of each version as soon as it is active, so that no request pays for it.",
     )
+    reexecution_share: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="Share of the erasures whose unlearning is done a second time from the parent, and compared, "
+        "before the result is published; the log's signed checkpoint draws them. 1 is all, 0 none.",
+    )
     reference_models: int = Field(8, ge=2, le=256, multiple_of=2, description="How many reference models to train.")
 
     @field_validator("gate")

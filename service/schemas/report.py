@@ -17,9 +17,9 @@ from service.schemas.report_figures import (
     PlantedLeakOut,
     RequestFigureOut,
 )
+from service.schemas.report_reexecution import SHA256, ReexecutionOut
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-SHA256 = r"^[0-9a-f]{64}$"
 
 
 class SecondsOut(BaseModel):
@@ -29,6 +29,7 @@ class SecondsOut(BaseModel):
     evaluation: float = Field(ge=0)
     training: float | None = Field(description="Of the original, where the service trained it.")
     share_of_training: float | None = Field(description="unlearning / training.")
+    reexecution: float | None = Field(None, description="Of doing the unlearning a second time; null: it was not.")
 
 
 class EnvironmentOut(BaseModel):
@@ -118,6 +119,9 @@ class ReportOut(BaseModel):
         None,
         description="Sorted share of controls that look at least as trained-on, for each forgotten sample; only where "
         "they are too few to test together.",
+    )
+    reexecution: ReexecutionOut | None = Field(
+        None, description="Null: this attempt came to nothing that could be published."
     )
     references: int | None = Field(None, description="How many reference models the attacks compared with.")
 
