@@ -31,8 +31,10 @@ from service.routes import (
     metrics,
     models,
     previews,
+    receipts,
     request_decisions,
     residuals,
+    suppressions,
     versions,
     weights,
     withdrawals,
@@ -44,7 +46,7 @@ from service.unforeseen import Unforeseen
 
 _ROUTES = (
     health, datasets, models, versions, weights, previews, deletion_requests, approvals, events, jobs, evaluations,
-    catalogue, audit, keys, request_decisions, metrics, residuals, downloads, withdrawals,
+    catalogue, audit, keys, request_decisions, metrics, residuals, downloads, withdrawals, receipts, suppressions,
 )  # fmt: skip
 _DUTIES: tuple[Duty, ...] = (
     Duty(name="request_keys", every_seconds=600, run=shredding.shred_expired),

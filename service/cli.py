@@ -1,5 +1,6 @@
 """`unlearn`: run the service, its worker, its migrations, make keys, and show the whole thing in a demo."""
 
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import typer
 from service import logs, migrate, shredding
 from service.auth import SCOPES
 from service.errors import ServiceError
+from service.evidence import receipts
 from service.settings import Settings
 from service.store import keys, request_keys, traces
 from service.store.session import Database
@@ -116,6 +118,27 @@ def shred(
         database.dispose()
     later = "" if clean else "; the database is in use, so its files are scrubbed by the service later"
     typer.echo(f"shredded {count}{later}")
+
+
+@app.command("verify-receipt")
+def verify_receipt(
+    file: Annotated[Path, typer.Argument(help="A receipt, as JSON.", exists=True, dir_okay=False)],
+    request: Annotated[str | None, typer.Option(help="The request it must be of.")] = None,
+    root: Annotated[str | None, typer.Option(help="The root in the certificate or the log, hex.")] = None,
+) -> None:
+    """Check a receipt offline: exit 0 if its id was covered."""
+    try:
+        found = json.loads(file.read_text())
+        receipts.check(found, request_id=request, commitment_root=root)
+    except receipts.ReceiptRefused as error:
+        typer.echo(f"refused ({error.code}): {error}")
+        raise typer.Exit(1) from None
+    except ValueError:
+        typer.echo(f"{file.name} is not JSON.")
+        raise typer.Exit(1) from None
+    typer.echo(f"covered by {found['request_id']}, dataset {found['dataset']}")
+    if root is None:
+        typer.echo("Its root was not compared: give --root from the certificate or from the log.")
 
 
 @app.command()

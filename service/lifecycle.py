@@ -40,15 +40,20 @@ class VersionState(StrEnum):
 
 
 class SampleState(StrEnum):
-    """``pending`` while an accepted request names the sample; ``erased`` when no active version knows it."""
+    """``pending`` while an accepted request names the sample; ``erased`` when no active version knows it.
+
+    ``vanished``: the source has it no more, though nobody asked for its erasure; versions may know it.
+    """
 
     LIVE = "live"
     PENDING = "pending"
     ERASED = "erased"
+    VANISHED = "vanished"
 
 
 class JobKind(StrEnum):
     INDEX = "index"
+    REINDEX = "reindex"
     TRAIN = "train"
     VALIDATE = "validate"
     ERASE = "erase"

@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     request_key_days: int = Field(
         1096, ge=1, description="Days after a request's end for which receipts can be given; then its key is shredded."
     )
+    id_checks_per_day: int = Field(
+        100_000, gt=0, description="Sample IDs a key may have looked up a day, by suppression checks and receipts."
+    )
     scrub_seconds: float = Field(
         60.0, ge=0, description="Seconds after which the database's files are rid of what was erased."
     )

@@ -35,7 +35,7 @@ def give_up(
     if status is not None:
         jobs.note(session, job, "job.attempt_finished", {"outcome": str(status), "code": error.get("code")})
         jobs.move(session, job, status, f"job.{status}", code=error.get("code"))
-    if job.kind == "index":
+    if job.kind in ("index", "reindex"):
         datasets.mark_failed(session, session.get_one(Dataset, job.dataset_id), job.error)
     if job.kind == "validate" and job.version_id:
         version = session.get_one(Version, job.version_id)

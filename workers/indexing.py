@@ -17,7 +17,9 @@ def index(order: Mapping[str, Any], progress: Callable[[str, int, int], None]) -
     progress("reading", len(arrays), len(arrays))
     splits, pool = pools.cut(arrays, bytes.fromhex(order["pool_key"]))
     digest = arrays.digest()
-    cache.write(cache.Entry(folder=Path(order["cache"]), scratch=Path(order["out"])), arrays, digest)
+    # What is re-indexed has places of its own, which the rows decide; the next job that reads it fills the cache.
+    if order["cache"] is not None:
+        cache.write(cache.Entry(folder=Path(order["cache"]), scratch=Path(order["out"])), arrays, digest)
     with (Path(order["out"]) / INDEX_FILE).open("w") as file:
         for row in zip(arrays.sample_ids, splits, pool, arrays.labels.tolist(), strict=True):
             file.write(json.dumps(row) + "\n")

@@ -15,7 +15,18 @@ from service.catalogue.policy import frozen, tests_membership
 from service.evidence.commitments import derive
 from service.lifecycle import JobKind, SampleState
 from service.settings import Settings
-from service.store import controls, models, preparations, references, requests, retention, retrained, samples, versions
+from service.store import (
+    controls,
+    models,
+    preparations,
+    references,
+    reindexing,
+    requests,
+    retention,
+    retrained,
+    samples,
+    versions,
+)
 from service.store.tables import Dataset, Job, Model, PreparedFile, ReferenceFile, Sample, Version, VersionExclusion
 from service.store.types import now
 from workers.ladder import Rung, Situation, is_exact, next_rung, small_set_rule
@@ -99,6 +110,8 @@ def prepare(session: Session, job: Job, place: Place) -> Prepared:
     match JobKind(job.kind):
         case JobKind.INDEX:
             return Prepared(order=_index(dataset, place))
+        case JobKind.REINDEX:
+            return Prepared(order={**_index(dataset, place), "cache": None})
         case JobKind.TRAIN | JobKind.PREPARE if models.retain_data_gone(session, session.get_one(Model, job.model_id)):
             # asked for while the data could still be read
             return Prepared(order=None)
@@ -146,6 +159,7 @@ def _base(session: Session, job: Job, dataset: Dataset, place: Place) -> dict[st
             "roots": place.roots,
             "digest": dataset.digest,
             "cache": place.cache(dataset),
+            "places": reindexing.places(session, dataset),
             "erased": retention.gone_positions(session, dataset.id, days=retention.longest(session, dataset.id)),
         },
     }
@@ -156,7 +170,7 @@ def _train(session: Session, job: Job, dataset: Dataset, place: Place) -> Prepar
     forgotten = (
         select(VersionExclusion.sample_id)
         .join(Version, Version.id == VersionExclusion.version_id)
-        .where(Version.model_id == job.model_id)
+        .where(Version.model_id == job.model_id, VersionExclusion.cause == versions.FORGOTTEN)
     )
     pool = (Sample.dataset_id == dataset.id, Sample.pool == "train")
     kept = (Sample.state == SampleState.LIVE) & Sample.id.not_in(forgotten)
@@ -225,16 +239,21 @@ def _erase(session: Session, job: Job, dataset: Dataset, place: Place) -> Prepar
         )
     ).all()
     forget_keys = [key for key, _ in known]
+    vanished = {row.id for row in rows if row.state == SampleState.VANISHED}
+    known = _readable(known, vanished)
     forget = {position for _, position in known}
     kept = [row for row in rows if row.state == SampleState.LIVE and row.position not in forget]
     # Samples of other open requests are not trained on any more, but only retraining makes the model forget them.
-    withheld = [row.id for row in rows if row.state != SampleState.LIVE and row.position not in forget]
+    named_keys = set(forget_keys)
+    withheld = [row.id for row in rows if row.state != SampleState.LIVE and row.id not in named_keys]
     order = _base(session, job, dataset, place)
     inputs = _erase_inputs(session, dataset, dict(known), named)
     labels = {row.label for row in rows if row.position in forget}, {row.label for row in kept}
     situation = _situation(
-        session, job, parent, forget_count=controls.pairs(session, dataset.id, forget_keys), labels=labels
+        session, job, parent, forget_count=controls.pairs(session, dataset.id, [key for key, _ in known]), labels=labels
     )
+    if len(known) < len(forget_keys):
+        situation = replace(situation, skipped=_not_for_vanished(len(forget_keys) - len(known)))
     approved = bool(job.approved_by and job.candidate_sha256 and job.parent_id == parent.id)
     if approved:
         rung = Rung(method=job.rung, reason=f"approved by {job.approved_by}", passed_over={})
@@ -271,6 +290,22 @@ def _erase(session: Session, job: Job, dataset: Dataset, place: Place) -> Prepar
         situation=situation,
         rung=rung,
     )
+
+
+def _readable(known: list[tuple[int, int]], vanished: set[int]) -> list[tuple[int, int]]:
+    """Return what of a forget set the source still has. Raises NoMethodLeft if that is nothing."""
+    found = [(key, position) for key, position in known if key not in vanished]
+    if not found:
+        raise NoMethodLeft(
+            "None of the samples is in the source any more, so nothing can be measured on them. Put them back, "
+            "re-index the dataset and retry the job; they leave it for good when the request is completed."
+        )
+    return found
+
+
+def _not_for_vanished(count: int) -> dict[str, str]:
+    why = f"{count} of the samples left the source, and only an exact method forgets what it cannot read"
+    return {name: why for name in METHODS if not is_exact(name)}
 
 
 def _prepared(session: Session, parent: Version, method: str, place: Place) -> dict[str, Any]:

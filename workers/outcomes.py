@@ -1,5 +1,6 @@
 """What becomes of what the child returned: its bytes are stored first, then one transaction names them."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from service.lifecycle import JobKind
-from service.store import digests
+from service.store import digests, reindexing
 from service.store.jobs import Claim
 from workers import publish, publish_prepared, reexecution
 from workers.bench import Bench
@@ -16,6 +17,7 @@ from workers.ladder import after
 from workers.orders import Prepared
 from workers.publish_prepared import Kept
 from workers.reexecution import Run
+from workers.runner import ChildFailed
 
 WEIGHTS_FILE, INDEX_FILE, REFERENCES_FILE = "weights.safetensors", "index.jsonl", "references.safetensors"
 
@@ -28,6 +30,8 @@ def record(bench: Bench, claim: Claim, prepared: Prepared, result: dict[str, Any
     match JobKind(claim.kind):
         case JobKind.INDEX:
             publish.index(bench.database, claim, result, folder / INDEX_FILE)
+        case JobKind.REINDEX:
+            _reindex(bench, claim, result, folder / INDEX_FILE)
         case JobKind.VALIDATE:
             with bench.database.writing() as session:
                 publish.validated(session, claim, result["faults"])
@@ -41,6 +45,16 @@ def record(bench: Bench, claim: Claim, prepared: Prepared, result: dict[str, Any
             _publish_references(bench, claim, prepared, result, folder / REFERENCES_FILE)
         case JobKind.ERASE:
             _publish_erased(bench, claim, prepared, result, folder, run=run)
+
+
+def _reindex(bench: Bench, claim: Claim, result: dict[str, Any], rows: Path) -> None:
+    try:
+        with bench.database.writing() as session:
+            dataset_id = publish.reindexed(session, claim, result, rows, bench.suppression_key)
+    except reindexing.ReindexRefused as error:
+        raise ChildFailed({"code": error.code, "detail": error.detail}) from None
+    # It may hold images of samples that the source has no more.
+    shutil.rmtree(bench.settings.data_dir / "cache" / dataset_id, ignore_errors=True)
 
 
 def _publish_erased(

@@ -19,6 +19,7 @@ from service.store import (
     jobs,
     preparations,
     references,
+    reindexing,
     requests,
     retirement,
     samples,
@@ -57,6 +58,19 @@ def index(database: Database, claim: Claim, result: dict[str, Any], rows: Path) 
         job = jobs.hold_lease(session, claim)
         datasets.mark_ready(session, session.get_one(Dataset, dataset_id), **result)
         finish(session, claim, job, JobStatus.COMPLETED, "job.completed")
+
+
+def reindexed(session: Session, claim: Claim, result: dict[str, Any], rows: Path, suppression_key: bytes) -> str:
+    """Take a source in again, and return the dataset's id. Raises ReindexRefused, TrainingSetChanged, LeaseLost."""
+    job = jobs.hold_lease(session, claim)
+    datasets.lock(session, job.dataset_id)
+    if reindexing.others_busy(session, job):  # claimed in the same instant as this one
+        raise TrainingSetChanged
+    dataset = session.get_one(Dataset, job.dataset_id, populate_existing=True)
+    with rows.open() as file:
+        reindexing.apply(session, dataset, map(tuple, map(json.loads, file)), result, suppression_key=suppression_key)
+    finish(session, claim, job, JobStatus.COMPLETED, "job.completed")
+    return dataset.id
 
 
 def _sample_rows(dataset_id: str, lines: list[str], start: int) -> list[dict[str, Any]]:

@@ -66,6 +66,7 @@ def _samples(order: Order) -> Callable[[list[int]], LabelledSet]:
         dataset["digest"],
         erased=dataset["erased"],
         roots=[Path(root) for root in dataset["roots"]],
+        places=dataset.get("places"),
     )
     device = _device(order)
 

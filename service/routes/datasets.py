@@ -14,7 +14,7 @@ from service.lifecycle import JobKind
 from service.schemas.common import Limit, Number, Page, decode_cursor, decode_number, encode_cursor
 from service.schemas.datasets import DatasetIn, DatasetOut, Decode, SampleOut
 from service.settings import Settings
-from service.store import datasets, jobs, samples
+from service.store import datasets, jobs, reindexing, samples
 from service.store.tables import Dataset, Job
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
@@ -22,18 +22,23 @@ router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
 def view(session: Session, dataset: Dataset) -> DatasetOut:
     job = session.scalar(
-        select(Job.id).where(Job.dataset_id == dataset.id, Job.kind == JobKind.INDEX).order_by(Job.id.desc()).limit(1)
+        select(Job.id)
+        .where(Job.dataset_id == dataset.id, Job.kind.in_((JobKind.INDEX, JobKind.REINDEX)))
+        .order_by(Job.id.desc())
+        .limit(1)
     )
+    again = dataset.digest is not None and reindexing.open_job(session, dataset.id) is not None
     return DatasetOut(
         name=dataset.name,
         source=dataset.source["source"],
-        state=dataset.state,
+        state=datasets.INDEXING if again else dataset.state,
         num_samples=dataset.num_samples,
         num_classes=dataset.num_classes,
         image_shape=dataset.image_shape,
         splits=samples.count_by_split(session, dataset.id) if dataset.state == datasets.READY else {},
         digest=dataset.digest,
         error=dataset.error,
+        reindexed=dataset.reindexed,
         job={"id": job} if job else None,
         created_at=dataset.created_at,
     )
@@ -79,6 +84,17 @@ def list_all(parts: PartsDep, limit: Limit = 100, cursor: str | None = None) -> 
 def get(name: str, parts: PartsDep) -> DatasetOut:
     with parts.database.reading() as session:
         return view(session, datasets.by_name(session, name))
+
+
+@router.post("/{name}/reindex", status_code=202, operation_id="reindex_dataset")
+def reindex(name: str, response: Response, parts: PartsDep, who: Annotated[Any, needs("datasets:write")]) -> DatasetOut:
+    """Have a worker read the source again: new samples come in, erased ones never do."""
+    with writing_as(parts, who) as session:
+        job_id = reindexing.ask_for(session, name).id
+        answer = view(session, datasets.by_name(session, name))
+    parts.bell.ring([job_id])
+    response.headers["Location"] = f"/v1/datasets/{name}"
+    return answer
 
 
 @router.get("/{name}/samples", operation_id="list_samples", dependencies=[needs("datasets:read")])

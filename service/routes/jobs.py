@@ -62,7 +62,7 @@ def retry(job_id: str, parts: PartsDep, who: Annotated[Any, needs("admin")]) -> 
         job = jobs.get(session, job_id)
         jobs.retry(session, job)
         _refuse_rejected(session, job)
-        if job.kind == JobKind.INDEX:
+        if job.kind in (JobKind.INDEX, JobKind.REINDEX):
             datasets.index_again(session, job.dataset_id)
         answer = view(session, job)
     parts.bell.ring([job_id])

@@ -62,6 +62,9 @@ class DatasetOut(BaseModel):
     digest: str | None
     error: dict[str, Any] | None
     job: dict[str, str] | None = None
+    reindexed: dict[str, Any] | None = Field(
+        None, description="The last re-indexing: when, and how many stayed, came, returned, vanished or stay erased."
+    )
     created_at: datetime
 
 

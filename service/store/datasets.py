@@ -91,14 +91,16 @@ def mark_ready(
 def index_again(session: Session, dataset_id: str) -> None:
     """Say that a dataset whose indexing failed is being indexed after all."""
     dataset = session.get_one(Dataset, dataset_id)
-    dataset.state, dataset.error = INDEXING, None
+    dataset.state, dataset.error = INDEXING if dataset.digest is None else READY, None
 
 
 def mark_failed(session: Session, dataset: Dataset, error: dict[str, Any]) -> None:
-    dataset.state, dataset.error = FAILED, error
+    """Say that a source could not be read. A dataset that was indexed before stays as it was then."""
+    first = dataset.digest is None
+    dataset.state, dataset.error = FAILED if first else READY, error
     audit.record(
         session,
-        "dataset.failed",
+        "dataset.failed" if first else "dataset.reindex_failed",
         subject=f"dataset/{dataset.name}",
         payload={"code": error.get("code")},
         links={"dataset": dataset.name},

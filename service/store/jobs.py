@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import CursorResult, case, exists, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, and_, case, exists, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
@@ -21,7 +21,7 @@ from service.store.tables import Attempt, Dataset, DeletionRequest, Job, JobRequ
 from service.store.types import new_id, now
 
 # An upload must be judged, and a dataset indexed, before anything else about them makes sense.
-_RANK = case((Job.kind == JobKind.INDEX, 0), (Job.kind == JobKind.VALIDATE, 1), else_=2)
+_RANK = case((Job.kind.in_((JobKind.INDEX, JobKind.REINDEX)), 0), (Job.kind == JobKind.VALIDATE, 1), else_=2)
 CLAIM_ORDER = (_RANK, Job.due_at.is_(None), Job.due_at, Job.id)
 
 
@@ -132,7 +132,7 @@ def _claim(session: Session, *, owner: str, lease_seconds: float) -> Claim | Non
     busy = exists().where(other.model_id == Job.model_id, other.status.in_(JOB_BUSY))
     candidate = (
         select(Job.id)
-        .where(Job.status == JobStatus.QUEUED, Job.on_hold.is_(False), ~busy)
+        .where(Job.status == JobStatus.QUEUED, Job.on_hold.is_(False), ~busy, _dataset_at_rest())
         .where(or_(Job.not_before.is_(None), Job.not_before <= now()))
         .order_by(*CLAIM_ORDER)
         .limit(1)
@@ -163,6 +163,16 @@ def _claim(session: Session, *, owner: str, lease_seconds: float) -> Claim | Non
     requests.begin(session, job.id)
     note(session, job, "job.claimed", {"attempt": job.attempts, "fence": row.fence})
     return Claim(job_id=row.id, kind=row.kind, fence=row.fence, owner=owner)
+
+
+def _dataset_at_rest() -> ColumnElement[bool]:
+    """Say that a job would not read a dataset while it is re-indexed, nor re-index one that is read."""
+    other = aliased(Job)
+    read = select(other.dataset_id).where(other.status.in_(JOB_BUSY))
+    changing = (JobStatus.QUEUED, *JOB_BUSY)
+    reindexed = select(other.dataset_id).where(other.kind == JobKind.REINDEX, other.status.in_(changing))
+    is_one = Job.kind == JobKind.REINDEX
+    return or_(and_(is_one, Job.dataset_id.not_in(read)), and_(~is_one, Job.dataset_id.not_in(reindexed)))
 
 
 def hold_lease(session: Session, claim: Claim) -> Job:

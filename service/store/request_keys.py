@@ -5,7 +5,7 @@ can be linked to nobody: not even with the master key and a list of every id.
 """
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import case, delete, func, select, update
@@ -16,11 +16,21 @@ from service.evidence import commitments
 from service.evidence.key_wrapping import WRAPPING, CannotUnwrap, unwrap, wrap
 from service.lifecycle import RequestStatus
 from service.store import audit, decision_notes, requests, traces
-from service.store.tables import Dataset, DeletionRequest, RequestKey, RequestSample, Sample
+from service.store.tables import (
+    Dataset,
+    DeletionRequest,
+    IdempotencyKey,
+    RequestKey,
+    RequestSample,
+    Sample,
+    Suppression,
+)
 from service.store.types import now
 
 OVER = (RequestStatus.COMPLETED, RequestStatus.DENIED, RequestStatus.CANCELLED)
 _LEAF_BYTES, _CHUNK = 32, 200
+# An id is suppressed in the transaction that completes its request, and that may take a while.
+_AROUND, _LONG_AGO = timedelta(minutes=10), datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def row(request_id: str, request_key: bytes, wrapping_key: bytes, leaves: Sequence[bytes]) -> dict[str, Any]:
@@ -129,7 +139,10 @@ def waiting(session: Session) -> bool:
 
 
 def shred(session: Session, request_id: str, *, reason: str) -> None:
-    """Delete the request's key and commitments. Raises NotFound, Conflict while the request is open, Gone."""
+    """Delete the request's key and commitments, and what else ids could be tried on.
+
+    Raises NotFound, Conflict while the request is open, Gone.
+    """
     request = requests.get(session, request_id)
     if request.status not in OVER:
         detail = f"The request is {request.status}; its key is needed until it is over."
@@ -139,6 +152,7 @@ def shred(session: Session, request_id: str, *, reason: str) -> None:
         raise shredded()
     traces.note(session, "request_keys")
     decision_notes.forget(session, request.id)
+    _forget_beside(session, request)
     dataset = session.get_one(Dataset, request.dataset_id).name
     audit.record(
         session,
@@ -147,3 +161,12 @@ def shred(session: Session, request_id: str, *, reason: str) -> None:
         payload={"reason": reason, "commitment_root": request.commitment_root},
         links={"request": request.id, "dataset": dataset},
     )
+
+
+def _forget_beside(session: Session, request: DeletionRequest) -> None:
+    """Drop what the durable keys could still tie the request to an id by: its body's fingerprint, and a moment."""
+    session.execute(delete(IdempotencyKey).where(IdempotencyKey.request_id == request.id))
+    if request.completed_at is not None:
+        around = Suppression.created_at.between(request.completed_at - _AROUND, request.completed_at + _AROUND)
+        same = update(Suppression).where(Suppression.dataset_id == request.dataset_id, around)
+        session.execute(same.values(created_at=_LONG_AGO).execution_options(synchronize_session=False))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from service.lifecycle import JobKind, JobStatus, SampleState
@@ -53,7 +53,8 @@ def gone_positions(session: Session, dataset_id: str, *, days: int, at: datetime
     )
     query = select(Sample.position).where(Sample.dataset_id == dataset_id, Sample.state == SampleState.ERASED)
     if days:
-        query = query.where(Sample.id.not_in(kept))
+        # What the source has no more cannot be read, whatever may be.
+        query = query.where(or_(Sample.id.not_in(kept), Sample.source_row == -1))
     return list(session.scalars(query.order_by(Sample.position)))
 
 

@@ -138,8 +138,9 @@ def suppressed(
 def page(
     session: Session, dataset_id: str, *, split: str | None, label: int | None, after: int, limit: int
 ) -> list[Sample]:
-    """Return samples that still have an id, in key order after ``after``."""
+    """Return samples that are neither erased nor vanished, in key order after ``after``."""
     query = select(Sample).where(Sample.dataset_id == dataset_id, Sample.id > after, Sample.sample_id.is_not(None))
+    query = query.where(Sample.state != SampleState.VANISHED)
     if split is not None:
         query = query.where(Sample.split == split)
     if label is not None:
@@ -150,7 +151,7 @@ def page(
 def count_by_split(session: Session, dataset_id: str) -> dict[str, int]:
     rows = session.execute(
         select(Sample.split, func.count())
-        .where(Sample.dataset_id == dataset_id, Sample.state != SampleState.ERASED)
+        .where(Sample.dataset_id == dataset_id, Sample.state.not_in((SampleState.ERASED, SampleState.VANISHED)))
         .group_by(Sample.split)
     )
     return {row[0]: row[1] for row in rows}

@@ -48,7 +48,7 @@ def scrub(database: Database, *, older_than_seconds: float = 0) -> bool:
 
 def _vacuum(connection: Connection) -> bool:
     if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql("VACUUM samples")
+        connection.exec_driver_sql("VACUUM samples, suppressions, idempotency_keys")
         connection.exec_driver_sql("VACUUM (FULL) request_keys")
         connection.exec_driver_sql("VACUUM (FULL) request_decisions")
         return True

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Select, String, and_, bindparam, exists, func, insert, literal, or_, select
+from sqlalchemy import BigInteger, Select, String, and_, bindparam, case, exists, func, insert, literal, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from service.errors import Conflict, NotFound
@@ -15,6 +15,7 @@ from service.store.tables import Dataset, JobRequest, Model, Sample, Version, Ve
 from service.store.types import new_id, now
 
 LIVE_STATES = (VersionState.VALIDATING, VersionState.ACTIVE, VersionState.QUARANTINED)
+FORGOTTEN, ABSENT = "forgotten", "absent"
 _MOVE_ACTIONS = {
     VersionState.ACTIVE: "version.activated",
     VersionState.REJECTED: "version.rejected",
@@ -114,16 +115,18 @@ def _record(session: Session, action: str, version: Version, model_name: str, pa
 
 def exclude(session: Session, version: Version, sample_ids: Sequence[int], *, like: Version | None = None) -> None:
     """Record train samples the version was not trained on: the given ones, and all that ``like`` excluded."""
-    columns = ["version_id", "sample_id"]
+    columns = ["version_id", "sample_id", "cause"]
     if like is not None:
-        copied = select(literal(version.id), VersionExclusion.sample_id).where(
+        copied = select(literal(version.id), VersionExclusion.sample_id, VersionExclusion.cause).where(
             VersionExclusion.version_id == like.id, ~one_of(session, VersionExclusion.sample_id, sample_ids)
         )
         session.execute(insert(VersionExclusion).from_select(columns, copied))
     if sample_ids:
+        # What the source has no more may come back, and then be trained on.
+        cause = case((Sample.state == SampleState.VANISHED, ABSENT), else_=FORGOTTEN)
         session.execute(
             insert(VersionExclusion).from_select(
-                columns, select(literal(version.id), Sample.id).where(one_of(session, Sample.id, sample_ids))
+                columns, select(literal(version.id), Sample.id, cause).where(one_of(session, Sample.id, sample_ids))
             )
         )
 

@@ -23,6 +23,7 @@ NEEDED = {
     ("get", "/v1/datasets"): "datasets:read",
     ("post", "/v1/datasets"): "datasets:write",
     ("get", "/v1/datasets/{name}"): "datasets:read",
+    ("post", "/v1/datasets/{name}/reindex"): "datasets:write",
     ("get", "/v1/datasets/{name}/samples"): "datasets:read",
     ("get", "/v1/deletion-requests"): "requests:read",
     ("post", "/v1/deletion-requests"): "requests:write",
@@ -30,6 +31,9 @@ NEEDED = {
     ("post", "/v1/deletion-requests/preview"): "requests:write",
     ("post", "/v1/deletion-requests/{request_id}/approve"): "approvals:write",
     ("delete", "/v1/deletion-requests/{request_id}"): "requests:write",
+    ("post", "/v1/deletion-requests/{request_id}/receipt"): "requests:read",
+    ("post", "/v1/deletion-requests/{request_id}/receipt/check"): "requests:read",
+    ("post", "/v1/datasets/{name}/suppressions/check"): "suppressions:read",
     ("get", "/v1/deletion-requests/{request_id}/events"): "requests:read",
     ("post", "/v1/deletion-requests/{request_id}/extension"): "requests:write",
     ("post", "/v1/deletion-requests/{request_id}/deny"): "requests:write",
@@ -56,6 +60,9 @@ NEEDED = {
     ("head", "/v1/models/{name}/versions/{number}/weights"): "weights:read",
 }
 BODIES = {
+    "/v1/deletion-requests/{request_id}/receipt": {"sample_ids": ["x"]},
+    "/v1/deletion-requests/{request_id}/receipt/check": {"receipt": {}},
+    "/v1/datasets/{name}/suppressions/check": {"sample_ids": ["x"]},
     "/v1/api-keys": {"name": "k", "scopes": ["nonsense"]},
     "/v1/datasets": {"name": "d", "source": "npz", "path": "/nowhere"},
     "/v1/models": {"name": "m", "dataset": "nothing", "architecture": "small_cnn"},

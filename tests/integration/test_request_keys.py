@@ -1,7 +1,7 @@
 """A request's key: wrapped at rest, shredded at its date, and then nowhere in the database's files."""
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -18,10 +18,10 @@ from service.evidence import commitments
 from service.evidence.key_wrapping import wrapping_key
 from service.lifecycle import RequestStatus
 from service.settings import Settings
-from service.store import audit, intake, request_keys, requests, traces
+from service.store import audit, idempotency, intake, request_keys, requests, traces
 from service.store.intake import Order, Secrets
 from service.store.session import Database
-from service.store.tables import DeletionRequest, FileTrace, RequestKey, table_of
+from service.store.tables import DeletionRequest, FileTrace, RequestKey, Suppression, table_of
 from service.store.types import now
 from tests import factories
 
@@ -192,6 +192,32 @@ def test_a_key_is_shredded_when_its_retention_is_over_and_not_before(parts: Part
     assert len(entries) == 1
     assert root in entries[0].payload, "the root stays in the log"
     assert refusal.value.code == "request_key_shredded"
+
+
+def test_with_the_key_goes_what_else_ids_could_be_tried_on(parts: Parts) -> None:
+    """The fingerprint of a body with one id is a test for that id, and so is the moment of its suppression."""
+    request_id = _request(parts, _name(parts, "beside"), "audit-0")
+    other = _request(parts, _name(parts, "apart"), "audit-0")
+    with parts.database.writing() as session:
+        for each in (request_id, other):
+            idempotency.keep(session, "key_test", each, b"f" * 32, each, {})
+    with parts.database.writing() as session:
+        request_keys.shred(session, request_id, reason="ordered")
+    with parts.database.reading() as session:
+        assert idempotency.find(session, "key_test", request_id, b"f" * 32) is None
+        assert idempotency.find(session, "key_test", other, b"f" * 32) == {}
+        moments = {
+            each: session.scalar(
+                select(Suppression.created_at).where(
+                    Suppression.dataset_id == session.get_one(DeletionRequest, each).dataset_id
+                )
+            )
+            for each in (request_id, other)
+        }
+    assert moments[request_id] == datetime(1970, 1, 1, tzinfo=UTC)
+    kept = moments[other]
+    assert kept is not None
+    assert now() - kept < timedelta(minutes=10)
 
 
 def test_only_a_request_that_is_over_is_shredded_and_only_once(parts: Parts) -> None:

@@ -1,10 +1,11 @@
 """Decoded samples on the worker's disk, keyed by dataset; erased rows are overwritten with zeros."""
 
+import hashlib
 import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +39,47 @@ def write(entry: Entry, arrays: SourceArrays, digest: str, *, erased: Sequence[i
 
 
 def load(
-    entry: Entry, source: Mapping[str, Any], digest: str, *, erased: Sequence[int], roots: Sequence[Path]
+    entry: Entry,
+    source: Mapping[str, Any],
+    digest: str,
+    *,
+    erased: Sequence[int],
+    roots: Sequence[Path],
+    places: Sequence[int | None] | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return all images and labels by position, decoding the source again if this machine has no cache of it.
 
+    ``places``: for each position the source's row, None where the source has it no more, which then is all zeros;
+    left out, positions are rows.
+
     Raises DataError when the source is no longer what was indexed, or lies outside the roots by now.
     """
-    folder = entry.folder
-    if not _is_of(folder, digest):
+    folder, key = entry.folder, _key(digest, places)
+    if not _is_of(folder, key):
         arrays = data.read(source, roots=roots)
         if arrays.digest() != digest:
             raise DataError("dataset_changed", "The source is not what was indexed; register it under a new name.")
-        write(entry, arrays, digest, erased=erased)
+        write(entry, arrays if places is None else _arranged(arrays, places), key, erased=erased)
     forget(folder, erased)
     return np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False), np.load(
         folder / "labels.npy", allow_pickle=False
     )
+
+
+def _key(digest: str, places: Sequence[int | None] | None) -> str:
+    """Return what a cache is known by: the source's digest, and how its rows are arranged."""
+    if places is None:
+        return digest
+    return hashlib.sha256(f"{digest} {json.dumps(places)}".encode()).hexdigest()
+
+
+def _arranged(arrays: SourceArrays, places: Sequence[int | None]) -> SourceArrays:
+    there = np.array([i for i, row in enumerate(places) if row is not None], dtype=np.int64)
+    rows = np.array([row for row in places if row is not None], dtype=np.int64)
+    images = np.zeros((len(places), *arrays.images.shape[1:]), dtype=np.uint8)
+    labels = np.zeros(len(places), dtype=np.int64)
+    images[there], labels[there] = arrays.images[rows], arrays.labels[rows]
+    return replace(arrays, images=images, labels=labels)
 
 
 def forget(folder: Path, erased: Sequence[int]) -> None:

@@ -5,6 +5,7 @@ from service.store.tables.audit import AuditCheckpoint, AuditEntry, AuditHead, A
 from service.store.tables.base import Base, Json, table_of
 from service.store.tables.datasets import Dataset, Sample, Suppression
 from service.store.tables.decisions import RequestDecision
+from service.store.tables.id_checks import IdCheck
 from service.store.tables.jobs import Attempt, Evaluation, EvaluationPlot, Job, JobRequest, Worker
 from service.store.tables.models import Model, PreparedFile, ReferenceFile, Version, VersionExclusion
 from service.store.tables.notices import DutyLease, Event, WebhookEvent
@@ -31,6 +32,7 @@ __all__ = [
     "EvaluationPlot",
     "Event",
     "FileTrace",
+    "IdCheck",
     "IdempotencyKey",
     "Job",
     "JobRequest",

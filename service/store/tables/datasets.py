@@ -22,11 +22,15 @@ class Dataset(Base):
     image_shape: Mapped[list[int] | None]
     digest: Mapped[str | None] = mapped_column(String(64))
     error: Mapped[Json | None]
+    reindexed: Mapped[Json | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
 class Sample(Base):
-    """One row of a dataset. ``sample_id`` is personal data: it goes (NULL) when the sample is erased."""
+    """One row of a dataset. ``sample_id`` is personal data: it goes (NULL) when the sample is erased.
+
+    ``source_row``: where the source had it when it was last re-indexed, -1: nowhere; NULL: at ``position``.
+    """
 
     __tablename__ = "samples"
     __table_args__ = (
@@ -39,6 +43,7 @@ class Sample(Base):
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
     sample_id: Mapped[str | None] = mapped_column(Text)
     position: Mapped[int]
+    source_row: Mapped[int | None]
     split: Mapped[str] = mapped_column(String(16))
     pool: Mapped[str] = mapped_column(String(16))
     label: Mapped[int]

@@ -50,12 +50,16 @@ class Version(Base):
 
 
 class VersionExclusion(Base):
-    """A train sample the version was *not* trained on; everything else in the train pool it was."""
+    """A train sample the version was *not* trained on; everything else in the train pool it was.
+
+    ``cause``: ``forgotten`` stays out of the model's later versions too; ``absent`` was not in the source then.
+    """
 
     __tablename__ = "version_exclusions"
     __table_args__ = (Index(None, "sample_id"),)
     version_id: Mapped[str] = mapped_column(ForeignKey("versions.id"), primary_key=True)
     sample_id: Mapped[int] = mapped_column(ForeignKey("samples.id"), primary_key=True)
+    cause: Mapped[str] = mapped_column(String(16), default="forgotten", server_default="forgotten")
 
 
 class ReferenceFile(Base):
