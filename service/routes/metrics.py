@@ -35,6 +35,7 @@ class _Store(Collector):
         yield _by("jobs_stuck", "Jobs that wait for a person.", "status", found.stuck_by_status)
         yield _one("workers_alive", "Workers that gave a sign of life.", found.workers)
         yield _one("audit_log_entries", "Entries of the audit log.", found.log_size)
+        yield _one("audit_checkpoint_entries", "Entries that the newest checkpoint covers.", found.checkpoint_size)
 
 
 def _one(name: str, text: str, value: float) -> GaugeMetricFamily:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from service.lifecycle import JOB_STUCK
+from service.lifecycle import JOB_STUCK, JobStatus
 from service.store import fan_out, holds, requests, samples, shares, versions
 from service.store.fan_out import Concerned, Queued
 from service.store.tables import DeletionRequest, Job, JobRequest, Model
@@ -28,10 +28,13 @@ def attach_open_requests(session: Session, model: Model, *, suppression_key: byt
 
 
 def take_up(session: Session, request: DeletionRequest, *, suppression_key: bytes) -> list[Queued]:
-    """Queue all that the request needs and has no job for, and settle it if that is nothing.
+    """Let the request's jobs start, queue all that it has no job for, and settle it if there is nothing to do.
 
-    To be called when the last cause that stopped its work is lifted. Ring for the new jobs after the commit.
+    To be called when the last cause that stopped its work is lifted. Ring for the jobs returned after the commit.
     """
+    freed = [(job, name) for job, name in requests.jobs(session, [request.id])[request.id] if job.on_hold]
+    for job, _ in freed:
+        job.on_hold = False
     keys = requests.sample_keys(session, [request.id])[request.id]
     registered = versions.live_of_dataset(session, request.dataset_id)
     targets = [pair for pair in registered if request.models is None or pair[0].name in request.models]
@@ -39,7 +42,7 @@ def take_up(session: Session, request: DeletionRequest, *, suppression_key: byte
     queued = [job for model in found for job in _attach(session, request, model, keys)]
     session.flush()
     requests.settle(session, request, suppression_key=suppression_key)
-    return queued
+    return [*(Queued(job=job, model=name, new=True) for job, name in freed if job.status == JobStatus.QUEUED), *queued]
 
 
 def _attach(session: Session, request: DeletionRequest, model: Concerned, keys: list[int]) -> Sequence[Queued]:

@@ -139,12 +139,8 @@ def go_on(session: Session, request: DeletionRequest, *, suppression_key: bytes)
     """Let the request's jobs go on and queue those it lacks, unless something still stops its work."""
     if requests.stops_work(request):
         return Decided(request=request)
-    mine = [job for job in withdrawal.open_jobs(session, request) if job.on_hold]
-    for job in mine:
-        job.on_hold = False
-    session.flush()
     queued = attaching.take_up(session, request, suppression_key=suppression_key)
-    return Decided(request=request, ring=[*(job.id for job in mine), *(each.job.id for each in queued if each.new)])
+    return Decided(request=request, ring=[each.job.id for each in queued if each.new])
 
 
 def _refuse_ended(request: DeletionRequest, what: str) -> None:

@@ -8,7 +8,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from service.lifecycle import JOB_STUCK, REQUEST_OPEN, JobKind, JobStatus, RequestStatus
 from service.store import workers
-from service.store.tables import AuditHead, DeletionRequest, Job
+from service.store.tables import AuditCheckpoint, AuditHead, DeletionRequest, Job
 from service.store.types import now
 
 SOON = timedelta(days=7)
@@ -28,6 +28,7 @@ class Readings:
     stuck_by_status: dict[str, int]
     workers: int
     log_size: int
+    checkpoint_size: int
 
 
 def read(session: Session, *, sign_of_life_seconds: float) -> Readings:
@@ -50,6 +51,7 @@ def read(session: Session, *, sign_of_life_seconds: float) -> Readings:
         stuck_by_status={status: stuck.get(status, 0) for status in sorted(JOB_STUCK)},
         workers=workers.alive(session, within_seconds=sign_of_life_seconds),
         log_size=session.scalar(select(AuditHead.size)) or 0,
+        checkpoint_size=session.scalar(select(func.max(AuditCheckpoint.size))) or 0,
     )
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import func, select, text, update
 
 from service import deadlines
 from service.lifecycle import JobStatus
-from service.store import audit, job_phase, jobs, request_keys, workers
+from service.store import attaching, audit, holds, job_phase, jobs, request_keys, requests, workers
 from service.store.jobs import Claim, LeaseLost
 from service.store.tables import Attempt, AuditEntry, DeletionRequest, Job, RequestDecision, Sample
 from service.store.types import now
@@ -411,6 +411,23 @@ def test_a_hold_by_a_person_and_one_by_a_model_are_lifted_apart(served: Stack, n
     _refused(_decide(served, request, "release"), 409, "not_on_hold_by_a_person")
     claim = _claim(served)
     assert claim is not None, "the other model's job goes on"
+
+
+def test_a_request_that_also_needs_approval_starts_when_both_holds_are_lifted(served: Stack, name: str) -> None:
+    request = _ask(served, name)
+    _decide(served, request, "hold", reason=NOTE).raise_for_status()
+    with served.database.writing() as session:
+        found = requests.get(session, request["id"])
+        holds.hold(session, found, requests.APPROVAL_NEEDED, "Somebody must look at it.")
+    released = _decide(served, request, "release").raise_for_status().json()
+    assert (released["status"], released["error"]["code"]) == ("on_hold", "approval_needed")
+    assert _claim(served) is None
+    with served.database.writing() as session:
+        found = requests.get(session, request["id"])
+        holds.lift(session, found, requests.APPROVAL_NEEDED)
+        queued = attaching.take_up(session, found, suppression_key=b"s" * 32)
+    assert [each.job.id for each in queued] == [request["jobs"][0]["id"]]
+    assert _claim(served) is not None
 
 
 def test_a_request_is_held_once_and_released_once(served: Stack, name: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.lifecycle import JOB_STUCK, REQUEST_OPEN, JobKind
-from service.store import jobs, workers
+from service.store import checkpoints, jobs, workers
 from service.store.tables import AuditHead, Job
 from service.store.types import now
 from tests import factories
@@ -72,7 +72,10 @@ def test_what_there_is_none_of_is_shown_as_0_and_all_of_it_is_counted(stack: Sta
     assert found["jobs_stuck", "poisoned"] == 1
     assert found["workers_alive", ""] == 1
     with stack.database.reading() as session:
-        assert found["audit_log_entries", ""] <= session.get_one(AuditHead, 1).size
+        assert 0 < found["audit_log_entries", ""] <= session.get_one(AuditHead, 1).size
+    checkpoints.fresh(stack.database, stack.settings)
+    found = _scrape(stack)
+    assert 0 < found["audit_checkpoint_entries", ""] <= found["audit_log_entries", ""]
 
 
 def test_a_scraper_needs_a_key_with_the_scope_and_that_key_does_nothing_else(stack: Stack) -> None:
