@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, aliased
 
 from service.errors import Conflict, NotFound
 from service.lifecycle import JOB_BUSY, JOB_STUCK, JobKind, JobStatus, check_job_move
-from service.store import audit, candidates, events, gathering, requests
+from service.store import audit, candidates, events, gathering, outbox, requests
 from service.store.session import Database
 from service.store.tables import Attempt, Dataset, DeletionRequest, Job, JobRequest, Model
 from service.store.types import new_id, now
@@ -87,9 +87,7 @@ def get(session: Session, job_id: str) -> Job:
 
 def note(session: Session, job: Job, action: str, payload: dict[str, Any]) -> None:
     """Record an action of a job, findable by its requests, model and dataset, and tell its followers."""
-    model = session.scalar(select(Model.name).where(Model.id == job.model_id)) if job.model_id else None
-    dataset = session.scalar(select(Dataset.name).where(Dataset.id == job.dataset_id))
-    requests = list(session.scalars(select(JobRequest.request_id).where(JobRequest.job_id == job.id)))
+    model, dataset, requests = _concerned(session, job)
     audit.record(
         session,
         action,
@@ -101,6 +99,23 @@ def note(session: Session, job: Job, action: str, payload: dict[str, Any]) -> No
     events.emit(session, "attempt" if "attempt" in action else "state", data, job_id=job.id)
 
 
+def _concerned(session: Session, job: Job) -> tuple[str | None, str | None, list[str]]:
+    """Return the names of the job's model and dataset, and the ids of its requests."""
+    model = session.scalar(select(Model.name).where(Model.id == job.model_id)) if job.model_id else None
+    dataset = session.scalar(select(Dataset.name).where(Dataset.id == job.dataset_id))
+    requests = list(session.scalars(select(JobRequest.request_id).where(JobRequest.job_id == job.id)))
+    return model, dataset, requests
+
+
+def _announce(session: Session, job: Job) -> None:
+    """Tell the webhooks that the job is stuck, and by which code, never in whose words."""
+    model, dataset, requests = _concerned(session, job)
+    data = {"job": job.id, "kind": job.kind, "status": str(job.status), "model": model, "dataset": dataset}
+    code = (job.error or {}).get("code")
+    told = {"error": code} if outbox.is_code(code) else {}
+    outbox.announce(session, f"job.{job.status}", {**data, "requests": requests, **told})
+
+
 def move(session: Session, job: Job, status: JobStatus, action: str, **payload: Any) -> None:
     """Change a job's status and record it. Raises Conflict for a move that is not allowed."""
     check_job_move(job.status, status)
@@ -110,6 +125,8 @@ def move(session: Session, job: Job, status: JobStatus, action: str, **payload: 
     if status not in JOB_BUSY and status != JobStatus.QUEUED:
         job.finished_at = now()
     note(session, job, action, payload)
+    if status in JOB_STUCK:
+        _announce(session, job)
 
 
 def claim_next(database: Database, *, owner: str, lease_seconds: float) -> Claim | None:

@@ -1,18 +1,53 @@
-"""What receivers elsewhere are to hear of, written in the transaction in which it happens."""
+"""What receivers elsewhere are to hear of, written in the transaction in which it happens.
 
+Where nobody has made a webhook nothing is stored: events begin with the first endpoint.
+"""
+
+import re
 from typing import Any
 
+from sqlalchemy import JSON, Insert, String, bindparam, exists, false, insert, select
 from sqlalchemy.orm import Session
 
-from service.store.tables import WebhookEvent
-from service.store.types import new_id
+from service.catalogue.webhook_events import EVENTS
+from service.store.tables import WebhookEndpoint, WebhookEvent, table_of
+from service.store.types import UtcDateTime, new_id, now
+
+_PENDING = "webhook_events_pending"
+_CODE = re.compile(r"[a-z0-9_]{1,64}\Z")
 
 
 def announce(session: Session, event_type: str, data: dict[str, Any]) -> str:
     """Note an event for the webhooks, to be delivered after the commit, and return its id.
 
-    ``data`` is JSON-safe and holds no sample ID.
+    ``data`` is JSON-safe and holds no sample ID. Raises ValueError for a type that the catalogue does not list.
     """
-    row = WebhookEvent(id=new_id("evt"), type=event_type, data=data)
-    session.add(row)
-    return row.id
+    if event_type not in EVENTS:
+        raise ValueError(f"unknown event type {event_type!r}; known: {', '.join(EVENTS)}")
+    row = {"id": new_id("evt"), "type": event_type, "data": data, "time": now()}
+    session.info.setdefault(_PENDING, []).append(row)
+    return str(row["id"])
+
+
+def append_announced(session: Session) -> None:
+    """Insert what was announced, if anybody listens; the transaction's boundary calls this."""
+    pending: list[dict[str, Any]] = session.info.pop(_PENDING, [])
+    if pending:
+        session.execute(_IF_ANYBODY_LISTENS, pending)
+
+
+def _if_anybody_listens() -> Insert:
+    # One statement that also looks whether there is an endpoint: the caller of a busy route waits for no other.
+    columns = {"id": String(), "type": String(), "data": JSON(), "time": UtcDateTime()}
+    values = [bindparam(name, type_=kind) for name, kind in columns.items()]
+    listening = exists().where(table_of(WebhookEndpoint).c.id.is_not(None))
+    row = select(*values, false()).where(listening)
+    return insert(table_of(WebhookEvent)).from_select([*columns, "fanned_out"], row)
+
+
+_IF_ANYBODY_LISTENS = _if_anybody_listens()
+
+
+def is_code(value: Any) -> bool:
+    """Say whether a value is a bare code: free text, which people write, stays out of payloads."""
+    return isinstance(value, str) and _CODE.match(value) is not None

@@ -18,7 +18,7 @@ from service.lifecycle import (
     SampleState,
     check_request_move,
 )
-from service.store import audit, events, holdings, samples
+from service.store import audit, events, holdings, outbox, samples
 from service.store.tables import Dataset, DeletionRequest, Job, JobRequest, Model, RequestSample, Sample, table_of
 from service.store.types import now
 
@@ -70,6 +70,21 @@ def move(session: Session, request: DeletionRequest, status: RequestStatus, **pa
     if status in REQUEST_ENDED:
         request.ended_at, request.next_mark_at = now(), None
     note(session, request, f"request.{status}", payload)
+    _announce(session, request, payload)
+
+
+def _announce(session: Session, request: DeletionRequest, payload: dict[str, Any]) -> None:
+    """Tell the webhooks; of the payload what is a count or a code, since people write the rest."""
+    told = {name: payload[name] for name in ("outcomes", "scope", "overdue") if name in payload}
+    told |= {name: payload[name] for name in ("reason", "reason_code") if outbox.is_code(payload.get(name))}
+    about = {
+        "request": request.id,
+        "dataset": session.get_one(Dataset, request.dataset_id).name,
+        "status": str(request.status),
+        "purpose": request.purpose,
+        "due_at": request.due_at.isoformat() if request.due_at else None,
+    }
+    outbox.announce(session, f"request.{request.status}", {**about, **told})
 
 
 def note(session: Session, request: DeletionRequest, action: str, payload: dict[str, Any]) -> None:

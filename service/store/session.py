@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from service.settings import Settings
-from service.store import audit, events
+from service.store import audit, events, outbox
 from service.store.pipelining import pipelined
 
 SQLITE_BUSY_SECONDS = 30
@@ -66,6 +66,7 @@ class Database:
             with pipelined(session):
                 audit.append_recorded(session, first)
                 events.append_emitted(session)
+                outbox.append_announced(session)
 
     def dispose(self) -> None:
         self.engine.dispose()

@@ -7,9 +7,10 @@ from typing import Any
 from sqlalchemy import BigInteger, Select, String, and_, bindparam, case, exists, func, insert, literal, or_, select
 from sqlalchemy.orm import Session, aliased
 
+from service.catalogue.webhook_events import EVENTS
 from service.errors import Conflict, NotFound
 from service.lifecycle import SampleState, VersionState, check_version_move
-from service.store import audit, residuals, samples, withdrawals
+from service.store import audit, outbox, residuals, samples, withdrawals
 from service.store.samples import one_of
 from service.store.tables import Dataset, JobRequest, Model, Sample, Version, VersionExclusion, table_of
 from service.store.types import new_id, now
@@ -111,6 +112,10 @@ def _record(session: Session, action: str, version: Version, model_name: str, pa
             "sha256": version.sha256,
         },
     )
+    if action in EVENTS:
+        about = {"model": model_name, "version": version.number, "state": str(version.state), "sha256": version.sha256}
+        of = {"job": version.job_id, "requests": sorted({request for request in requests if request})}
+        outbox.announce(session, action, {**about, **of})
 
 
 def exclude(session: Session, version: Version, sample_ids: Sequence[int], *, like: Version | None = None) -> None:

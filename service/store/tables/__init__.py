@@ -8,7 +8,7 @@ from service.store.tables.decisions import RequestDecision
 from service.store.tables.id_checks import IdCheck
 from service.store.tables.jobs import Attempt, Evaluation, EvaluationPlot, Job, JobRequest, Worker
 from service.store.tables.models import Model, PreparedFile, ReferenceFile, Version, VersionExclusion
-from service.store.tables.notices import DutyLease, Event, WebhookEvent
+from service.store.tables.notices import DutyLease, Event, WebhookDelivery, WebhookEndpoint, WebhookEvent
 from service.store.tables.requests import DeletionRequest, RequestKey, RequestSample
 from service.store.tables.retirement import DatasetCache, Recipient, Residual, Withdrawal
 from service.store.tables.signing_keys import SigningKey
@@ -50,6 +50,8 @@ __all__ = [
     "Suppression",
     "Version",
     "VersionExclusion",
+    "WebhookDelivery",
+    "WebhookEndpoint",
     "WebhookEvent",
     "Withdrawal",
     "Worker",
