@@ -36,6 +36,8 @@ from service.routes import (
     residuals,
     suppressions,
     versions,
+    webhook_deliveries,
+    webhooks,
     weights,
     withdrawals,
 )
@@ -43,10 +45,12 @@ from service.settings import Settings
 from service.store.intake import Secrets
 from service.store.session import Database
 from service.unforeseen import Unforeseen
+from service.webhooks.courier import Courier
 
 _ROUTES = (
     health, datasets, models, versions, weights, previews, deletion_requests, approvals, events, jobs, evaluations,
     catalogue, audit, keys, request_decisions, metrics, residuals, downloads, withdrawals, receipts, suppressions,
+    webhooks, webhook_deliveries,
 )  # fmt: skip
 _DUTIES: tuple[Duty, ...] = (
     Duty(name="request_keys", every_seconds=600, run=shredding.shred_expired),
@@ -71,7 +75,8 @@ def create_app(settings: Settings) -> FastAPI:
         ),
     )
 
-    duties = Duties(parts, _DUTIES)
+    courier = Courier(parts)
+    duties = Duties(parts, (*_DUTIES, courier.duty))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -79,6 +84,7 @@ def create_app(settings: Settings) -> FastAPI:
         duties.start()
         yield
         duties.stop()
+        courier.stop()
         parts.bell.close()
         parts.database.dispose()
 

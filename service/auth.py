@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from service.errors import Forbidden
 
-AREAS = ("datasets", "models", "requests", "weights", "audit", "approvals", "suppressions")
+AREAS = ("datasets", "models", "requests", "weights", "audit", "approvals", "suppressions", "webhooks")
 _OF_AREAS = (f"{area}:{mode}" for area in AREAS for mode in ("read", "write"))
 SCOPES = frozenset({"admin", "metrics:read", *AREAS, *_OF_AREAS})
 

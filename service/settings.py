@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service.placeholders import is_placeholder_key, is_placeholder_password
 
 KEY_BYTES = 32
+MOST_WAIT_SECONDS = 30 * 86_400
 _REDIS = ("redis://", "rediss://")
 _DRAWN = "drawn at random (openssl rand -hex 32), not a pattern"
 _NO_PLACEHOLDER = "with a password of its own, not a placeholder"
@@ -98,6 +99,18 @@ class Settings(BaseSettings):
     four_eyes: Literal["off", "requests", "all"] = Field(
         "requests", description="Who made a request may not approve it, nor, with `all`, a held job of it; `off`: may."
     )
+    webhook_allowed_hosts: str = Field(
+        "", description="Hosts and networks webhooks may reach although not public, comma-separated; over http too."
+    )
+    webhook_timeout_seconds: float = Field(
+        15.0, gt=0, le=120, description="Longest one webhook call may take, seconds."
+    )
+    webhook_retry_seconds: str = Field(
+        "5,300,1800,7200,18000,36000,50400,72000,86400",
+        description="Waits between attempts of a webhook delivery, seconds; after the last it is dead.",
+    )
+    webhook_workers: int = Field(8, ge=1, le=64, description="Webhook endpoints called at the same time.")
+    webhook_retention_days: float = Field(30.0, gt=0, description="Webhook events older than this are deleted, days.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
 
     @field_validator("four_eyes", mode="before")
@@ -127,6 +140,13 @@ class Settings(BaseSettings):
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return value or None
+
+    @field_validator("webhook_retry_seconds")
+    @classmethod
+    def _waits(cls, value: str) -> str:
+        if not all(0 <= float(part) <= MOST_WAIT_SECONDS for part in value.split(",")):
+            raise ValueError("each wait is between 0 seconds and 30 days")
+        return value
 
     @field_validator("master_key")
     @classmethod
@@ -188,6 +208,11 @@ class Settings(BaseSettings):
     @property
     def resolved_artifacts_url(self) -> str:
         return self.artifacts_url or str((self.data_dir / "artifacts").resolve())
+
+    @property
+    def webhook_waits(self) -> tuple[float, ...]:
+        """The seconds between attempts of a webhook delivery."""
+        return tuple(float(part) for part in self.webhook_retry_seconds.split(","))
 
     @property
     def roots(self) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from service.lifecycle import SampleState, VersionState
 from service.settings import Settings
-from service.store import datasets, models, samples, versions
+from service.store import datasets, keys, models, samples, versions, webhooks
 from service.store.session import Database
 from service.store.tables import Dataset, Model, Version
 
@@ -87,6 +87,21 @@ def stack_artifacts(stack: HasStore, path: Path) -> str:
     from service.artifacts import ArtifactStore
 
     return ArtifactStore(stack.settings.resolved_artifacts_url).put(path)
+
+
+def webhook(stack: HasStore) -> str:
+    """Add an endpoint that hears everything, so that events are stored; nothing listens there. Return its id."""
+    with stack.database.writing() as session:
+        key, _ = keys.create(session, name="receiver", scopes=["admin"])
+        given: dict[str, Any] = {
+            "url": "https://example.com/",
+            "host": "example.com",
+            "description": "",
+            "secret": b"s",
+        }
+        endpoint_id = webhooks.new_endpoint_id()
+        webhooks.create(session, endpoint_id=endpoint_id, key_id=key.id, events=[webhooks.ALL], **given)
+    return endpoint_id
 
 
 def safetensors(**tensors: list[float]) -> bytes:

@@ -32,7 +32,7 @@ class EventType:
 
 
 _REQUESTS, _MODELS = "requests:read", "models:read"
-_DEADLINE: dict[str, Schema] = {"request": _TEXT}
+_DEADLINE: dict[str, Schema] = {"request": _TEXT, "dataset": _TEXT, "status": _TEXT, "due_at": _OR_NULL}
 _REQUEST: dict[str, Schema] = {
     **dict.fromkeys(("request", "dataset", "status", "purpose"), _TEXT),
     "due_at": _OR_NULL,
@@ -79,7 +79,7 @@ _ALL = (
     _event(
         "version.withdrawn",
         "A version that the recipient's key has downloaded is withdrawn.",
-        {"recipient": _TEXT},
+        {**_VERSION, "recipient": _TEXT, "withdrawal": _TEXT, "acknowledge": _TEXT},
         scope="weights:read",
         addressed=True,
     ),

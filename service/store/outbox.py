@@ -6,12 +6,12 @@ Where nobody has made a webhook nothing is stored: events begin with the first e
 import re
 from typing import Any
 
-from sqlalchemy import JSON, Insert, String, bindparam, exists, false, insert, select
+from sqlalchemy import Insert, bindparam, exists, false, insert, select
 from sqlalchemy.orm import Session
 
 from service.catalogue.webhook_events import EVENTS
 from service.store.tables import WebhookEndpoint, WebhookEvent, table_of
-from service.store.types import UtcDateTime, new_id, now
+from service.store.types import new_id, now
 
 _PENDING = "webhook_events_pending"
 _CODE = re.compile(r"[a-z0-9_]{1,64}\Z")
@@ -38,8 +38,8 @@ def append_announced(session: Session) -> None:
 
 def _if_anybody_listens() -> Insert:
     # One statement that also looks whether there is an endpoint: the caller of a busy route waits for no other.
-    columns = {"id": String(), "type": String(), "data": JSON(), "time": UtcDateTime()}
-    values = [bindparam(name, type_=kind) for name, kind in columns.items()]
+    columns = ("id", "type", "data", "time")
+    values = [bindparam(name, type_=table_of(WebhookEvent).c[name].type) for name in columns]
     listening = exists().where(table_of(WebhookEndpoint).c.id.is_not(None))
     row = select(*values, false()).where(listening)
     return insert(table_of(WebhookEvent)).from_select([*columns, "fanned_out"], row)

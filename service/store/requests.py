@@ -75,7 +75,7 @@ def move(session: Session, request: DeletionRequest, status: RequestStatus, **pa
 
 def _announce(session: Session, request: DeletionRequest, payload: dict[str, Any]) -> None:
     """Tell the webhooks; of the payload what is a count or a code, since people write the rest."""
-    told = {name: payload[name] for name in ("outcomes", "scope", "overdue") if name in payload}
+    told: dict[str, Any] = {name: payload[name] for name in ("outcomes", "scope", "overdue") if name in payload}
     told |= {name: payload[name] for name in ("reason", "reason_code") if outbox.is_code(payload.get(name))}
     about = {
         "request": request.id,

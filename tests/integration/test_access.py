@@ -58,6 +58,17 @@ NEEDED = {
     ("get", "/v1/models/{name}/versions/{number}"): "models:read",
     ("get", "/v1/models/{name}/versions/{number}/weights"): "weights:read",
     ("head", "/v1/models/{name}/versions/{number}/weights"): "weights:read",
+    ("get", "/v1/webhooks"): "webhooks:read",
+    ("post", "/v1/webhooks"): "webhooks:write",
+    ("get", "/v1/webhooks/events"): "webhooks:read",
+    ("get", "/v1/webhooks/{webhook_id}"): "webhooks:read",
+    ("patch", "/v1/webhooks/{webhook_id}"): "webhooks:write",
+    ("delete", "/v1/webhooks/{webhook_id}"): "webhooks:write",
+    ("post", "/v1/webhooks/{webhook_id}/rotate-secret"): "webhooks:write",
+    ("post", "/v1/webhooks/{webhook_id}/test"): "webhooks:write",
+    ("get", "/v1/webhooks/{webhook_id}/deliveries"): "webhooks:read",
+    ("post", "/v1/webhooks/{webhook_id}/replay"): "webhooks:write",
+    ("post", "/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/replay"): "webhooks:write",
 }
 BODIES = {
     "/v1/deletion-requests/{request_id}/receipt": {"sample_ids": ["x"]},
@@ -74,6 +85,7 @@ BODIES = {
     "/v1/models/{name}/versions": {"train": True},
     "/v1/models/{name}/policy": {},
     "/v1/models/{name}/versions/{number}/prepare": {"prepare": ["importance_loss"]},
+    "/v1/webhooks": {"url": "https://10.0.0.1/"},
 }
 
 

@@ -32,7 +32,9 @@ def parts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     settings = Settings(data_dir=tmp_path_factory.mktemp("clock"), database_url=url)
     migrate.upgrade(settings.resolved_database_url)
     database = Database.open(settings)
-    yield Parts(settings=settings, database=database, artifacts=Mock(), bell=Mock(), secrets=SECRETS)
+    found = Parts(settings=settings, database=database, artifacts=Mock(), bell=Mock(), secrets=SECRETS)
+    factories.webhook(found)
+    yield found
     database.dispose()
 
 
@@ -73,8 +75,12 @@ def _received(*, percent: float) -> datetime:
 
 def _told(parts: Parts, request_id: str) -> list[str]:
     with parts.database.reading() as session:
-        events = session.scalars(select(WebhookEvent).order_by(WebhookEvent.id)).all()
-    return [event.type for event in events if event.type in MARKS and event.data["request"] == request_id]
+        return [event.type for event in _announced(session, request_id)]
+
+
+def _announced(session: Session, request_id: str) -> list[WebhookEvent]:
+    events = session.scalars(select(WebhookEvent).where(WebhookEvent.type.in_(MARKS)).order_by(WebhookEvent.time))
+    return [event for event in events if event.data["request"] == request_id]
 
 
 def _logged(session: Session, request_id: str) -> list[str]:
@@ -138,8 +144,7 @@ def test_what_is_announced_names_the_request_and_its_due_date_and_no_sample(part
     request_id = _ask(parts, name, received_at=_received(percent=60))
     clock.run(parts)
     with parts.database.reading() as session:
-        found = session.scalars(select(WebhookEvent).where(WebhookEvent.type == MARKS[0])).all()
-        (event,) = [each for each in found if each.data["request"] == request_id]
+        (event,) = _announced(session, request_id)
         due_at = session.get_one(DeletionRequest, request_id).due_at
     assert due_at is not None
     assert event.data == {

@@ -15,15 +15,15 @@ from service import migrate
 from service.catalogue.webhook_events import EVENTS
 from service.lifecycle import JobStatus, RequestStatus, VersionState
 from service.settings import Settings
-from service.store import audit, cancel, intake, jobs, keys, outbox, requests, versions
+from service.store import audit, cancel, intake, jobs, outbox, requests, versions
 from service.store.intake import Order, Secrets
 from service.store.tables import DeletionRequest, Job, Version, WebhookEndpoint, WebhookEvent
-from service.store.types import new_id, now
+from service.store.types import now
 from tests import factories
 from workers import sweeper
 from workers.tasks import Bench
 
-SECRETS = Secrets(suppression=b"s" * 32, time_zone="UTC")
+SECRETS = Secrets(suppression=b"s" * 32, wrapping=b"w" * 32, time_zone="UTC")
 ROOT = Path(__file__).parents[2]
 
 
@@ -40,12 +40,7 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def listener(bench: Bench) -> Iterator[str]:
     """An endpoint, which is what makes events be stored."""
-    with bench.database.writing() as session:
-        key, _ = keys.create(session, name="receiver", scopes=["admin"])
-        row = WebhookEndpoint(id=new_id("whk"), key_id=key.id, url="https://example.com/", events=["*"], secret=b"s")
-        row.description, row.enabled = "", True
-        session.add(row)
-    yield row.id
+    yield factories.webhook(bench)
     with bench.database.writing() as session:
         session.execute(delete(WebhookEndpoint))
         session.execute(delete(WebhookEvent))

@@ -1,14 +1,14 @@
 """Webhooks: where to tell of what happens, and how each delivery fares
 
-Revision ID: 0008
-Revises: 0007
+Revision ID: 0017
+Revises: 0016
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0008"
-down_revision = "0007"
+revision = "0017"
+down_revision = "0016"
 branch_labels = None
 depends_on = None
 

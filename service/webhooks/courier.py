@@ -1,0 +1,182 @@
+"""Carries webhook events to their receivers: one thread for each endpoint that has something due, some at a time.
+
+No transaction spans the sending: a delivery is claimed in one, sent, and its outcome recorded in another. Events of an
+endpoint go one after the other, in order as long as none has to be tried again; a slow receiver takes up its own
+thread alone, and that for a bounded time.
+"""
+
+import random
+import ssl
+import threading
+import time
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from http import HTTPStatus
+from importlib.metadata import version
+from typing import Any
+
+import httpx
+import structlog
+
+from service.deps import Parts
+from service.duties import Duty
+from service.evidence.leaf import canonical
+from service.logs import trace
+from service.store import audit, deliveries, fanning_out
+from service.store.deliveries import Claim
+from service.store.types import now
+from service.webhooks import connection, schedule, signatures
+from service.webhooks.connection import NotAnswered
+from service.webhooks.targets import Allowed, Guard, TargetRefused
+
+EVERY_SECONDS = 2.0
+PRUNE_EVERY = timedelta(hours=1)
+# What looking up a name and recording the outcome may take beside the sending.
+CLAIM_MARGIN_SECONDS = 20.0
+# After so long an endpoint's thread lets others have its place; the next turn starts it again.
+MOST_SECONDS_IN_A_ROW = 10.0
+_WAIT_FOR_THREADS_SECONDS = 5.0
+_USER_AGENT = f"unlearning-service/{version('unlearning-service')}"
+_ASKS_FOR_TIME = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+log = structlog.get_logger()
+
+
+class Courier:
+    """Delivers what is due, turn by turn. Guard and TLS context default to the settings' and the system's."""
+
+    def __init__(self, parts: Parts, *, guard: Guard | None = None, ssl_context: ssl.SSLContext | None = None) -> None:
+        settings = parts.settings
+        self._database, self._settings = parts.database, settings
+        self._guard = guard or Guard(allowed=Allowed.parse(settings.webhook_allowed_hosts))
+        self._ssl_context = ssl_context
+        self._waits = settings.webhook_waits
+        self._lock, self._busy, self._stopping = threading.Lock(), dict[str, threading.Thread](), threading.Event()
+        self._pruned_at: datetime | None = None
+
+    @property
+    def duty(self) -> Duty:
+        return Duty(name="webhooks", every_seconds=EVERY_SECONDS, run=self.turn)
+
+    def turn(self, _: Parts) -> None:
+        """Fan new events out and have what is due delivered, without waiting for any receiver."""
+        waiting = self._waiting()
+        if None in waiting:
+            while self._fan_out():
+                pass
+            waiting = self._waiting()
+        due = [endpoint_id for endpoint_id in waiting if endpoint_id is not None]
+        random.shuffle(due)  # where there are more than threads, each comes to its turn
+        for endpoint_id in due:
+            self._serve(endpoint_id)
+        self._prune()
+
+    def stop(self) -> None:
+        """Have the threads end after what they are at; what they leave is sent again later."""
+        self._stopping.set()
+        with self._lock:
+            threads = list(self._busy.values())
+        for thread in threads:
+            thread.join(_WAIT_FOR_THREADS_SECONDS)
+
+    def _waiting(self) -> list[str | None]:
+        with self._database.looking_up() as connection:
+            return list(connection.scalars(deliveries.waiting(now())))
+
+    def _fan_out(self) -> bool:
+        with self._database.writing() as session:
+            return fanning_out.fan_out(session) > 0
+
+    def _serve(self, endpoint_id: str) -> None:
+        """Start a thread for the endpoint, unless it has one or there are enough; the next turn asks again."""
+        with self._lock:
+            if endpoint_id in self._busy or len(self._busy) >= self._settings.webhook_workers:
+                return
+            thread = threading.Thread(target=self._deliver_due, args=(endpoint_id,), daemon=True, name="webhook")
+            self._busy[endpoint_id] = thread
+        thread.start()
+
+    def _deliver_due(self, endpoint_id: str) -> None:
+        try:
+            end = time.monotonic() + MOST_SECONDS_IN_A_ROW
+            while time.monotonic() < end and not self._stopping.is_set() and self._deliver_next(endpoint_id):
+                pass
+        except Exception as error:  # noqa: BLE001 - a thread's boundary: the claim runs out and it is sent again
+            log.warning("webhook.failed", webhook=endpoint_id, trace=trace(error))
+        finally:
+            with self._lock:
+                del self._busy[endpoint_id]
+
+    def _deliver_next(self, endpoint_id: str) -> bool:
+        """Send one delivery; say whether to go on with the next."""
+        seconds = self._settings.webhook_timeout_seconds + CLAIM_MARGIN_SECONDS
+        with self._database.writing() as session:
+            claim = deliveries.claim(session, endpoint_id, seconds=seconds)
+        if claim is None:
+            return False
+        try:
+            answer = self._send(claim)
+        except NotAnswered as failure:
+            self._failed(claim, failure.code)
+            return False
+        except Exception as error:  # noqa: BLE001 - whatever breaks counts as an attempt, or it would be tried for ever
+            log.warning("webhook.failed", webhook=endpoint_id, delivery=claim.id, trace=trace(error))
+            self._failed(claim, "internal_error")
+            return False
+        return self._record(claim, answer)
+
+    def _send(self, claim: Claim) -> connection.Answer:
+        """Raises NotAnswered."""
+        try:
+            target = self._guard.target(claim.url)
+        except TargetRefused as refusal:
+            raise NotAnswered(refusal.faults[0].code) from None
+        body, headers = message(claim, self._settings.master_key_bytes, moment=now())
+        if self._ssl_context is None:
+            self._ssl_context = httpx.create_ssl_context()
+        seconds = self._settings.webhook_timeout_seconds
+        return connection.post(target, body, headers, seconds=seconds, ssl_context=self._ssl_context)
+
+    def _record(self, claim: Claim, answer: connection.Answer) -> bool:
+        status = answer.status
+        if 200 <= status < 300:
+            with self._database.writing() as session:
+                deliveries.delivered(session, claim, status)
+            return True
+        if status == HTTPStatus.GONE:
+            with self._database.writing() as session:
+                deliveries.give_up_endpoint(session, claim, status=status, error="receiver_gone")
+            return False
+        asked = schedule.retry_after(answer.retry_after, now()) if status in _ASKS_FOR_TIME else None
+        self._failed(claim, "redirect_refused" if 300 <= status < 400 else "status_refused", status=status, asked=asked)
+        return False
+
+    def _failed(self, claim: Claim, error: str, *, status: int | None = None, asked: float | None = None) -> None:
+        wait = schedule.wait(self._waits, claim.attempt, asked=asked)
+        with self._database.writing() as session:
+            deliveries.failed(session, claim, error=error, status=status, wait=wait)
+        log.info("webhook.not_delivered", webhook=claim.endpoint_id, delivery=claim.id, error=error, status=status)
+
+    def _prune(self) -> None:
+        moment = now()
+        if self._pruned_at is not None and moment - self._pruned_at < PRUNE_EVERY:
+            return
+        before = moment - timedelta(days=self._settings.webhook_retention_days)
+        while self._prune_some(before) == deliveries.PRUNED_AT_ONCE:
+            pass
+        self._pruned_at = moment
+
+    def _prune_some(self, before: datetime) -> int:
+        with self._database.writing() as session:
+            return deliveries.prune(session, before)
+
+
+def message(claim: Claim, master_key: bytes, *, moment: datetime) -> tuple[bytes, Mapping[str, str]]:
+    """Return body and headers of a delivery as it is sent at a moment. Raises NotAnswered if no secret can be read."""
+    payload: dict[str, Any] = {"type": claim.type, "timestamp": audit.moment(claim.time), "data": claim.data}
+    body = canonical(payload)
+    try:
+        secrets = [signatures.unseal(master_key, claim.endpoint_id, sealed) for sealed in claim.secrets]
+    except signatures.SecretUnreadable:
+        raise NotAnswered("secret_unreadable") from None
+    signed = signatures.headers(secrets, message_id=claim.event_id, moment=moment, body=body)
+    return body, {"Content-Type": "application/json", "User-Agent": _USER_AGENT, **signed}
