@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from service import clock, key_use, problems, shredding
+from service import certifying, clock, key_use, problems, shredding
 from service.artifacts import ArtifactStore
 from service.body_limit import BodyLimit, NoNulInUrl
 from service.deps import Parts
@@ -20,6 +20,7 @@ from service.routes import (
     approvals,
     audit,
     catalogue,
+    certificates,
     datasets,
     deletion_requests,
     downloads,
@@ -50,13 +51,14 @@ from service.webhooks.courier import Courier
 _ROUTES = (
     health, datasets, models, versions, weights, previews, deletion_requests, approvals, events, jobs, evaluations,
     catalogue, audit, keys, request_decisions, metrics, residuals, downloads, withdrawals, receipts, suppressions,
-    webhooks, webhook_deliveries,
+    webhooks, webhook_deliveries, certificates,
 )  # fmt: skip
 _DUTIES: tuple[Duty, ...] = (
     Duty(name="request_keys", every_seconds=600, run=shredding.shred_expired),
     Duty(name="file_traces", every_seconds=5, run=shredding.scrub_files),
     clock.DUTY,
     key_use.DUTY,
+    certifying.DUTY,
 )
 
 

@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from service.catalogue.methods.spec import APPROXIMATE
-from service.evidence.facts import CertificateFacts, DatasetFacts, Json, ModelFacts, RequestFacts, Residual, written
+from service.evidence.facts import (
+    CertificateFacts,
+    DatasetFacts,
+    Json,
+    ModelFacts,
+    Residual,
+    why_nothing_was_measured,
+    written,
+)
 from service.evidence.statements import demand
 from service.evidence.verify import canonical, sha256
 
@@ -36,7 +44,7 @@ GENERAL_LIMITS = (
     "Times are the operator's clock, and the date of receipt is the controller's word.",
     "One checkpoint does not show that everyone is shown the same log; compare it with checkpoints that others hold.",
 )
-_NOTHING_MEASURED = "By the records no model was trained on the samples, so nothing was unlearned or measured."
+_NO_LEDGER = "No ledger was kept yet of what held the samples when this request was worked on."
 _SAYS_RECIPIENTS = "Downloads through this service of versions that held the samples, and notices of their withdrawal."
 
 
@@ -46,7 +54,7 @@ def predicate(facts: CertificateFacts, evidence: Mapping[str, str]) -> Json:
     return {
         "id": facts.id,
         "issued_at": written(facts.issued_at),
-        "request": _request(facts.request),
+        "request": _request(facts),
         "forget_set": {
             "num_samples": facts.request.num_samples,
             "commitment_root": facts.request.commitment_root,
@@ -76,8 +84,10 @@ def limits(facts: CertificateFacts) -> list[str]:
         found.append(_PARTIAL)
     if facts.request.purpose != "privacy":
         found.append(_PURPOSES[facts.request.purpose])
-    if not facts.models:
-        found.append(_NOTHING_MEASURED)
+    if (why := why_nothing_was_measured(facts)) is not None:
+        found.append(why)
+    if facts.models and not facts.residuals:
+        found.append(_NO_LEDGER)
     for model in facts.models:
         if model.approved_by:
             found.append(f"The gate did not pass {model.model}/{model.version}; {model.approved_by} approved it.")
@@ -86,7 +96,12 @@ def limits(facts: CertificateFacts) -> list[str]:
     return list(dict.fromkeys([*found, *GENERAL_LIMITS]))
 
 
-def _request(request: RequestFacts) -> Json:
+def _request(facts: CertificateFacts) -> Json:
+    request, why = facts.request, why_nothing_was_measured(facts)
+    purpose, partial = _PURPOSES[request.purpose], None
+    if request.scope == "partial":
+        partial = _PARTIAL
+        purpose = "Erasure of personal data." if request.purpose == "privacy" else purpose
     privacy = request.purpose == "privacy"
     return {
         "id": request.id,
@@ -99,7 +114,7 @@ def _request(request: RequestFacts) -> Json:
         "overdue": request.due_at is not None and request.completed_at > request.due_at,
         "regulation": REGULATION if privacy else None,
         "article": ARTICLE if privacy else None,
-        "says": " ".join([_PURPOSES[request.purpose], *([_PARTIAL] if request.scope == "partial" else [])]),
+        "says": " ".join(text for text in (purpose, partial, why) if text),
     }
 
 

@@ -122,6 +122,18 @@ class CertificateFacts:
     recipients: Recipients
 
 
+def why_nothing_was_measured(facts: CertificateFacts) -> str | None:
+    """Return, for a request that no new version came of, why that is so; None for any other."""
+    if facts.models:
+        return None
+    gone = ("erased", "erased_from_named_models", "already_erased")
+    if any(facts.request.outcomes.get(outcome) for outcome in gone):
+        because = "the versions that knew the samples had given way by the work of other requests, which tell of it"
+    else:
+        because = "no model was trained on the samples"
+    return f"Nothing was unlearned or measured for this request: by the records {because}."
+
+
 def written(time: datetime | None) -> str | None:
     """Return a moment as statements and the log write it: UTC, microseconds, Z."""
     if time is None:

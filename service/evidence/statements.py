@@ -8,7 +8,7 @@ had been trained on the samples and there are none, the log entry that says that
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from service.evidence.facts import CertificateFacts, Json, ModelFacts, written
+from service.evidence.facts import CertificateFacts, Json, ModelFacts, why_nothing_was_measured, written
 from service.evidence.leaf import leaf_hash
 from service.evidence.verify import PREDICATES, STATEMENT_TYPE
 
@@ -94,8 +94,8 @@ def test_result(facts: CertificateFacts) -> Json:
         for name, verdict in _rulings(model):
             if verdict in _TESTS:
                 found[_TESTS[verdict]].append(name)
-    if not facts.models:
-        found["warnedTests"].append("No model was trained on the samples, so nothing was measured.")
+    if (why := why_nothing_was_measured(facts)) is not None:
+        found["warnedTests"].append(why)
     policies = [_resource(f"policy/{each.model}/{each.version}", each.policy_sha256) for each in facts.models]
     return {
         "result": _overall(facts, found),

@@ -983,7 +983,7 @@ def _summary(verdict: Verdict) -> str:
         lines.append(
             f"model        {model['model']}/{model['result']['version']} by {method['id']} ({kind}), gate: {gate}"
         )
-    lines += [] if certificate["models"] else ["model        none was trained on the samples"]
+    lines += [] if certificate["models"] else ["model        none: nothing was unlearned or measured for this request"]
     lines += [f"note         {note}" for note in verdict.notes]
     lines += [f"weights      {name}: the file is this version" for name in verdict.weights]
     lines += [f"report       {name}: the file is this report" for name in verdict.reports]

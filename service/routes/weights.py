@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, Response
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 
@@ -18,7 +19,7 @@ from service.digest_headers import etag, names_tag, repr_digest
 from service.errors import Conflict, Gone, Quarantined, ServiceError
 from service.lifecycle import VersionState
 from service.routes.versions import WEIGHTS, VersionNumber
-from service.store import audit, models, recipients, versions
+from service.store import audit, certificates, models, recipients, versions
 from service.store.tables import Version
 
 _RANGES = re.compile(r"bytes=\d{0,18}-\d{0,18}( *, *\d{0,18}-\d{0,18})*", re.ASCII)
@@ -27,7 +28,7 @@ _RANGE = re.compile(r"(\d*)-(\d*)", re.ASCII)
 router = APIRouter(prefix="/v1/models/{name}/versions", tags=["versions"])
 
 
-def _refusal(name: str, version: Version) -> ServiceError | None:
+def _refusal(session: Session, name: str, version: Version) -> ServiceError | None:
     match VersionState(version.state):
         case VersionState.ACTIVE:
             return None
@@ -39,6 +40,7 @@ def _refusal(name: str, version: Version) -> ServiceError | None:
                 f"GET /v1/models/{name}/versions/latest names its successor."
             )
             gone.extra["latest"] = f"/v1/models/{name}/versions/latest"
+            gone.extra |= certificates.links_of_version(session, version)
             gone.extra["retired_at"] = version.retired_at.isoformat() if version.retired_at else None
             return gone
         case VersionState.QUARANTINED:
@@ -65,7 +67,7 @@ def download(
     with parts.database.reading() as session:
         model = models.by_name(session, name)
         version = versions.get(session, model, number)
-        refusal = _refusal(name, version)
+        refusal = _refusal(session, name, version)
         if refusal is not None:
             raise refusal
     headers = {
@@ -137,7 +139,7 @@ def _record(parts: Parts, who: Principal, name: str, version: Version, byte_rang
     with writing_as(parts, who) as session:
         # Looked at again, and held: an entry of a download after that of the retirement would be a contradiction.
         row = session.scalar(select(Version).where(Version.id == version.id).with_for_update(read=True))
-        refusal = _refusal(name, row) if row is not None else None
+        refusal = _refusal(session, name, row) if row is not None else None
         if refusal is not None:
             raise refusal
         recipients.note(session, version, who.id)

@@ -61,6 +61,7 @@ class DeletionRequestOut(BaseModel):
     created_at: datetime
     started_at: datetime | None
     completed_at: datetime | None
+    certificate_id: str | None = Field(None, description="Of its certificate, once that is issued.")
     ended_at: datetime | None = Field(None, description="When it was completed, denied or cancelled.")
     num_samples: int
     commitment_root: str

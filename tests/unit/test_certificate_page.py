@@ -59,7 +59,7 @@ def test_the_page_loads_nothing_and_runs_nothing() -> None:
 
 
 def test_a_certificate_without_a_model_says_that_nothing_was_measured() -> None:
-    assert "nothing was unlearned and nothing was measured" in read(render(cases.made(model=None))).text
+    assert "Nothing was unlearned or measured for this request" in read(render(cases.made(model=None))).text
 
 
 def test_markup_in_the_data_stays_text() -> None:

@@ -3,6 +3,7 @@
 from service.store.tables.access import ApiKey, IdempotencyKey
 from service.store.tables.audit import AuditCheckpoint, AuditEntry, AuditHead, AuditLink, AuditTile, AuditTree
 from service.store.tables.base import Base, Json, table_of
+from service.store.tables.certificates import Certificate
 from service.store.tables.datasets import Dataset, Sample, Suppression
 from service.store.tables.decisions import RequestDecision
 from service.store.tables.id_checks import IdCheck
@@ -24,6 +25,7 @@ __all__ = [
     "AuditTile",
     "AuditTree",
     "Base",
+    "Certificate",
     "Dataset",
     "DatasetCache",
     "DeletionRequest",

@@ -2,11 +2,13 @@
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Index, LargeBinary, String
+from sqlalchemy import ForeignKey, Index, LargeBinary, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.store.tables.base import Base, Json
 from service.store.types import now
+
+_WITHOUT_CERTIFICATE = "status = 'completed' AND certificate_id IS NULL"
 
 
 class DeletionRequest(Base):
@@ -22,6 +24,15 @@ class DeletionRequest(Base):
         Index(None, "dataset_id"),
         Index(None, "next_mark_at"),
         Index(None, "principal_id", "created_at"),
+        # Holds only those that wait for a certificate, so that looking for them costs nothing.
+        Index(
+            "ix_deletion_requests_without_certificate",
+            "status",
+            "certificate_id",
+            "completed_at",
+            sqlite_where=text(_WITHOUT_CERTIFICATE),
+            postgresql_where=text(_WITHOUT_CERTIFICATE),
+        ),
     )
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
@@ -44,6 +55,7 @@ class DeletionRequest(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
     started_at: Mapped[datetime | None]
     completed_at: Mapped[datetime | None]
+    certificate_id: Mapped[str | None] = mapped_column(String(40))
     ended_at: Mapped[datetime | None]
     error: Mapped[Json | None]
     approval_above_share: Mapped[float | None]

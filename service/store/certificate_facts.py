@@ -1,0 +1,245 @@
+"""Reads from the store what a certificate says, and the log entries that prove it. Changes nothing."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version as version_of
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from service.evidence.bundle import KeyRecord, LogProofs
+from service.evidence.facts import (
+    CertificateFacts,
+    DatasetFacts,
+    LoggedEntry,
+    ModelFacts,
+    Recipients,
+    RequestFacts,
+    Residual,
+)
+from service.evidence.verify import report_digest
+from service.lifecycle import JobStatus
+from service.store import audit, audit_tree, dataset_roots, requests, residuals, retention, signing_keys, withdrawals
+from service.store.checkpoints import SignedCheckpoint
+from service.store.residuals import Found, State
+from service.store.tables import (
+    AuditEntry,
+    Dataset,
+    DeletionRequest,
+    Evaluation,
+    Job,
+    Recipient,
+    Version,
+)
+from service.store.tables import Residual as ResidualRow
+from service.store.types import new_id, now
+
+MAX_ENTRIES = 1000
+_DONE = {
+    State.PURGED: "Deleted from the artifact store; that it is absent was checked.",
+    State.OVERWRITTEN: "The rows of the samples were overwritten with zeros.",
+    State.ABSENT: "Looked for, and not there.",
+    State.SERVED_AGAIN: "In circulation again: the request no longer concerns it.",
+    State.PUBLISHED: "Became the new version, which was made to forget the samples.",
+    State.OUT_OF_SCOPE: "The request does not reach it; it holds the samples still.",
+    State.NOT_OURS_TO_DELETE: "Not edited by this service; whoever keeps the source must erase there.",
+    State.HELD: "Holds the samples still.",
+    State.QUARANTINED: "Withheld; not deleted yet.",
+    State.RETIRED: "Out of circulation; not deleted yet.",
+    State.REJECTED: "Never in circulation; not deleted yet.",
+    State.TRIMMED: "Replaced by a file without the samples; the old bytes are not deleted yet.",
+    State.REPLACED: "Replaced; the old bytes are not deleted yet.",
+    State.DROPPED: "Not used any more; its bytes are not deleted yet.",
+    State.SHARED: "Not used any more; equal bytes belong to something else, which keeps them.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """The facts, and the numbers of the log entries that they rest on."""
+
+    facts: CertificateFacts
+    entries: list[LoggedEntry]
+
+
+def gather(session: Session, request: DeletionRequest, *, master_key: bytes) -> Gathered:
+    """Return what the certificate of a completed request says. Raises LookupError where the log lacks an entry."""
+    story = _story(session, request)
+    models: list[ModelFacts] = []
+    entries = {entry.seq: entry for entry in story}
+    for job, name in requests.jobs(session, [request.id])[request.id]:
+        if job.status == JobStatus.PUBLISHED and job.version_id is not None:
+            model, proven_by = _model(session, job, name, story)
+            models.append(model)
+            entries |= {entry.seq: entry for entry in proven_by}
+    found = residuals.of_request(session, request.id)
+    days = retention.longest(session, request.dataset_id)
+    left = [_residual(each, days) for each in found]
+    entries |= {entry.seq: entry for entry in _numbered(session, [r.entry for r in left if r.entry is not None])}
+    facts = CertificateFacts(
+        id=new_id("cert"),
+        issued_at=now(),
+        service_version=version_of("unlearning-service"),
+        request=_request(session, request, story),
+        dataset=_dataset(session, request, master_key),
+        models=models,
+        residuals=left,
+        recipients=_recipients(session, request.id),
+    )
+    return Gathered(facts=facts, entries=[entries[seq] for seq in sorted(entries)])
+
+
+def proofs(session: Session, entries: Sequence[LoggedEntry], checkpoint: SignedCheckpoint) -> LogProofs:
+    """Return the entries with their inclusion proofs under the checkpoint."""
+    size = checkpoint.size
+    return LogProofs(
+        checkpoint=checkpoint.note,
+        entries=[(entry, audit_tree.inclusion(session, entry.seq, size)) for entry in entries],
+    )
+
+
+def keys(session: Session, name: str) -> list[KeyRecord]:
+    """Return every public key of the service with its validity."""
+    return [
+        KeyRecord(
+            name=name,
+            public_key=row.public_key,
+            not_before=row.not_before,
+            not_after=row.not_after,
+            revoked_at=row.revoked_at,
+        )
+        for row in signing_keys.every(session)
+    ]
+
+
+def _story(session: Session, request: DeletionRequest) -> list[LoggedEntry]:
+    """Return the entries about the request itself, from its receipt to its completion."""
+    found = audit.find(session, links={"request": request.id}, limit=MAX_ENTRIES)
+    about = f"deletion-request/{request.id}"
+    return [_logged(row) for row in found if row.subject == about and row.action.startswith("request.")]
+
+
+def _logged(row: AuditEntry) -> LoggedEntry:
+    return LoggedEntry(
+        seq=row.seq,
+        time=row.time,
+        actor=row.actor,
+        action=row.action,
+        subject=row.subject,
+        payload=json.loads(row.payload),
+    )
+
+
+def _the(entries: Iterable[LoggedEntry], action: str, subject: str) -> LoggedEntry:
+    found = [entry for entry in entries if (entry.action, entry.subject) == (action, subject)]
+    if len(found) != 1:
+        raise LookupError(f"the log has {len(found)} entries {action} of {subject}")
+    return found[0]
+
+
+def _request(session: Session, request: DeletionRequest, story: Sequence[LoggedEntry]) -> RequestFacts:
+    if request.completed_at is None:
+        raise LookupError(f"{request.id} is not completed")
+    completed = _the(story, "request.completed", f"deletion-request/{request.id}")
+    return RequestFacts(
+        id=request.id,
+        purpose=request.purpose,
+        scope=request.scope,
+        models=request.models,
+        method=request.method,
+        options=request.method_options,
+        received_at=request.received_at,
+        due_at=request.due_at,
+        started_at=request.started_at,
+        completed_at=request.completed_at,
+        num_samples=request.num_samples,
+        commitment_root=request.commitment_root,
+        not_found=request.not_found,
+        already_erased=request.already_erased,
+        outcomes=requests.outcomes(session, request),
+        completed=completed,
+    )
+
+
+def _dataset(session: Session, request: DeletionRequest, master_key: bytes) -> DatasetFacts:
+    dataset = session.get_one(Dataset, request.dataset_id)
+    roots = dataset_roots.around(session, request, master_key=master_key)
+    return DatasetFacts(
+        name=dataset.name,
+        digest=dataset.digest,
+        root_before=roots.before,
+        root_after=roots.after,
+        samples_before=roots.samples_before,
+        samples_after=roots.samples_after,
+    )
+
+
+def _model(session: Session, job: Job, name: str, story: Sequence[LoggedEntry]) -> tuple[ModelFacts, list[LoggedEntry]]:
+    version, parent = session.get_one(Version, job.version_id), session.get_one(Version, job.parent_id)
+    evaluation = session.get_one(Evaluation, version.evaluation_id)
+    of_job = [_logged(row) for row in audit.find(session, links={"job": job.id}, limit=MAX_ENTRIES)]
+    published = _the(of_job, "job.published", f"job/{job.id}")
+    measured = _the(of_job, "evaluation.recorded", f"evaluation/{evaluation.id}")
+    frozen = _frozen(job, name, story) or _the(of_job, "job.queued", f"job/{job.id}")
+    facts = ModelFacts(
+        model=name,
+        job=job.id,
+        version=version.number,
+        sha256=version.sha256,
+        published_entry=published.seq,
+        parent_version=parent.number,
+        parent_sha256=parent.sha256,
+        policy_sha256=str(job.policy_digest),
+        criteria_entry=frozen.seq,
+        approved_by=job.approved_by,
+        evaluation=evaluation.id,
+        evaluation_entry=measured.seq,
+        report_sha256=report_digest(evaluation.report),
+        report=evaluation.report,
+    )
+    return facts, [published, measured, frozen]
+
+
+def _frozen(job: Job, name: str, story: Sequence[LoggedEntry]) -> LoggedEntry | None:
+    """Return the acceptance, if it froze the job's criteria: not so for a model that came after it."""
+    accepted = next((entry for entry in story if entry.action == "request.accepted"), None)
+    policies: Any = accepted.payload.get("policies", {}) if accepted else {}
+    return accepted if policies.get(name) == job.policy_digest else None
+
+
+def _residual(found: Found, days: int) -> Residual:
+    last = found.steps[-1]
+    done = _DONE.get(State(found.state), found.state)
+    if found.state == State.HELD and found.kind != residuals.VERSION and days:
+        done = f"Holds the samples still: audits of later versions may read them for {days} days after completion."
+    return Residual(
+        kind=found.kind,
+        name=found.artifact,
+        sha256=found.sha256,
+        state=found.state,
+        done=done,
+        at=last.at,
+        entry=last.seq,
+    )
+
+
+def _numbered(session: Session, numbers: Sequence[int]) -> list[LoggedEntry]:
+    if not numbers:
+        return []
+    return [_logged(row) for row in session.scalars(select(AuditEntry).where(AuditEntry.seq.in_(sorted(set(numbers)))))]
+
+
+def _recipients(session: Session, request_id: str) -> Recipients:
+    held = select(ResidualRow.version_id).where(
+        ResidualRow.request_id == request_id, ResidualRow.kind == residuals.VERSION
+    )
+    counted = select(
+        func.coalesce(func.sum(Recipient.downloads), 0), func.count(Recipient.principal_id.distinct())
+    ).where(Recipient.version_id.in_(held))
+    downloads, people = session.execute(counted).one()
+    told = withdrawals.counts_of_request(session, request_id)
+    return Recipients(
+        downloads=int(downloads), recipients=int(people), notices=told.told, acknowledged=told.acknowledged
+    )
