@@ -83,7 +83,12 @@ _ALL = (
         scope="weights:read",
         addressed=True,
     ),
-    _event("certificate.issued", "The certificate of a request can be fetched.", {}, scope=_REQUESTS),
+    _event(
+        "certificate.issued",
+        "The certificate of a request can be fetched.",
+        dict.fromkeys(("request", "certificate", "sha256"), _TEXT),
+        scope=_REQUESTS,
+    ),
     _event("webhook.ping", "A test; goes to the webhook it was asked for.", {"webhook": _TEXT}, scope="webhooks"),
 )
 EVENTS: MappingProxyType[str, EventType] = MappingProxyType({event.name: event for event in _ALL})

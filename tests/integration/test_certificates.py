@@ -26,7 +26,7 @@ from service.lifecycle import JobStatus
 from service.settings import Settings
 from service.store import certificates, dataset_roots, intake, jobs, keys, requests, signing_keys, versions
 from service.store.intake import Order
-from service.store.tables import AuditEntry, Certificate, DeletionRequest, Job, WebhookEvent
+from service.store.tables import AuditEntry, Certificate, DeletionRequest, Job, WebhookEndpoint, WebhookEvent
 from service.store.types import now
 from tests import certificate_cases, factories
 from workers import publish, sweeper
@@ -249,6 +249,19 @@ def test_roots_follow_one_another(place: Place, name: str) -> None:
 
 
 def test_eight_that_issue_at_once_issue_one(place: Place, name: str) -> None:
+    with place.database.writing() as session:
+        key, _ = keys.create(session, name="listener", scopes=["requests:read"])
+        session.add(
+            WebhookEndpoint(
+                id=f"listener-{name}"[:40],
+                key_id=key.id,
+                url="https://receiver.example",
+                events=[certificates.ISSUED],
+                description="",
+                enabled=True,
+                secret=b"s",
+            )
+        )
     request_id = ask(place, name, "train-0")
     start = threading.Barrier(8)
 
