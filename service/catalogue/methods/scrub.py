@@ -76,7 +76,11 @@ class ScrubConfig(MethodConfig):
         None, ge=1, le=8192, description="Samples per min step. Null: the recipe's, smaller for small retain sets."
     )
     forget_batch_size: int | None = Field(
-        None, ge=1, le=8192, description="Samples per max step. Null: 64, smaller for small forget sets."
+        None,
+        ge=1,
+        le=8192,
+        description="Samples per max step. Null: 64, smaller for small forget sets, and larger for large ones, whose "
+        "many steps would else cost accuracy for good.",
     )
     push_norm: float | None = Field(
         0.5,

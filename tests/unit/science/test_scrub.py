@@ -1,6 +1,7 @@
 """SCRUB: its steps against formulas written anew in float64, its schedule, and what it must leave alone."""
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from workers.unlearning.push import STRONGEST_SETTLED, WEAKEST, next_norm
 from workers.unlearning.scrub import (
     Lesson,
     distance,
+    lesson_steps,
     rate_share,
     scrub,
     scrub_r,
@@ -347,6 +349,15 @@ def _record(epoch: int, loss: float, accuracy: float = 1.0) -> EpochRecord:
         selection_accuracy=accuracy,
         selection_loss=0.0,
     )
+
+
+def test_a_batch_left_null_makes_about_as_many_pushes_for_a_large_forget_set_as_for_a_small_one() -> None:
+    def pushes(forget: int, **given: int) -> int:
+        steps = lesson_steps(ScrubConfig.model_validate(given), Recipe(), retain=10 * forget, forget=forget)
+        return math.ceil(forget / steps.forget_batch_size)
+
+    assert [pushes(forget) for forget in (600, 768, 6_000, 100_000)] == [10, 12, 12, 12]
+    assert pushes(6_000, forget_batch_size=64) == 94
 
 
 def test_the_push_grows_below_the_aim_shrinks_above_it_and_stays_in_its_range() -> None:
