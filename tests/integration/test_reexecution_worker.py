@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import select
 
 from service import migrate
@@ -15,7 +16,7 @@ from service.evidence.reexecution import drawn
 from service.lifecycle import JobKind, JobStatus
 from service.schemas.report_reexecution import ReexecutionOut
 from service.settings import Settings
-from service.store import datasets, intake, jobs, models
+from service.store import datasets, intake, jobs, models, signing_keys
 from service.store.intake import Order, Secrets
 from service.store.tables import AuditEntry, Evaluation, Job, Sample, Version
 from workers.bench import Bench
@@ -255,3 +256,19 @@ def test_a_second_execution_that_fails_is_not_published(bench: Bench) -> None:
     (told,) = _entries(bench, job, "job.reexecution_diverged")
     assert told["code"] == "bad_checkpoint"
     assert _weights_of(bench, job) is None
+
+
+def test_a_worker_that_cannot_sign_publishes_nothing(bench: Bench) -> None:
+    _trained(bench, "unsigned", reexecution_share=0.0)
+    with bench.database.writing() as session:
+        signing_keys.current(session, bench.settings)
+    settings = bench.settings.model_copy(update={"signing_key": SecretStr("11" * 32)})
+    job = _erased(dataclasses.replace(bench, settings=settings), "unsigned")
+    assert job.status == JobStatus.HELD
+    assert job.error is not None
+    assert job.error["code"] == "signing_key_unusable"
+    assert _entries(bench, job, "job.result_committed") == []
+    with bench.database.writing() as session:
+        jobs.retry(session, session.get_one(Job, job.id))
+    run_all(bench)
+    assert _job(bench, job.id).status == JobStatus.PUBLISHED
