@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from service import certifying, clock, key_use, problems, shredding
+from service import certifying, checkpointing, clock, key_use, problems, shredding
 from service.artifacts import ArtifactStore
 from service.body_limit import BodyLimit, NoNulInUrl
 from service.deps import Parts
@@ -19,6 +19,7 @@ from service.rate_limits import Meter, RateLimits, limits_of
 from service.routes import (
     approvals,
     audit,
+    audit_queries,
     catalogue,
     certificates,
     datasets,
@@ -36,6 +37,7 @@ from service.routes import (
     request_decisions,
     residuals,
     suppressions,
+    transparency_log,
     versions,
     webhook_deliveries,
     webhooks,
@@ -52,6 +54,7 @@ _ROUTES = (
     health, datasets, models, versions, weights, previews, deletion_requests, approvals, events, jobs, evaluations,
     catalogue, audit, keys, request_decisions, metrics, residuals, downloads, withdrawals, receipts, suppressions,
     webhooks, webhook_deliveries, certificates,
+    audit_queries, transparency_log,
 )  # fmt: skip
 _DUTIES: tuple[Duty, ...] = (
     Duty(name="request_keys", every_seconds=600, run=shredding.shred_expired),
@@ -59,6 +62,7 @@ _DUTIES: tuple[Duty, ...] = (
     clock.DUTY,
     key_use.DUTY,
     certifying.DUTY,
+    checkpointing.DUTY,
 )
 
 

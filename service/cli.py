@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service import logs, migrate, shredding
+from service import audit_log_cli, logs, migrate, shredding, signing_keys_cli
 from service.auth import SCOPES
 from service.errors import ServiceError
 from service.evidence import receipts
@@ -24,6 +24,8 @@ from service.store.session import Database
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 keys_app = typer.Typer(no_args_is_help=True, help="API keys.")
 app.add_typer(keys_app, name="keys")
+app.add_typer(signing_keys_cli.app, name="signing-keys")
+app.add_typer(audit_log_cli.app, name="audit-log")
 DataDir = Annotated[Path | None, typer.Option(help="Folder for database, artifacts and caches; default ./var.")]
 MOST_KEYS = 10_000
 # Long enough for a busy machine: the worker ends its child and hands its job back first.

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import hashlib
 from datetime import UTC, datetime
 from typing import Annotated, Generic, TypeVar
 
@@ -12,6 +13,7 @@ from service.errors import Fault, InvalidRequest
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Number = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Limit = Annotated[int, Field(ge=1, le=1000)]
+CHECK_BYTES = 6
 T = TypeVar("T")
 
 
@@ -38,8 +40,13 @@ class Page(BaseModel, Generic[T]):
 
 
 def encode_cursor(value: int | str) -> str:
-    """Return an opaque cursor; it holds a row's key, never a sample ID."""
-    return base64.urlsafe_b64encode(f"1:{value}".encode()).decode().rstrip("=")
+    """Return an opaque cursor; it holds a row's key, never a sample ID, and a check that tells an altered one."""
+    text = f"1:{value}".encode()
+    return base64.urlsafe_b64encode(text + _check(text)).decode().rstrip("=")
+
+
+def _check(text: bytes) -> bytes:
+    return hashlib.sha256(b"cursor" + text).digest()[:CHECK_BYTES]
 
 
 def decode_cursor(cursor: str | None, *, pointer: str = "/cursor") -> str | None:
@@ -47,10 +54,12 @@ def decode_cursor(cursor: str | None, *, pointer: str = "/cursor") -> str | None
     if cursor is None:
         return None
     try:
-        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+        data = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        text = data[:-CHECK_BYTES].decode()
     except (binascii.Error, ValueError):
         text = ""
-    if not text.startswith("1:") or "\x00" in text:
+    # Written anew, so that no second spelling of the same bytes passes.
+    if not text.startswith("1:") or "\x00" in text or encode_cursor(text[2:]) != cursor:
         raise _bad_cursor(pointer)
     return text[2:]
 

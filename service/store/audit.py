@@ -12,7 +12,8 @@ from typing import Any
 from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
-from service.evidence.leaf import canonical, leaf_hash
+from service.evidence.leaf import entry_bytes, payload_bytes
+from service.evidence.merkle import hash_leaf
 from service.store.tables import AuditEntry, AuditHead, AuditLink, table_of
 from service.store.types import now
 
@@ -92,15 +93,28 @@ def append_recorded(session: Session, first: int) -> None:
 
 
 def _row(seq: int, entry: Recorded) -> dict[str, Any]:
-    hashed = {
+    payload = payload_bytes(entry.payload)
+    fields = {
         "seq": seq,
         "time": moment(entry.time),
         "actor": entry.actor,
         "action": entry.action,
         "subject": entry.subject,
-        "payload": entry.payload,
     }
-    return {**hashed, "payload": canonical(entry.payload).decode(), "leaf_hash": leaf_hash(hashed).hex()}
+    leaf = hash_leaf(entry_bytes(**fields, payload=payload))  # type: ignore[arg-type]
+    return {**fields, "payload": payload.decode(), "leaf_hash": leaf.hex()}
+
+
+def hashed_bytes(entry: AuditEntry) -> bytes:
+    """Return the very bytes whose hash is the entry's leaf."""
+    return entry_bytes(
+        seq=entry.seq,
+        time=entry.time,
+        actor=entry.actor,
+        action=entry.action,
+        subject=entry.subject,
+        payload=entry.payload.encode(),
+    )
 
 
 def moment(time: datetime) -> str:

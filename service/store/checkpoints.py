@@ -19,7 +19,7 @@ from service.store.session import Database
 from service.store.tables import AuditCheckpoint
 from service.store.types import now
 
-__all__ = ["SignedCheckpoint", "at", "consistency", "fresh", "inclusion", "latest", "sign_now"]
+__all__ = ["SignedCheckpoint", "at", "consistency", "fresh", "inclusion", "latest", "note_at", "sign_now"]
 log = structlog.get_logger()
 
 
@@ -45,6 +45,11 @@ def at(session: Session, size: int) -> SignedCheckpoint:
     if found is None:
         raise NotFound(f"No checkpoint was signed at size {size}.", code="checkpoint_not_found")
     return found
+
+
+def note_at(session: Session, size: int) -> str | None:
+    """Return the note of the checkpoint of this size, if one was signed."""
+    return session.scalar(select(AuditCheckpoint.note).where(AuditCheckpoint.size == size))
 
 
 def _view(row: AuditCheckpoint | None) -> SignedCheckpoint | None:

@@ -95,7 +95,8 @@ def note(session: Session, request: DeletionRequest, action: str, payload: dict[
         action,
         subject=f"deletion-request/{request.id}",
         payload=payload,
-        links={"request": request.id, "dataset": dataset},
+        # An acceptance names the models by their policies, and is found by each.
+        links={"request": request.id, "dataset": dataset, "model": list(payload.get("policies", ()))},
     )
     events.emit(session, "state", {"status": request.status, **payload}, request_id=request.id)
 

@@ -19,6 +19,7 @@ LISTS: dict[str, dict[str, Any]] = {
     "/v1/models/m0/versions": {},
     "/v1/deletion-requests": {"dataset": "d0"},
     "/v1/audit/entries": {"action": ["model.registered", "request.accepted"], "since": "2020-01-01T00:00:00+02:00"},
+    "/v1/audit/state": {"at": "2999-01-01T00:00:00Z", "model": "m0"},
     "/v1/api-keys": {},
 }
 

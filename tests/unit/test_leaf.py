@@ -1,9 +1,13 @@
 """An audit leaf's bytes: RFC 8785 JSON, and RFC 6962's prefix before hashing."""
 
 import hashlib
+import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from service.evidence import leaf
 from service.evidence.leaf import canonical, leaf_hash
 
 ENTRY = {
@@ -40,3 +44,42 @@ def test_numbers_are_written_as_ecmascript_does_and_names_sorted_by_utf_16() -> 
 def test_what_has_no_canonical_form_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match=r".*"):
         canonical({"payload": value})
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@given(
+    texts=st.fixed_dictionaries(dict.fromkeys(("time", "actor", "action", "subject"), TEXT)),
+    seq=st.integers(0, 2**53 - 1),
+    payload=st.dictionaries(TEXT, st.one_of(st.none(), st.integers(-9, 9), TEXT, st.lists(TEXT))),
+)
+def test_an_entry_put_together_from_its_fields_is_its_canonical_form(
+    texts: dict[str, str], seq: int, payload: dict[str, object]
+) -> None:
+    made = leaf.entry_bytes(seq=seq, payload=leaf.payload_bytes(payload), **texts)
+    assert made == canonical({**texts, "seq": seq, "payload": payload})
+
+
+def test_a_payload_too_long_for_an_entry_bundle_is_committed_to_by_its_digest() -> None:
+    policy = {"bounds": ["x" * 100] * 900}
+    short = json.loads(leaf.payload_bytes({"dataset": "d", "policy": policy}))
+    data = canonical(policy)
+    assert short == {
+        "dataset": "d",
+        "policy": {"omitted_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()},
+    }
+    many = {f"name-{i}": "x" * 900 for i in range(100)}
+    whole = canonical(many)
+    assert json.loads(leaf.payload_bytes(many)) == {
+        "omitted_bytes": len(whole),
+        "sha256": hashlib.sha256(whole).hexdigest(),
+    }
+
+
+def test_the_longest_entry_fits_a_bundle() -> None:
+    longest = {"time": "t" * 32, "actor": "\x01" * 100, "action": "\x01" * 64, "subject": "\x01" * 300}
+    payload = {"x": "y" * (leaf.MAX_PAYLOAD_BYTES - 8)}
+    assert len(leaf.payload_bytes(payload)) == leaf.MAX_PAYLOAD_BYTES
+    made = leaf.entry_bytes(seq=2**53 - 1, payload=leaf.payload_bytes(payload), **longest)
+    assert len(made) <= leaf.MAX_ENTRY_BYTES
