@@ -13,6 +13,9 @@ log = structlog.get_logger()
 def wrap_keys(parts: Parts) -> None:
     """Wrap what an older version stored unwrapped; one look where there is nothing."""
     total = 0
+    with parts.database.reading() as session:
+        if not request_keys.any_unwrapped(session):
+            return
     while True:
         with parts.database.writing() as session:
             count = request_keys.wrap_stored(session, parts.secrets.wrapping)

@@ -38,7 +38,5 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("file_traces")
     op.drop_index(op.f("ix_request_keys_keep_until"), "request_keys")
-    with op.batch_alter_table("request_keys") as keys:
-        keys.drop_column("keep_until")
-        keys.drop_column("commitments")
-        keys.drop_column("wrapping")
+    for column in ("keep_until", "commitments", "wrapping"):
+        op.drop_column("request_keys", column)

@@ -78,6 +78,11 @@ def shredded() -> Gone:
     return Gone(detail, code="request_key_shredded", title="The request's key was shredded")
 
 
+def any_unwrapped(session: Session) -> bool:
+    """Say whether a key is stored as an older version of the service stored it."""
+    return session.scalar(select(RequestKey.request_id).where(RequestKey.wrapping.is_(None)).limit(1)) is not None
+
+
 def wrap_stored(session: Session, wrapping_key: bytes) -> int:
     """Wrap some of the keys that an older version of the service stored as they were; return how many."""
     found = session.scalars(select(RequestKey).where(RequestKey.wrapping.is_(None)).limit(_CHUNK)).all()

@@ -96,7 +96,7 @@ def _check_cache(stack: Stack, names: dict[str, int]) -> None:
 
     from service.store.tables import Sample
 
-    folder = next((stack.settings.data_dir / "cache").iterdir())
+    folder = next(path for path in (stack.settings.data_dir / "cache").iterdir() if path.is_dir())
     images, labels = np.load(folder / "images.npy"), np.load(folder / "labels.npy")
     with stack.database.reading() as session:
         rows = session.execute(select(Sample.sample_id, Sample.position, Sample.state)).all()

@@ -7,7 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 from alembic import command
-from sqlalchemy import func, insert, select, text, update
+from sqlalchemy import func, select, text, update
 from typer.testing import CliRunner
 
 from service import migrate, shredding
@@ -21,7 +21,7 @@ from service.settings import Settings
 from service.store import audit, idempotency, intake, request_keys, requests, traces
 from service.store.intake import Order, Secrets
 from service.store.session import Database
-from service.store.tables import DeletionRequest, FileTrace, RequestKey, Suppression, table_of
+from service.store.tables import DeletionRequest, FileTrace, RequestKey, Suppression
 from service.store.types import now
 from tests import factories
 
@@ -120,48 +120,37 @@ def test_keys_stored_before_wrapping_are_read_and_then_wrapped_with_their_commit
 
 
 def test_the_migration_marks_what_is_wrapped_and_leaves_what_is_not(tmp_path: Path) -> None:
+    """One key as the schema before had it, and one that was wrapped, went back to that schema, and comes again."""
     settings = Settings(data_dir=tmp_path)
     url = settings.resolved_database_url
-    migrate.upgrade(url)
+    command.upgrade(migrate.config(url), "0008")
     database = Database.open(settings)
-    with database.writing() as session:
-        session.execute(text("PRAGMA defer_foreign_keys=ON"))
-        factories_row = {"key": b"c" * 32, "wrapping": None}
-        session.execute(
+    stored = {"req_clear": b"c" * 32, "req_wrapped": request_keys.row("req_wrapped", b"w" * 32, b"m" * 32, [])["key"]}
+    with database.engine.begin() as connection:
+        connection.execute(
             text(
-                "INSERT INTO datasets (id, name, source, state, num_samples, num_classes, created_at) "
-                "VALUES ('ds_1', 'd', '{}', 'ready', 0, 0, '2024-01-01')"
+                "INSERT INTO datasets (id, name, source, state, num_samples, num_classes, created_at)"
+                " VALUES ('ds_1', 'd', '{}', 'ready', 0, 0, '2024-01-01')"
             )
         )
-        for request_id in ("req_clear", "req_wrapped"):
-            session.add(_row(request_id))
-            session.flush()
-        session.execute(insert(table_of(RequestKey)), {"request_id": "req_clear", **factories_row})
-        session.execute(insert(table_of(RequestKey)), request_keys.row("req_wrapped", b"w" * 32, b"m" * 32, []))
-    database.dispose()
+        for request_id, key in stored.items():
+            row = {"id": request_id, "key": key}
+            connection.execute(text(_REQUEST), row)
+            connection.execute(text("INSERT INTO request_keys (request_id, key) VALUES (:id, :key)"), row)
     command.downgrade(migrate.config(url), "0007")
     migrate.upgrade(url)
     with database.reading() as session:
         assert request_keys.of(session, "req_clear", b"m" * 32) == b"c" * 32
         assert request_keys.of(session, "req_wrapped", b"m" * 32) == b"w" * 32
+        assert request_keys.any_unwrapped(session)
     database.dispose()
 
 
-def _row(request_id: str) -> DeletionRequest:
-    return DeletionRequest(
-        id=request_id,
-        dataset_id="ds_1",
-        principal_id="key",
-        purpose="privacy",
-        method="finetune",
-        method_options={},
-        models=None,
-        scope="full",
-        status="completed",
-        num_samples=0,
-        commitment_root="0" * 64,
-        received_at=now(),
-    )
+_REQUEST = (
+    "INSERT INTO deletion_requests (id, dataset_id, principal_id, purpose, method, method_options, scope, status,"
+    " num_samples, not_found, already_erased, commitment_root, received_at, created_at) VALUES"
+    " (:id, 'ds_1', 'key', 'privacy', 'finetune', '{}', 'full', 'completed', 0, 0, 0, '0', '2024-01-01', '2024-01-01')"
+)
 
 
 def test_a_key_is_shredded_when_its_retention_is_over_and_not_before(parts: Parts) -> None:
