@@ -18,6 +18,8 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from service.demo_calls import STEP_SECONDS, StepFailed, document_of, expect, poll
+from service.demo_certificate import check_certificate
 from service.demo_tables import audit_table, comparison
 from service.free_port import free_port
 
@@ -33,13 +35,9 @@ RECIPE = {
 }
 FORGET = 90
 # Generous, for a slow disk and a busy processor: a service that has ended is noticed at once.
-READY_SECONDS, STEP_SECONDS, END_SECONDS = 300, 900, 90
+READY_SECONDS, END_SECONDS = 300, 90
 # Wide enough for the tables where there is no terminal to ask.
 console = Console(width=None if sys.stdout.isatty() else 110)
-
-
-class StepFailed(Exception):
-    """A step of the demo did not do what it says."""
 
 
 def run(data_dir: Path | None, *, keep: bool) -> int:
@@ -49,7 +47,7 @@ def run(data_dir: Path | None, *, keep: bool) -> int:
     started = time.monotonic()
     try:
         with _service(folder) as (client, key):
-            _steps(client)
+            _steps(client, folder)
             console.print(f"\nAll steps did what they say, in {time.monotonic() - started:.0f} s.", style="bold green")
             if keep:
                 _stay(client, key)
@@ -108,41 +106,44 @@ def _until_ready(client: httpx.Client, serving: "subprocess.Popen[bytes]") -> No
     raise StepFailed(f"the service was not ready within {READY_SECONDS} s")
 
 
-def _steps(client: httpx.Client) -> None:
+def _steps(client: httpx.Client, folder: Path) -> None:
     dataset = _register(client)
     original = _train(client)
     request = _request(client)
     _follow(client, request["id"])
-    done = _json(client.get(f"/v1/deletion-requests/{request['id']}"))
-    _expect(done["status"] == "completed", f"the request ended as {done['status']}")
-    _expect(done["outcomes"]["erased"] == FORGET, f"outcomes were {done['outcomes']}")
-    report = _json(client.get(f"/v1/evaluations/{done['jobs'][0]['evaluation_id']}"))
+    done = document_of(client.get(f"/v1/deletion-requests/{request['id']}"))
+    expect(done["status"] == "completed", f"the request ended as {done['status']}")
+    expect(done["outcomes"]["erased"] == FORGET, f"outcomes were {done['outcomes']}")
+    report = document_of(client.get(f"/v1/evaluations/{done['jobs'][0]['evaluation_id']}"))
     console.print(f"\n5. What was measured (report {report['id']}):")
     console.print(comparison(report))
     tried = ", then ".join(f"{rung['method']}: {rung['verdict']}" for rung in report["rungs"])
     console.print(f"   The gate ({tried}). {report['gate']['sentence']}")
     _check_measures(report)
-    _download(client, done["jobs"][0]["version"])
+    weights = _download(client, done["jobs"][0]["version"], folder)
     _gone(client, original)
     _forgotten(client, dataset)
-    entries = _json(client.get("/v1/audit/entries", params={"limit": 500}))["items"]
+    entries = document_of(client.get("/v1/audit/entries", params={"limit": 500}))["items"]
     console.print(f"\n9. The audit trail ({len(entries)} entries, append-only; no entry names a sample):")
     console.print(audit_table(entries))
-    _expect([entry["seq"] for entry in entries] == list(range(len(entries))), "the audit log has gaps")
+    expect([entry["seq"] for entry in entries] == list(range(len(entries))), "the audit log has gaps")
+    console.print("\n10. The certificate, signed, with proofs that its entries are in the log:")
+    for line in check_certificate(client, request["id"], weights, folder):
+        console.print(f"   {line}", highlight=False)
 
 
 def _register(client: httpx.Client) -> dict[str, Any]:
-    _json(client.post("/v1/datasets", json={"name": "digits", "source": "sklearn:digits"}), 202)
-    dataset = _poll(client, "/v1/datasets/digits", lambda found: found["state"] != "indexing")
-    _expect(dataset["state"] == "ready", f"indexing failed: {dataset['error']}")
+    document_of(client.post("/v1/datasets", json={"name": "digits", "source": "sklearn:digits"}), 202)
+    dataset = poll(client, "/v1/datasets/digits", lambda found: found["state"] != "indexing")
+    expect(dataset["state"] == "ready", f"indexing failed: {dataset['error']}")
     console.print(f"2. Dataset `digits`: {dataset['num_samples']} real images, splits {dataset['splits']}.")
     return dataset
 
 
 def _train(client: httpx.Client) -> int:
     body = {"name": "demo", "dataset": "digits", "architecture": "small_cnn", "architecture_options": {"width": 24}}
-    _json(client.post("/v1/models", json={**body, "recipe": RECIPE}), 201)
-    job_id = _json(client.post("/v1/models/demo/versions", json={"train": True}), 202)["job"]["id"]
+    document_of(client.post("/v1/models", json={**body, "recipe": RECIPE}), 201)
+    job_id = document_of(client.post("/v1/models/demo/versions", json={"train": True}), 202)["job"]["id"]
     with _bar() as bar:
         task = bar.add_task("3. The worker trains the original", total=None)
 
@@ -150,21 +151,21 @@ def _train(client: httpx.Client) -> int:
             bar.update(task, completed=job["progress"]["done"], total=job["progress"]["total"] or None)
             return job["status"] not in ("queued", "running")
 
-        job = _poll(client, f"/v1/jobs/{job_id}", ended)
-    _expect(job["status"] == "published", f"training ended as {job['status']}: {job['error']}")
+        job = poll(client, f"/v1/jobs/{job_id}", ended)
+    expect(job["status"] == "published", f"training ended as {job['status']}: {job['error']}")
     return int(job["version"])
 
 
 def _request(client: httpx.Client) -> dict[str, Any]:
-    page = _json(client.get("/v1/datasets/digits/samples", params={"split": "train", "limit": 1000}))
+    page = document_of(client.get("/v1/datasets/digits/samples", params={"split": "train", "limit": 1000}))
     items = page["items"]
     # Evenly spread over the listing: all classes, no choice of convenient samples.
     named = [items[i * len(items) // FORGET]["sample_id"] for i in range(FORGET)]
     body = {"dataset": "digits", "sample_ids": named, "purpose": "privacy", "method": "scrub_r"}
     answer = client.post("/v1/deletion-requests", json=body, headers={"Idempotency-Key": "demo-1"})
-    request = _json(answer, 202)
-    again = _json(client.post("/v1/deletion-requests", json=body, headers={"Idempotency-Key": "demo-1"}), 202)
-    _expect(again["id"] == request["id"], "the same Idempotency-Key made a second request")
+    request = document_of(answer, 202)
+    again = document_of(client.post("/v1/deletion-requests", json=body, headers={"Idempotency-Key": "demo-1"}), 202)
+    expect(again["id"] == request["id"], "the same Idempotency-Key made a second request")
     console.print(f"4. Deletion request {request['id']}: {FORGET} sample IDs, method scrub_r, due {request['due_at']}.")
     return request
 
@@ -191,55 +192,37 @@ def _follow(client: httpx.Client, request_id: str) -> None:
 def _check_measures(report: dict[str, Any]) -> None:
     delay = {m["split"]: m["value"] for m in report["metrics"] if m["name"] == "relearning_delay"}
     before = {m["split"]: m["value"] for m in report["parent_metrics"] if m["name"] == "relearning_delay"}
-    _expect(before["forget"] == 0, "the parent should know its own training samples")
+    expect(before["forget"] == 0, "the parent should know its own training samples")
     # A retrained model never saw the samples: on so small a set what it learned from others may do as well.
     known = delay["forget"] == 0 and report["guarantee"] != "exact"
-    _expect(not known, "the unlearned model still knows the forget set: its relearning delay is 0")
+    expect(not known, "the unlearned model still knows the forget set: its relearning delay is 0")
 
 
-def _download(client: httpx.Client, number: int) -> None:
+def _download(client: httpx.Client, number: int, folder: Path) -> Path:
     answer = client.get(f"/v1/models/demo/versions/{number}/weights")
-    _expect(answer.status_code == 200, f"the download answered {answer.status_code}")
+    expect(answer.status_code == 200, f"the download answered {answer.status_code}")
     digest = hashlib.sha256(answer.content).hexdigest()
-    _expect(answer.headers["etag"] == f'"sha256:{digest}"', "the ETag is not the digest of the bytes")
-    stated = _json(client.get("/v1/models/demo/versions/latest"))
-    _expect(stated["number"] == number and stated["sha256"] == digest, "the version's digest is not that of the bytes")
+    expect(answer.headers["etag"] == f'"sha256:{digest}"', "the ETag is not the digest of the bytes")
+    stated = document_of(client.get("/v1/models/demo/versions/latest"))
+    expect(stated["number"] == number and stated["sha256"] == digest, "the version's digest is not that of the bytes")
     console.print(f"\n6. Downloaded version {number}: {len(answer.content)} bytes, SHA-256 {digest}, as stated.")
+    path = folder / f"demo-{number}.safetensors"
+    path.write_bytes(answer.content)
+    return path
 
 
 def _gone(client: httpx.Client, number: int) -> None:
     answer = client.get(f"/v1/models/demo/versions/{number}/weights")
-    _expect(answer.status_code == 410, f"the old weights answered {answer.status_code}, not 410")
+    expect(answer.status_code == 410, f"the old weights answered {answer.status_code}, not 410")
     console.print(f"7. The old version {number} answers 410: {answer.json()['detail']}")
 
 
 def _forgotten(client: httpx.Client, before: dict[str, Any]) -> None:
-    after = _json(client.get("/v1/datasets/digits"))
+    after = document_of(client.get("/v1/datasets/digits"))
     left = before["splits"]["train"] - after["splits"]["train"]
-    _expect(left == FORGET, f"the index lost {left} samples, not {FORGET}")
+    expect(left == FORGET, f"the index lost {left} samples, not {FORGET}")
     console.print(f"8. The index holds {left} train samples fewer; only keyed hashes of their IDs remain.")
 
 
 def _bar() -> Progress:
     return Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console)
-
-
-def _poll(client: httpx.Client, path: str, done: Any) -> dict[str, Any]:
-    end = time.monotonic() + STEP_SECONDS
-    while time.monotonic() < end:
-        document = _json(client.get(path))
-        if done(document):
-            return document
-        time.sleep(0.2)
-    raise StepFailed(f"{path} did not get there within {STEP_SECONDS} s")
-
-
-def _json(answer: httpx.Response, status: int = 200) -> dict[str, Any]:
-    _expect(answer.status_code == status, f"{answer.request.method} {answer.request.url.path}: {answer.text[:500]}")
-    document: dict[str, Any] = answer.json()
-    return document
-
-
-def _expect(holds: object, complaint: str) -> None:
-    if not holds:
-        raise StepFailed(complaint)

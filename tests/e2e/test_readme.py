@@ -28,6 +28,7 @@ def test_the_readmes_commands_work_as_printed(tmp_path: Path) -> None:
         place = tmp_path / "reader"
         place.mkdir()
         (place / "python3").symlink_to(sys.executable)
+        (place / ".venv").symlink_to(Path(sys.prefix))
         env = {**os.environ, "API": stack.base_url, "KEY": stack.key("admin"), "PATH": f"{place}:{os.environ['PATH']}"}
         done = subprocess.run(["sh", "-c", _example()], cwd=place, env=env, capture_output=True, text=True, timeout=120)
         said = done.stdout
@@ -37,3 +38,4 @@ def test_the_readmes_commands_work_as_printed(tmp_path: Path) -> None:
         assert "event: published" in said
         assert "relearning_delay forget" in said
         assert '"action":"request.completed"' in said
+        assert re.search(r"(?m)^verified", said, re.IGNORECASE)

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from service import demo
+from service.demo_calls import StepFailed
 
 
 class _Process:
@@ -48,12 +49,12 @@ def test_a_service_that_takes_two_minutes_to_start_is_waited_for(clock: list[flo
 
 def test_a_service_that_has_ended_is_not_waited_for(clock: list[float]) -> None:
     ended: Any = _Process(3)
-    with pytest.raises(demo.StepFailed, match="exit code 3"):
+    with pytest.raises(StepFailed, match="exit code 3"):
         demo._until_ready(_client(120, clock), ended)
     assert clock[0] == 0
 
 
 def test_a_service_that_never_gets_ready_fails_the_demo(clock: list[float]) -> None:
     alive: Any = _Process(None)
-    with pytest.raises(demo.StepFailed, match="not ready"):
+    with pytest.raises(StepFailed, match="not ready"):
         demo._until_ready(_client(1e9, clock), alive)
