@@ -20,7 +20,7 @@ def upgrade() -> None:
     op.add_column("api_keys", sa.Column("last_used_at", moment, nullable=True))
     op.add_column("api_keys", sa.Column("quotas", sa.JSON(), nullable=True))
     op.create_index("ix_api_keys_previous_sha256", "api_keys", ["previous_sha256"], unique=True)
-    op.add_column("deletion_requests", sa.Column("approval_above_share", sa.Float(), nullable=True))
+    op.add_column("deletion_requests", sa.Column("approval_above_share", sa.Double(), nullable=True))
     op.add_column("deletion_requests", sa.Column("approved_by", sa.String(length=40), nullable=True))
     op.create_index(
         "ix_deletion_requests_principal_id_created_at", "deletion_requests", ["principal_id", "created_at"]

@@ -38,6 +38,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_index(INDEX, table_name="deletion_requests")
-    with op.batch_alter_table("deletion_requests") as table:
-        table.drop_column("certificate_id")
     op.drop_table("certificates")
+    # not in a batch: on SQLite that makes the table anew, to which others refer
+    op.drop_column("deletion_requests", "certificate_id")

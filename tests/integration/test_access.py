@@ -20,6 +20,14 @@ NEEDED = {
     ("delete", "/v1/api-keys/{key_id}"): "admin",
     ("post", "/v1/api-keys/{key_id}/rotate"): "admin",
     ("get", "/v1/audit/entries"): "audit:read",
+    ("get", "/v1/audit/entries/{seq}/proof"): "audit:read",
+    ("get", "/v1/audit/export"): "audit:read",
+    ("get", "/v1/audit/state"): "audit:read",
+    ("get", "/v1/audit/checkpoint"): "audit:read",
+    ("get", "/v1/audit/consistency"): "audit:read",
+    ("get", "/v1/audit/keys"): "audit:read",
+    ("get", "/v1/audit/tile/{level}/{index}"): "audit:read",
+    ("get", "/v1/audit/tile/entries/{index}"): "audit:read",
     ("get", "/v1/datasets"): "datasets:read",
     ("post", "/v1/datasets"): "datasets:write",
     ("get", "/v1/datasets/{name}"): "datasets:read",
@@ -35,6 +43,7 @@ NEEDED = {
     ("post", "/v1/deletion-requests/{request_id}/receipt/check"): "requests:read",
     ("post", "/v1/datasets/{name}/suppressions/check"): "suppressions:read",
     ("get", "/v1/deletion-requests/{request_id}/events"): "requests:read",
+    ("get", "/v1/deletion-requests/{request_id}/residuals"): "audit:read",
     ("post", "/v1/deletion-requests/{request_id}/extension"): "requests:write",
     ("post", "/v1/deletion-requests/{request_id}/deny"): "requests:write",
     ("post", "/v1/deletion-requests/{request_id}/hold"): "requests:write",
@@ -58,6 +67,8 @@ NEEDED = {
     ("get", "/v1/models/{name}/versions/{number}"): "models:read",
     ("get", "/v1/models/{name}/versions/{number}/weights"): "weights:read",
     ("head", "/v1/models/{name}/versions/{number}/weights"): "weights:read",
+    ("get", "/v1/models/{name}/versions/{number}/downloads"): "audit:read",
+    ("post", "/v1/withdrawals/{withdrawal_id}/acknowledge"): "weights:read",
     ("get", "/v1/webhooks"): "webhooks:read",
     ("post", "/v1/webhooks"): "webhooks:write",
     ("get", "/v1/webhooks/events"): "webhooks:read",
@@ -70,6 +81,12 @@ NEEDED = {
     ("post", "/v1/webhooks/{webhook_id}/replay"): "webhooks:write",
     ("post", "/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/replay"): "webhooks:write",
 }
+EITHER = {
+    ("get", "/v1/deletion-requests/{request_id}/certificate"): {"audit:read", "requests:read"},
+    ("get", "/v1/deletion-requests/{request_id}/certificate.html"): {"audit:read", "requests:read"},
+    ("get", "/v1/withdrawals"): {"audit:read", "weights:read"},
+}
+ANY_KEY = {("get", "/v1/schemas/unlearning-certificate/v1")}
 BODIES = {
     "/v1/deletion-requests/{request_id}/receipt": {"sample_ids": ["x"]},
     "/v1/deletion-requests/{request_id}/receipt/check": {"receipt": {}},
@@ -102,14 +119,15 @@ def _call(client: httpx.Client, method: str, path: str) -> httpx.Response:
 
 def test_the_table_of_this_test_is_the_services_routes(stack: Stack) -> None:
     paths = stack.client.get("/openapi.json").json()["paths"]
-    assert {(method, path) for path, methods in paths.items() for method in methods} == set(NEEDED) | OPEN
+    served = {(method, path) for path, methods in paths.items() for method in methods}
+    assert served == {*NEEDED, *EITHER, *ANY_KEY, *OPEN}
 
 
 def test_health_alone_needs_no_key(stack: Stack) -> None:
     with httpx.Client(base_url=stack.base_url) as stranger:
         for method, path in OPEN:
             assert _call(stranger, method, path).status_code == 200
-        for method, path in NEEDED:
+        for method, path in (*NEEDED, *EITHER, *ANY_KEY):
             answer = _call(stranger, method, path)
             assert answer.status_code == 401, (method, path)
             assert answer.headers["www-authenticate"] == "Bearer"
@@ -131,6 +149,18 @@ def test_each_route_asks_for_its_scope(stack: Stack, scope: str) -> None:
             if method != "head":
                 assert answer.json()["code"] == "forbidden"
             assert _call(having, method, path).status_code not in (401, 403), (method, path)
+
+
+@pytest.mark.parametrize(("route", "scopes"), EITHER.items())
+def test_a_route_that_takes_one_of_several_scopes_takes_each_and_no_other(
+    stack: Stack, route: tuple[str, str], scopes: set[str]
+) -> None:
+    others = SCOPES - {"admin"} - scopes - {scope.partition(":")[0] for scope in scopes}
+    with stack.client_with(*sorted(others)) as lacking:
+        assert _call(lacking, *route).status_code == 403
+    for scope in scopes:
+        with stack.client_with(scope) as having:
+            assert _call(having, *route).status_code not in (401, 403)
 
 
 @pytest.mark.parametrize("area", AREAS)
