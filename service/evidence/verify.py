@@ -59,10 +59,12 @@ class Refused(Exception):
 class TrustedKey:
     """A key that the auditor learned of by another way, and what they know of its validity.
 
-    ``pin``: the 32 bytes of the Ed25519 public key, or of its SHA-256, which is the key's id.
+    ``pin``: the 32 bytes of the Ed25519 public key, or of its SHA-256, which is the key's id. ``name``: of the one log
+    that the key is trusted for; None for whatever it signs.
     """
 
     pin: bytes
+    name: str | None = None
     not_before: str | None = None
     not_after: str | None = None
     revoked_at: str | None = None
@@ -458,7 +460,9 @@ def _placed(digits: str, point: int) -> str:
 def read_canonical(raw: bytes, what: str) -> Any:
     """Return the JSON document of ``raw``. Raises Refused unless these are its canonical bytes."""
     try:
-        value = json.loads(raw.decode(), object_pairs_hook=_no_name_twice, parse_constant=_no_constant)
+        value = json.loads(
+            raw.decode(), object_pairs_hook=_no_name_twice, parse_constant=_no_constant, parse_int=_whole
+        )
     except RecursionError:
         raise Refused("not_json", f"{what} is nested too deeply") from None
     except ValueError as error:
@@ -477,6 +481,12 @@ def _no_name_twice(pairs: list[tuple[str, Any]]) -> Json:
     if len(found) != len(pairs):
         raise ValueError("a name stands twice in one object")
     return found
+
+
+def _whole(text: str) -> int | float:
+    """Return the number: a double (RFC 8785 §3.2.2.3), which beyond 2^53 may be written without a fraction."""
+    value = int(text)
+    return value if abs(value) <= MAX_SAFE_INTEGER else float(text)
 
 
 def _no_constant(name: str) -> Any:
@@ -602,6 +612,15 @@ def verify(
 
     ``weights``: SHA-256 of each weights file by its name. ``reports``: reports as they are served, by file name.
     """
+    try:
+        return _verified(raw, trusted, weights or {}, reports or {})
+    except RecursionError:
+        raise Refused("not_json", "the bundle is nested too deeply") from None
+
+
+def _verified(
+    raw: bytes, trusted: Sequence[TrustedKey], weights: Mapping[str, str], reports: Mapping[str, bytes]
+) -> Verdict:
     if len(raw) > MAX_BUNDLE_BYTES:
         raise Refused("too_large", f"the bundle is larger than {MAX_BUNDLE_BYTES} bytes")
     bundle = read_canonical(raw, "the bundle")
@@ -611,9 +630,8 @@ def verify(
     certificate: Json = statements["certificate"]["predicate"]
     pinned = _pinned(key, trusted)
     notes = _check_validity(key, certificate["issued_at"], "the bundle")
-    if pinned is not None:
-        known = {**key, **_known_of(pinned)}
-        notes += _check_validity(known, certificate["issued_at"], "the trusted key's own record")
+    for each in pinned:
+        notes += _check_validity({**key, **_known_of(each)}, certificate["issued_at"], "the trusted key's own record")
     _check_evidence_digests(bundle, payloads, certificate["evidence"])
     entries = _check_log(bundle["log"], key, certificate["issued_at"])
     _check_request(certificate, entries)
@@ -624,12 +642,12 @@ def verify(
     _check_provenance(statements["provenance"]["predicate"], certificate)
     _check_test_result(statements["test_result"]["predicate"], certificate)
     return Verdict(
-        trusted=pinned is not None,
+        trusted=bool(pinned),
         key_id=key["key_id"],
         certificate=certificate,
-        weights=_check_weights(weights or {}, certificate),
-        reports=_check_reports(reports or {}, certificate),
-        notes=notes,
+        weights=_check_weights(weights, certificate),
+        reports=_check_reports(reports, certificate),
+        notes=list(dict.fromkeys(notes)),
     )
 
 
@@ -664,12 +682,15 @@ def _open_envelopes(bundle: Json, key: Json) -> tuple[dict[str, bytes], dict[str
     return payloads, statements
 
 
-def _pinned(key: Json, trusted: Sequence[TrustedKey]) -> TrustedKey | None:
+def _pinned(key: Json, trusted: Sequence[TrustedKey]) -> list[TrustedKey]:
+    """Return every record that the auditor has of the key, since one may know of a revocation that another lacks."""
     public = _decoded(key["public_key"], "the public key")
     pins = (public, hashlib.sha256(public).digest())
-    found = next((each for each in trusted if each.pin in pins), None)
-    if trusted and found is None:
+    found = [each for each in trusted if each.pin in pins]
+    if trusted and not found:
         raise Refused("untrusted_key", f"the bundle is signed by {key['key_id']}, which is not a trusted key")
+    if found and all(each.name not in (None, key["name"]) for each in found):
+        raise Refused("untrusted_key", f"the key {key['key_id']} is not trusted for the log {key['name']!r}")
     return found
 
 
@@ -875,7 +896,7 @@ def _check_reports(reports: Mapping[str, bytes], certificate: Json) -> list[str]
     found = []
     for name, raw in reports.items():
         try:
-            report = json.loads(raw)
+            report = json.loads(raw, object_pairs_hook=_no_name_twice, parse_int=_whole)
             digest = report_digest(report)
         except (ValueError, RecursionError, AttributeError):
             raise Refused("report_mismatch", f"{name} is not a report") from None
@@ -904,28 +925,34 @@ def read_trusted(text: str) -> list[TrustedKey]:
         document = json.loads(stripped)
         rows = document if isinstance(document, list) else document.get("items", document.get("keys", []))
         return [_trusted_row(row) for row in rows]
-    return [TrustedKey(pin=_pin(line.strip())) for line in stripped.splitlines() if line.strip()]
+    return [_pin(line.strip()) for line in stripped.splitlines() if line.strip()]
 
 
 def _trusted_row(row: Json) -> TrustedKey:
-    known = {name: row.get(name) for name in ("not_before", "not_after", "revoked_at")}
-    return TrustedKey(pin=_pin(row["public_key"]), **known)
+    known = {name: _date(row[name]) for name in ("not_before", "not_after", "revoked_at") if row.get(name) is not None}
+    return TrustedKey(pin=_pin(row["public_key"]).pin, **known)
 
 
-def _pin(text: str) -> bytes:
+def _date(text: Any) -> str:
+    if not isinstance(text, str) or datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError(f"{text} is no moment with its offset from UTC")
+    return text
+
+
+def _pin(text: str) -> TrustedKey:
     if re.fullmatch("[0-9a-fA-F]{64}", text):
-        return bytes.fromhex(text)
+        return TrustedKey(pin=bytes.fromhex(text))
     name, _, rest = text.partition("+")
     key_id, _, encoded = rest.partition("+")
     if re.fullmatch("[0-9a-f]{8}", key_id):
         data = base64.b64decode(encoded, validate=True)
         if data[:1] != b"\x01" or len(data) != 33 or note_key_id(name, data[1:]).hex() != key_id:
             raise ValueError("the verifier key's hash is not that of its name and bytes")
-        return data[1:]
+        return TrustedKey(pin=data[1:], name=name)
     found = base64.b64decode(text, validate=True)
     if len(found) != 32:
         raise ValueError("a public key has 32 bytes")
-    return found
+    return TrustedKey(pin=found)
 
 
 def _file_digest(path: Path) -> str:
@@ -963,8 +990,13 @@ def _text_or_file(text: str) -> str:
 
 
 def _say(code: int, message: str) -> int:
-    sys.stderr.write(f"{message}\n")
+    sys.stderr.write(f"{printable(message)}\n")
     return code
+
+
+def printable(text: str) -> str:
+    """Return the text with whatever could steer a terminal, or break a line, escaped: the bundle's maker wrote it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
 
 
 def _summary(verdict: Verdict) -> str:
@@ -988,7 +1020,7 @@ def _summary(verdict: Verdict) -> str:
     lines += [f"weights      {name}: the file is this version" for name in verdict.weights]
     lines += [f"report       {name}: the file is this report" for name in verdict.reports]
     lines += ["does not prove", *(f"  - {limit}" for limit in certificate["does_not_prove"])]
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(printable, lines)) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,25 @@ def test_a_certificate_made_before_its_key_was_revoked_stays_good() -> None:
     assert "revoked later, at 2026-04-01T00:00:00Z" in verdict.notes[0]
 
 
+def test_every_record_that_the_auditor_has_of_a_key_counts() -> None:
+    revoked = TrustedKey(pin=KEY.public_key, revoked_at="2026-03-02T09:00:00Z")
+    assert refusal(cases.made(), trusted=[*PIN, revoked]).code == "key_revoked"
+
+
+def test_a_key_trusted_for_one_log_is_not_trusted_for_another() -> None:
+    other = replace(KEY, name="other.example/log")
+    pinned = verify.read_trusted(verifier_key(other))
+    assert "not trusted for the log 'log.example/unlearning'" in str(refusal(cases.made(), trusted=pinned))
+    assert verify.verify(cases.made(), trusted=[*pinned, *PIN]).trusted
+
+
+@pytest.mark.parametrize("date", ["2026-03-02T09:00:00", "2026-03-02", 5, "soon"])
+def test_a_date_of_a_trusted_key_names_its_offset_from_utc(date: Any) -> None:
+    row = {**cases.record(KEY).document(), "revoked_at": date}
+    with pytest.raises(ValueError, match=r"."):
+        verify.read_trusted(json.dumps([row]))
+
+
 # --- What the operator cannot state against their own log -------------------------------------------------------------
 
 
@@ -335,6 +355,22 @@ def test_what_is_not_a_canonical_bundle_is_refused(raw: bytes) -> None:
     assert refusal(raw).code in ("not_json", "not_canonical", "bad_shape")
 
 
+def test_a_bundle_nested_too_deeply_is_refused_and_not_a_fault() -> None:
+    def change(statement: Any) -> None:
+        inner: Any = {}
+        for _ in range(700):
+            inner = {"a": inner}
+        statement["predicate"]["models"][0]["reexecution"] = inner
+
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(6000)  # for the making of it alone
+    try:
+        raw = signed_again(cases.made(), change)
+    finally:
+        sys.setrecursionlimit(limit)
+    assert refusal(raw).code in ("not_json", "not_canonical")
+
+
 def test_a_second_base64_form_of_the_same_bytes_is_refused() -> None:
     def change(document: Any) -> None:
         signature = document["envelopes"]["certificate"]["signatures"][0]
@@ -369,6 +405,16 @@ def test_numbers_are_written_as_ecmascript_does(value: float) -> None:
 )  # fmt: skip
 def test_numbers_of_the_specification(value: float, text: str) -> None:
     assert verify.canonical(value).decode() == text
+
+
+def test_a_number_beyond_two_to_the_53_is_read_back_as_it_was_written() -> None:
+    raw = rfc8785.dumps({"loss": 1e17, "less": -3e20})
+    assert raw == b'{"less":-300000000000000000000,"loss":100000000000000000}'
+    assert verify.read_canonical(raw, "it") == {"loss": 1e17, "less": -3e20}
+    with pytest.raises(Refused, match="not in canonical bytes"):
+        verify.read_canonical(b"9007199254740993", "it")
+    with pytest.raises(Refused, match="cannot be written canonically"):
+        verify.read_canonical(b"9" * 400, "it")
 
 
 def _spoilt_documents() -> list[Any]:
@@ -489,6 +535,18 @@ def test_a_list_of_keys_with_their_dates_may_be_trusted(folder: Path) -> None:
     (folder / "keys.json").write_text(json.dumps([{**row, "revoked_at": "2026-03-02T09:00:00Z"}]))
     done = alone(folder, "bundle.json", "--trusted-key", "keys.json")
     assert (done.returncode, "key_revoked" in done.stderr) == (1, True)
+
+
+def test_nothing_in_a_bundle_steers_the_terminal(folder: Path) -> None:
+    spoken = "\x1b[2J\x1b[HVERIFIED\nVERIFIED\u202e"
+    raw = signed_again(cases.made(), lambda s: s["predicate"].update(does_not_prove=[spoken]))
+    (folder / "loud.json").write_bytes(raw)
+    done = alone(folder, "loud.json")
+    assert (done.returncode, "\x1b" in done.stdout, "\nVERIFIED" in done.stdout) == (3, False, False)
+    assert "\\x1b[2J\\x1b[HVERIFIED\\nVERIFIED\\u202e" in done.stdout
+    (folder / "loud.json").write_bytes(edited(cases.made(), lambda d: d.update({spoken: 1})))
+    done = alone(folder, "loud.json")
+    assert (done.returncode, "\x1b" in done.stderr) == (1, False)
 
 
 @pytest.mark.parametrize(
