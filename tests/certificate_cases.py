@@ -108,7 +108,12 @@ def logged(request: str = "req_1", *, model: str | None = "m") -> dict[str, Logg
         "not_found": 1,
         "already_erased": 0,
     }
-    accepted = {"scope": "full", "policies": {model: sha("policy")} if model else {}, "due_at": DUE.isoformat()}
+    accepted = {
+        "scope": "full",
+        "policies": {model: sha("policy")} if model else {},
+        "received_at": (START - timedelta(days=1)).isoformat(),
+        "due_at": DUE.isoformat(),
+    }
     outcomes = {"pending": 0, "erased": 3, "erased_not_trained_on": 0, "already_erased": 0, "not_found": 1}
     rows: list[tuple[str, str, str, dict[str, Any]]] = [
         ("noise", "noise", "noise", {}),
@@ -116,12 +121,27 @@ def logged(request: str = "req_1", *, model: str | None = "m") -> dict[str, Logg
         ("accepted", "request.accepted", of_request, accepted),
     ]
     if model:
-        measured = {"method": "scrub_r", "gate": "pass", "report_sha256": report_digest(report())}
+        committed = {
+            "sha256": sha(WEIGHTS),
+            "parent_sha256": sha("parent"),
+            "method": "scrub_r",
+            "parameters_sha256": sha(rfc8785.dumps({"config": report()["config"], "seed": 7})),
+            "seed": 7,
+        }
+        measured = {"job": "job_1", "method": "scrub_r", "gate": "pass", "report_sha256": report_digest(report())}
         rows += [
+            ("committed", "job.result_committed", "job/job_1", committed),
             ("evaluation", "evaluation.recorded", f"evaluation/{evaluation_of(request)}", measured),
-            ("published", "job.published", "job/job_1", {"version": 2, "sha256": sha(WEIGHTS)}),
+            ("published", "job.published", "job/job_1", {"model": "m", "version": 2, "sha256": sha(WEIGHTS)}),
         ]
-    rows += [("completed", "request.completed", of_request, {"outcomes": outcomes, "scope": "full"})]
+    rows += [
+        (
+            "completed",
+            "request.completed",
+            of_request,
+            {"outcomes": outcomes, "jobs": ["job_1"] if model else [], "scope": "full"},
+        )
+    ]
     if model:
         rows += [("purged", "version.purged", f"model/{model}/version/1", {"sha256": sha("parent")})]
     rows += [("tail", "noise", "noise", {"last": True})]
@@ -275,7 +295,7 @@ def _residuals(entries: dict[str, LoggedEntry]) -> list[Residual]:
         return [source]
     parent = Residual(
         kind="version",
-        name="m/1",
+        name="model/m/version/1",
         sha256=sha("parent"),
         state="purged",
         done="Deleted, and its absence checked.",
@@ -311,3 +331,39 @@ def made(
         keys=records or [record(signer)],
         signer=signer,
     )
+
+
+def account(entries: dict[str, LoggedEntry], signer: Key, *, share: float, again: bool = False) -> dict[str, Any]:
+    """What a report says of the draw from the log up to the job's commitment."""
+    seq = entries["committed"].seq
+    drawn_from = checkpoint([rfc8785.dumps(row.document()) for row in list(entries.values())[: seq + 1]], signer)
+    told = {
+        "chosen": again,
+        "because": "draw",
+        "share": share,
+        "draw": sha(drawn_from + "job_1"),
+        "sha256": sha(WEIGHTS),
+        "committed": {"seq": seq, "sha256": sha(WEIGHTS)},
+        "checkpoint": {"size": seq + 1, "note": drawn_from},
+        "earlier_divergences": 0,
+    }
+    compared = {
+        "equal": True,
+        "reexecuted_sha256": sha(WEIGHTS),
+        "bit_for_bit": True,
+        "device": "cpu",
+        "tolerance": 0.0,
+        "max_relative_difference": 0.0,
+        "seconds": 2.5,
+    }
+    return {**told, **compared} if again else told
+
+
+def made_twice(signer: Key, told: dict[str, Any]) -> bytes:
+    """Return a bundle whose report tells this of its re-execution."""
+    entries, whole = logged(), report(reexecution=told)
+    of, digest = entries["evaluation"], report_digest(whole)
+    entries["evaluation"] = replace(of, payload={**of.payload, "report_sha256": digest})
+    model = replace(facts(entries).models[0], report=whole, report_sha256=digest)
+    log = proofs(entries, signer)
+    return bundle.make(facts(entries, models=[model]), log=log, keys=[record(signer)], signer=signer)

@@ -205,7 +205,8 @@ def _circulate(
     job.version_id, job.parent_id = version.id, parent.id
     told = {"job": job.id, "model": model.name, "version": version.number, "sha256": sha256}
     events.emit(session, "published", told, job_id=job.id)
-    finish(session, claim, job, JobStatus.PUBLISHED, "job.published", version=version.number, sha256=sha256)
+    made = {"model": model.name, "version": version.number, "sha256": sha256}
+    finish(session, claim, job, JobStatus.PUBLISHED, "job.published", **made)
     return version
 
 

@@ -40,6 +40,7 @@ def record_evaluation(
     job.evaluation_id = row.id
     model = session.get_one(Model, job.model_id)
     payload = {
+        "job": job.id,
         "method": job.rung,
         "gate": gate["verdict"],
         "metrics": len(report.get("metrics", [])),

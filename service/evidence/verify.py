@@ -24,6 +24,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -45,6 +46,8 @@ PREDICATES = {"certificate": CERTIFICATE, "provenance": PROVENANCE, "test_result
 # What an evaluation has, as it is served, that is not part of the report whose digest was taken.
 NOT_OF_THE_REPORT = ("id", "job_id", "created_at", "plots")
 CLOCK_SLACK = timedelta(minutes=1)
+# How far weights of two runs on CUDA may lie apart, relative to the largest of their tensor.
+CUDA_TOLERANCE = 1e-4
 
 
 class Refused(Exception):
@@ -203,6 +206,27 @@ _VERIFICATION = _object(
         "results": _list(_RESULT),
     }
 )
+_REEXECUTION = _object(
+    {
+        "chosen": _FLAG,
+        "because": {"enum": ["draw", "another_result_was_committed_before"]},
+        "share": _NUMBER,
+        "draw": _SHA256,
+        "sha256": _SHA256,
+        "committed": _object({"seq": _COUNT, "sha256": _SHA256}),
+        "checkpoint": _object({"size": _COUNT, "note": _TEXT}),
+        "earlier_divergences": _COUNT,
+    },
+    {
+        "equal": _FLAG,
+        "reexecuted_sha256": _SHA256,
+        "bit_for_bit": _FLAG,
+        "device": _TEXT,
+        "tolerance": _NUMBER,
+        "max_relative_difference": _or_null(_NUMBER),
+        "seconds": _NUMBER,
+    },
+)
 _MODEL = _object(
     {
         "model": _NAME,
@@ -213,7 +237,7 @@ _MODEL = _object(
         "method": _METHOD,
         "criteria": _object({"policy_sha256": _SHA256, "log_index": _COUNT}),
         "verification": _VERIFICATION,
-        "reexecution": {"type": ["object", "null"]},
+        "reexecution": _or_null(_REEXECUTION),
     }
 )
 _RESIDUAL = _object(
@@ -639,7 +663,12 @@ def _verified(
         _check_model(model, certificate["request"], entries)
     _check_residuals(certificate, entries)
     _check_subjects(statements, entries)
-    _check_provenance(statements["provenance"]["predicate"], certificate)
+    provenance = statements["provenance"]["predicate"]
+    _check_provenance(provenance, certificate)
+    for run, model in zip(
+        provenance["buildDefinition"]["internalParameters"]["jobs"], certificate["models"], strict=True
+    ):
+        _check_reexecution(model, run, bundle["keys"], entries)
     _check_test_result(statements["test_result"]["predicate"], certificate)
     return Verdict(
         trusted=bool(pinned),
@@ -765,8 +794,18 @@ def _check_request(certificate: Json, entries: Mapping[int, Json]) -> None:
     _agree(request["purpose"], received.get("purpose"), "the purpose")
     accepted = _entry_of(entries, "request.accepted", subject)["payload"]
     _agree(request["scope"], accepted.get("scope"), "the scope")
+    if isinstance(accepted.get("received_at"), str):
+        logged = moment(accepted["received_at"], "received_at")
+        _agree(moment(request["received_at"], "received_at"), logged, "received_at")
     completed = _entry_of(entries, "request.completed", subject)
     _agree(forget_set["outcomes"], completed["payload"].get("outcomes"), "the outcomes")
+    made = [model["job"] for model in certificate["models"]]
+    logged = completed["payload"].get("jobs", made)
+    if logged != {
+        "omitted_bytes": len(canonical(made)),
+        "sha256": sha256(canonical(made)),
+    }:  # how a long list is logged
+        _agree(made, logged, "the list of jobs that made new versions for the request")
     ended, issued = moment(request["completed_at"], "completed_at"), moment(certificate["issued_at"], "issued_at")
     if abs(moment(completed["time"], "an entry's time") - ended) > CLOCK_SLACK:
         raise Refused("inconsistent", "completed_at in the certificate is not when the log has it")
@@ -809,6 +848,13 @@ def _check_model(model: Json, request: Json, entries: Mapping[int, Json]) -> Non
     _agree(verification["report_sha256"], logged, f"the report's digest of {name}")
     _agree(verification["gate"], measured["payload"].get("gate"), f"the gate's verdict on {name}")
     _agree(model["method"]["id"], measured["payload"].get("method"), f"the method used on {name}")
+    if not frozen["seq"] < measured["seq"] < published["seq"]:
+        raise Refused(
+            "inconsistent", f"by the log, {name} was not evaluated after its criteria were frozen and before it"
+        )
+    # Entries of long ago do not say it.
+    _agree(model["job"], measured["payload"].get("job", model["job"]), f"the job whose evaluation is named for {name}")
+    _agree(name, published["payload"].get("model", name), f"the model that {model['job']} made")
     if (model["method"]["kind"] == "exact") != (model["method"]["guarantee"] == "exact"):
         raise Refused("inconsistent", f"an approximate method carries no guarantee, and {name}'s is called one")
 
@@ -825,7 +871,8 @@ def _check_residuals(certificate: Json, entries: Mapping[int, Json]) -> None:
             if residual["log_index"] is None:
                 raise Refused("inconsistent", f"{residual['name']} is called purged, and no log entry says so")
             entry = _at(entries, residual["log_index"], f"the purge of {residual['name']}")
-            _agree("version.purged", entry["action"], f"the purge of {residual['name']}")
+            purge = ("version.purged", residual["name"])
+            _agree(purge, (entry["action"], entry["subject"]), f"the purge of {residual['name']}")
             _agree(residual["sha256"], entry["payload"].get("sha256"), f"the digest of {residual['name']}")
         elif residual["log_index"] is not None:
             _at(entries, residual["log_index"], f"the residual {residual['name']}")
@@ -853,8 +900,8 @@ def _check_provenance(provenance: Json, certificate: Json) -> None:
         raise Refused("inconsistent", "the provenance is of another request than the certificate")
     if [job["job"] for job in jobs] != [model["job"] for model in certificate["models"]]:
         raise Refused("inconsistent", "the provenance is of other jobs than the certificate")
-    used = {each["name"]: each["digest"]["sha256"] for each in definition["resolvedDependencies"]}
-    made = {each["name"]: each["digest"]["sha256"] for each in provenance["runDetails"]["byproducts"]}
+    used = _digests(definition["resolvedDependencies"], "the provenance's dependencies")
+    made = _digests(provenance["runDetails"]["byproducts"], "the provenance's byproducts")
     for job, model in zip(jobs, certificate["models"], strict=True):
         name, parent, verification = model["model"], model["parent"], model["verification"]
         if (job["model"], job["method"]) != (name, model["method"]["id"]):
@@ -867,8 +914,64 @@ def _check_provenance(provenance: Json, certificate: Json) -> None:
             raise Refused("digest_mismatch", f"the provenance has another report of {name} than the certificate")
 
 
+def _digests(resources: Sequence[Json], what: str) -> dict[str, str]:
+    found = {each["name"]: each["digest"]["sha256"] for each in resources}
+    if len(found) != len(resources):
+        raise Refused("inconsistent", f"a name stands twice among {what}")
+    return found
+
+
+def _check_reexecution(model: Json, run: Json, keys: Sequence[Json], entries: Mapping[int, Json]) -> None:
+    """Draw again whether the work had to be done twice, and hold what was committed to against the log."""
+    told, name = model["reexecution"], model["model"]
+    if told is None:
+        return
+    seq, first = told["committed"]["seq"], told["committed"]["sha256"]
+    entry = _at(entries, seq, f"the result that {name}'s job was committed to")
+    expected = ("job.result_committed", f"job/{model['job']}", first)
+    what = f"the result that {name}'s job was committed to"
+    _agree(expected, (entry["action"], entry["subject"], entry["payload"].get("sha256")), what)
+    _agree(told["sha256"], model["result"]["sha256"], f"the result that was or was not made twice, of {name},")
+    if first == told["sha256"]:
+        _check_committed(model, run, entry["payload"])
+    signed = _signed_by_one_of(keys, told["checkpoint"]["note"], name)
+    draw = hashlib.sha256((told["checkpoint"]["note"] + model["job"]).encode()).hexdigest()
+    if (signed.size, told["checkpoint"]["size"], told["draw"]) != (seq + 1, seq + 1, draw):
+        raise Refused("inconsistent", f"the draw for {name} does not follow from the checkpoint after its commitment")
+    drawn = Fraction(int(draw, 16), 1 << 256) < Fraction(told["share"])
+    because = "draw" if first == told["sha256"] else "another_result_was_committed_before"
+    if (told["chosen"], told["because"]) != (drawn or because != "draw", because):
+        raise Refused("inconsistent", f"whether {name} was to be made twice does not follow from the draw")
+    if told["chosen"] and not _equal(told):
+        raise Refused("inconsistent", f"{name} was to be made twice, and equal weights are not shown")
+
+
+def _check_committed(model: Json, run: Json, logged: Json) -> None:
+    name = model["model"]
+    _agree(model["parent"]["sha256"], logged.get("parent_sha256"), f"the parent of {name}")
+    _agree(model["method"]["id"], logged.get("method"), f"the method used on {name}")
+    parameters = sha256(canonical({"config": run["parameters"], "seed": run["seed"]}))
+    _agree(parameters, logged.get("parameters_sha256"), f"the digest of parameters and seed used on {name}")
+
+
+def _signed_by_one_of(keys: Sequence[Json], note: str, name: str) -> Checkpoint:
+    for key in keys:
+        try:
+            return read_checkpoint(note, key)
+        except Refused:
+            continue
+    raise Refused("bad_checkpoint", f"the checkpoint of the draw for {name} is signed by none of the bundle's keys")
+
+
+def _equal(told: Json) -> bool:
+    same = told.get("reexecuted_sha256") == told["sha256"]
+    apart, tolerance = told.get("max_relative_difference"), told.get("tolerance", 0)
+    near = apart is not None and told.get("device") != "cpu" and 0 <= apart <= tolerance <= CUDA_TOLERANCE
+    return told.get("equal") is True and told.get("bit_for_bit") is same and (same or near)
+
+
 def _check_test_result(tests: Json, certificate: Json) -> None:
-    used = {each["name"]: each["digest"]["sha256"] for each in tests["configuration"]}
+    used = _digests(tests["configuration"], "the test result's configuration")
     for model in certificate["models"]:
         name, verification = model["model"], model["verification"]
         if used.get(f"policy/{name}/{model['result']['version']}") != model["criteria"]["policy_sha256"]:
@@ -892,7 +995,7 @@ def _check_weights(weights: Mapping[str, str], certificate: Json) -> list[str]:
 
 
 def _check_reports(reports: Mapping[str, bytes], certificate: Json) -> list[str]:
-    known = {m["verification"]["report_sha256"]: m["verification"]["evaluation"] for m in certificate["models"]}
+    known = {model["verification"]["report_sha256"]: model for model in certificate["models"]}
     found = []
     for name, raw in reports.items():
         try:
@@ -902,8 +1005,36 @@ def _check_reports(reports: Mapping[str, bytes], certificate: Json) -> list[str]
             raise Refused("report_mismatch", f"{name} is not a report") from None
         if digest not in known:
             raise Refused("report_mismatch", f"{name} has digest {digest}, which is none of the certificate's reports")
-        found.append(known[digest])
+        _check_figures(known[digest], report, name)
+        found.append(known[digest]["verification"]["evaluation"])
     return found
+
+
+def _check_figures(model: Json, report: Json, file: str) -> None:
+    """Raise Refused unless the certificate says of the model what the report says."""
+    method, verification = model["method"], model["verification"]
+    stated = {
+        "method": method["id"],
+        "guarantee": method["guarantee"] == "exact",
+        "parameters": method["parameters_sha256"],
+        "verdict": (verification["gate"], verification["sentence"]),
+        "list of figures": [[r[k] for k in ("metric", "split", "value", "ci95", "n")] for r in verification["results"]],
+        "re-execution": model["reexecution"],
+    }
+    try:
+        reported = {
+            "method": report["method"],
+            "guarantee": report["guarantee"] == "exact",
+            "parameters": sha256(canonical(report["config"])),
+            "verdict": (report["gate"]["verdict"], report["gate"]["sentence"]),
+            "list of figures": [[m.get(k) for k in ("name", "split", "value", "ci95", "n")] for m in report["metrics"]],
+            "re-execution": report.get("reexecution"),
+        }
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise Refused("report_mismatch", f"{file} is not a report of an evaluation") from None
+    for what, value in stated.items():
+        if value != reported[what]:
+            raise Refused("report_mismatch", f"the certificate has another {what} of {model['model']} than {file}")
 
 
 def report_digest(report: Mapping[str, Any]) -> str:
@@ -930,7 +1061,8 @@ def read_trusted(text: str) -> list[TrustedKey]:
 
 def _trusted_row(row: Json) -> TrustedKey:
     known = {name: _date(row[name]) for name in ("not_before", "not_after", "revoked_at") if row.get(name) is not None}
-    return TrustedKey(pin=_pin(row["public_key"]).pin, **known)
+    found = _pin(row.get("verifier_key") or row["public_key"])
+    return TrustedKey(pin=found.pin, name=found.name, **known)
 
 
 def _date(text: Any) -> str:

@@ -1,7 +1,7 @@
 """Reads from the store what a certificate says, and the log entries that prove it. Changes nothing."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as version_of
 from typing import Any
@@ -183,6 +183,7 @@ def _model(session: Session, job: Job, name: str, story: Sequence[LoggedEntry]) 
     published = _the(of_job, "job.published", f"job/{job.id}")
     measured = _the(of_job, "evaluation.recorded", f"evaluation/{evaluation.id}")
     frozen = _frozen(job, name, story) or _the(of_job, "job.queued", f"job/{job.id}")
+    committed = [entry for entry in of_job if entry.seq == _committed(evaluation.report)]
     facts = ModelFacts(
         model=name,
         job=job.id,
@@ -199,7 +200,12 @@ def _model(session: Session, job: Job, name: str, story: Sequence[LoggedEntry]) 
         report_sha256=report_digest(evaluation.report),
         report=evaluation.report,
     )
-    return facts, [published, measured, frozen]
+    return facts, [published, measured, frozen, *committed]
+
+
+def _committed(report: Mapping[str, Any]) -> int | None:
+    """Return the number of the entry that committed the job to its first result, if it was drawn from."""
+    return report["reexecution"]["committed"]["seq"] if report.get("reexecution") else None
 
 
 def _frozen(job: Job, name: str, story: Sequence[LoggedEntry]) -> LoggedEntry | None:

@@ -241,7 +241,8 @@ def settle(session: Session, request: DeletionRequest, *, suppression_key: bytes
     elif request.error is not None:
         _wait(session, request, RequestStatus.ON_HOLD, reason=str(request.error["code"]))
     elif all(job.status in JOB_OVER | JOB_STUCK for job, _ in found):
-        _complete(session, request, suppression_key)
+        published = [job.id for job, _ in found if job.status == JobStatus.PUBLISHED]
+        _complete(session, request, published, suppression_key=suppression_key)
 
 
 def _wait(session: Session, request: DeletionRequest, status: RequestStatus, *, reason: str) -> None:
@@ -249,7 +250,7 @@ def _wait(session: Session, request: DeletionRequest, status: RequestStatus, *, 
         move(session, request, status, reason=reason)
 
 
-def _complete(session: Session, request: DeletionRequest, suppression_key: bytes) -> None:
+def _complete(session: Session, request: DeletionRequest, published: Sequence[str], *, suppression_key: bytes) -> None:
     session.flush()
     keys = sample_keys(session, [request.id])[request.id]
     partial = request.scope == "partial"
@@ -275,6 +276,7 @@ def _complete(session: Session, request: DeletionRequest, suppression_key: bytes
         request,
         RequestStatus.COMPLETED,
         outcomes=counts,
+        jobs=list(published),
         scope=request.scope,
         overdue=is_overdue(request),
     )

@@ -315,8 +315,12 @@ def test_a_date_of_a_trusted_key_names_its_offset_from_utc(date: Any) -> None:
         (lambda p: p["models"][0]["method"].update(parameters_sha256="0" * 64), "parameters"),
         (lambda p: p["models"][0]["parent"].update(sha256="0" * 64), "parent"),
         (lambda p: p["residuals"][0].update(log_index=None), "no log entry says so"),
-        (lambda p: p["residuals"][0].update(sha256="0" * 64), "digest of m/1"),
-        (lambda p: p.update(models=[]), "about other files"),
+        (lambda p: p["residuals"][0].update(sha256="0" * 64), "digest of model/m/version/1"),
+        (lambda p: p["residuals"][0].update(name="model/m/version/9"), "purge of model/m/version/9"),
+        (lambda p: p["request"].update(received_at="2026-03-02T09:00:00Z"), "received_at"),
+        (lambda p: p["models"][0].update(model="n"), "criteria of n"),
+        (lambda p: p["models"].append(p["models"][0]), "the list of jobs"),
+        (lambda p: p.update(models=[]), "the list of jobs"),
         (lambda p: p.update(does_not_prove=[]), "has 0 items"),
         (lambda p: p.update(surprise=1), "surprise"),
         (lambda p: p.pop("residuals"), "residuals"),
@@ -325,6 +329,100 @@ def test_a_date_of_a_trusted_key_names_its_offset_from_utc(date: Any) -> None:
 def test_a_certificate_that_disagrees_with_the_log_is_refused(change: Callable[[Any], Any], says: str) -> None:
     raw = signed_again(cases.made(), lambda statement: change(statement["predicate"]))
     assert says in str(refusal(raw))
+
+
+@pytest.mark.parametrize(
+    ("name", "payload", "says"),
+    [
+        ("evaluation", {"job": "job_2"}, "the job whose evaluation"),
+        ("published", {"model": "n"}, "the model that job_1 made"),
+        ("completed", {"jobs": ["job_1", "job_2"]}, "the list of jobs"),
+    ],
+)
+def test_a_certificate_that_leaves_out_or_mixes_what_the_log_has_is_refused(
+    name: str, payload: dict[str, Any], says: str
+) -> None:
+    entries = cases.logged()
+    entries[name] = replace(entries[name], payload={**entries[name].payload, **payload})
+    log, keys = cases.proofs(entries, KEY), [cases.record(KEY)]
+    raw = bundle.make(cases.facts(entries), log=log, keys=keys, signer=KEY)
+    assert says in str(refusal(raw))
+
+
+def test_a_list_of_jobs_too_long_for_the_log_is_held_against_its_digest() -> None:
+    entries, listed = cases.logged(), rfc8785.dumps(["job_1"])
+    digest = {"omitted_bytes": len(listed), "sha256": verify.sha256(listed)}
+    entries["completed"] = replace(entries["completed"], payload={**entries["completed"].payload, "jobs": digest})
+    log, keys = cases.proofs(entries, KEY), [cases.record(KEY)]
+    raw = bundle.make(cases.facts(entries), log=log, keys=keys, signer=KEY)
+    assert verify.verify(raw, trusted=PIN).trusted
+
+
+def test_criteria_that_were_frozen_after_the_evaluation_are_refused() -> None:
+    entries = cases.logged()
+    entries["tail"] = replace(
+        entries["tail"], action="job.queued", subject="job/job_1", payload={"policy_digest": cases.sha("policy")}
+    )
+    model = replace(cases.facts(entries).models[0], criteria_entry=entries["tail"].seq)
+    log, keys = cases.proofs(entries, KEY), [cases.record(KEY)]
+    raw = bundle.make(cases.facts(entries, models=[model]), log=log, keys=keys, signer=KEY)
+    assert "not evaluated after its criteria were frozen" in str(refusal(raw))
+
+
+def test_a_name_that_stands_twice_among_the_inputs_is_refused() -> None:
+    statement = json.loads(base64.b64decode(json.loads(cases.made())["envelopes"]["provenance"]["payload"]))
+    inputs = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+    inputs.insert(0, {**inputs[0], "digest": {"sha256": "0" * 64}})
+    payload = rfc8785.dumps(statement)
+    raw = signed_again(
+        cases.made(), lambda s: s["predicate"]["evidence"].update(provenance_sha256=verify.sha256(payload))
+    )
+    raw = edited(raw, lambda d: d["envelopes"].update(provenance=bundle.envelope(payload, KEY)))
+    assert "stands twice among the provenance's dependencies" in str(refusal(raw))
+
+
+@pytest.mark.parametrize(("share", "again"), [(0.0, False), (1.0, True)])
+def test_the_draw_for_a_second_execution_is_drawn_again(share: float, again: bool) -> None:
+    told = cases.account(cases.logged(), KEY, share=share, again=again)
+    assert verify.verify(cases.made_twice(KEY, told), trusted=PIN).trusted
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"share": 0.0}, "does not follow from the draw"),
+        ({"chosen": False}, "does not follow from the draw"),
+        ({"because": "another_result_was_committed_before"}, "does not follow from the draw"),
+        ({"draw": "0" * 64}, "does not follow from the checkpoint"),
+        ({"checkpoint": {"size": 4, "note": cases.checkpoint([b"other"] * 4, KEY)}}, "the checkpoint after its"),
+        ({"checkpoint": {"size": 4, "note": cases.checkpoint([b"a"] * 4, cases.key(2))}}, "none of the bundle's keys"),
+        ({"committed": {"seq": 2, "sha256": cases.sha(cases.WEIGHTS)}}, "was committed to"),
+        ({"committed": {"seq": 3, "sha256": "0" * 64}}, "was committed to"),
+        ({"sha256": "0" * 64}, "made twice"),
+        ({"equal": False}, "equal weights are not shown"),
+        ({"reexecuted_sha256": "0" * 64}, "equal weights are not shown"),
+        ({"reexecuted_sha256": "0" * 64, "bit_for_bit": False}, "equal weights are not shown"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_an_untrue_account_of_a_second_execution_is_refused(change: dict[str, Any], says: str) -> None:
+    told = cases.account(cases.logged(), KEY, share=1.0, again=True)
+    assert says in str(refusal(cases.made_twice(KEY, {**told, **change})))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda m: m["verification"]["results"][0].update(value=0.4), "another list of figures"),
+        (lambda m: m["verification"]["results"].pop(), "another list of figures"),
+        (lambda m: m["verification"].update(sentence="All is well."), "another verdict"),
+        (lambda m: m["method"].update(kind="exact", guarantee="exact"), "another guarantee"),
+    ],
+)
+def test_a_certificate_that_says_other_than_the_report_is_refused(change: Callable[[Any], Any], says: str) -> None:
+    raw = signed_again(cases.made(), lambda statement: change(statement["predicate"]["models"][0]))
+    report = json.dumps(cases.report()).encode()
+    assert says in str(refusal(raw, reports={"report.json": report}))
 
 
 @pytest.mark.parametrize("part", ["provenance", "test_result"])
@@ -532,6 +630,9 @@ def test_a_list_of_keys_with_their_dates_may_be_trusted(folder: Path) -> None:
     row = cases.record(KEY).document()
     (folder / "keys.json").write_text(json.dumps({"items": [row]}))
     assert alone(folder, "bundle.json", "--trusted-key", "keys.json").returncode == 0
+    elsewhere = verifier_key(replace(KEY, name="other.example/log"))
+    (folder / "keys.json").write_text(json.dumps({"items": [{**row, "verifier_key": elsewhere}]}))
+    assert alone(folder, "bundle.json", "--trusted-key", "keys.json").returncode == 1
     (folder / "keys.json").write_text(json.dumps([{**row, "revoked_at": "2026-03-02T09:00:00Z"}]))
     done = alone(folder, "bundle.json", "--trusted-key", "keys.json")
     assert (done.returncode, "key_revoked" in done.stderr) == (1, True)
