@@ -38,7 +38,7 @@ class Issuer:
     def __call__(self, parts: Parts) -> None:
         """Issue what can be issued now. Costs one query where there is nothing to do."""
         with parts.database.reading() as session:
-            waiting = [each for each in certificates.without(session) if self._due(each)]
+            waiting = certificates.without(session, besides=[each for each in self._not_before if not self._due(each)])
             ready = [each for each in waiting if not certificates.waits_for(session, requests.get(session, each))]
         if not ready or not self._due(_SIGNING):
             return

@@ -1,6 +1,6 @@
 """Certificates: which requests wait for one and for what, each one kept once, and where it is found."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -23,8 +23,11 @@ _ENDED = {RequestStatus.CANCELLED: "cancelled", RequestStatus.DENIED: "denied"}
 _WITHOUT = DeletionRequest.status == literal_column(f"'{RequestStatus.COMPLETED}'")
 
 
-def without(session: Session, limit: int = 100) -> list[str]:
-    """Return completed requests that have no certificate, oldest first; those whose weights are there still wait."""
+def without(session: Session, limit: int = 100, *, besides: Collection[str] = ()) -> list[str]:
+    """Return completed requests that have no certificate, oldest first; those whose weights are there still wait.
+
+    ``besides``: requests that are passed over, so that they take no other's place in the page.
+    """
     weights_left = exists().where(
         Residual.request_id == DeletionRequest.id, Residual.kind == residuals.VERSION, Residual.waiting
     )
@@ -33,6 +36,8 @@ def without(session: Session, limit: int = 100) -> list[str]:
         .where(_WITHOUT, DeletionRequest.certificate_id.is_(None), ~weights_left)
         .order_by(DeletionRequest.completed_at)
     )
+    if besides:
+        query = query.where(DeletionRequest.id.not_in(besides))
     return list(session.scalars(query.limit(limit)))
 
 

@@ -322,6 +322,28 @@ def test_one_that_cannot_be_made_holds_no_other_up(place: Place, name: str, monk
     assert place.certificate(bad) is not None
 
 
+def test_those_that_cannot_be_made_take_no_others_place_in_the_page(
+    place: Place, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issue(place)
+    bad, good = ask(place, name, "train-0"), ask(place, name, "train-1")
+    make, page = certifying._make, certificates.without
+
+    def fail(parts: Parts, request_id: str, signed: Any) -> Any:
+        if request_id == bad:
+            raise LookupError("the log lacks an entry")
+        return make(parts, request_id, signed)
+
+    monkeypatch.setattr(certifying, "_make", fail)
+    monkeypatch.setattr(certificates, "without", lambda session, **given: page(session, 1, **given))
+    issuer = certifying.Issuer()
+    for _ in range(3):
+        issuer(place.parts)
+    assert (place.certificate(bad), place.certificate(good) is not None) == (None, True)
+    monkeypatch.undo()
+    issue(place)
+
+
 def test_asked_too_early_it_says_where_the_request_stands(place: Place, name: str) -> None:
     model(place, name)
     request_id = ask(place, name, "train-0")
