@@ -18,11 +18,12 @@ OCTETS = "application/octet-stream"
 FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 NOT_KEPT = {"Cache-Control": "no-cache"}
 MAX_LEVEL = 5
+MAX_SEQ = 2**53 - 1
 _LEVEL = re.compile("[0-5]", re.ASCII)
 _PLACE = re.compile(r"((?:x\d{3}/)*)(\d{3})(?:\.p/([1-9]\d{0,2}))?", re.ASCII)
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"], dependencies=[needs("audit:read")])
-Size = Annotated[int, Query(ge=1, le=2**53 - 1)]
+Size = Annotated[int, Query(ge=1, le=MAX_SEQ)]
 
 
 @router.get("/checkpoint", operation_id="get_audit_checkpoint", response_class=PlainTextResponse)
@@ -63,14 +64,17 @@ def tile(level: str, index: str, parts: PartsDep) -> Response:
 
 
 def _place(path: str) -> tuple[int, int]:
-    """Return the number and the width in a path such as ``x001/234.p/7``. Raises InvalidRequest."""
+    """Return the number and the width in a path such as ``x001/234.p/7``. Raises InvalidRequest, NotFound."""
     match = _PLACE.fullmatch(path)
     if match is None or path.startswith("x000/") or len(path) > 40:
         raise _bad_path("/index", path)
     width = int(match[3] or WIDTH)
     if match[3] and width >= WIDTH:
         raise _bad_path("/index", path)
-    return int(match[1].replace("x", "").replace("/", "") + match[2]), width
+    number = int(match[1].replace("x", "").replace("/", "") + match[2])
+    if number * WIDTH > MAX_SEQ:  # more than a database counts to
+        raise _no_tile()
+    return number, width
 
 
 def _bad_path(pointer: str, value: str) -> InvalidRequest:
@@ -87,7 +91,7 @@ def _no_tile() -> NotFound:
 
 @router.get("/entries/{seq}/proof", operation_id="get_audit_entry_proof")
 def proof(
-    seq: Annotated[int, Path(ge=0, le=2**53 - 1)],
+    seq: Annotated[int, Path(ge=0, le=MAX_SEQ)],
     parts: PartsDep,
     size: Annotated[Size | None, Query(description="The size of an earlier checkpoint.")] = None,
 ) -> ProofOut:

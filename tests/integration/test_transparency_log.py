@@ -120,6 +120,8 @@ def test_a_bundles_entry_is_the_canonical_form_of_the_entry(stack: Stack) -> Non
         ("tile/3/000", 404, "tile_not_found"),
         ("tile/entries/009", 404, "tile_not_found"),
         ("tile/entries/x999/x999/999", 404, "tile_not_found"),
+        ("tile/entries/x999/x999/x999/x999/x999/999", 404, "tile_not_found"),
+        ("tile/0/x999/x999/x999/x999/x999/x999/999", 404, "tile_not_found"),
         ("tile/0/9", 422, "invalid_tile_path"),
         ("tile/0/x000/001", 422, "invalid_tile_path"),
         ("tile/6/000", 422, "invalid_tile_path"),

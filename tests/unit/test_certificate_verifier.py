@@ -174,8 +174,8 @@ def test_a_swapped_checkpoint_is_refused_even_if_the_operator_signs_again() -> N
         (lambda note: note.replace("\n\n", "\n"), "not a signed note"),
         (lambda note: note + note.splitlines()[-1] + "\n", "2 signatures"),
         (lambda note: cases.note(note.rpartition("\n\n")[0] + "\n", cases.key(2)), "0 signatures"),
-        (lambda note: note.replace("\n11\n", "\n12\n"), "signature of the checkpoint"),
-        (lambda note: note.replace("\n11\n", "\n011\n"), "not a signed note"),
+        (lambda note: note.replace("\n12\n", "\n13\n"), "signature of the checkpoint"),
+        (lambda note: note.replace("\n12\n", "\n012\n"), "not a signed note"),
     ],
 )  # fmt: skip
 def test_a_checkpoint_that_the_key_did_not_sign_is_refused(spoil: Callable[[str], str], says: str) -> None:
@@ -458,12 +458,12 @@ def test_a_bundle_nested_too_deeply_is_refused_and_not_a_fault() -> None:
         inner: Any = {}
         for _ in range(700):
             inner = {"a": inner}
-        statement["predicate"]["models"][0]["reexecution"] = inner
+        statement["predicate"]["buildDefinition"]["externalParameters"]["options"] = inner
 
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(6000)  # for the making of it alone
     try:
-        raw = signed_again(cases.made(), change)
+        raw = signed_again(cases.made(), change, part="provenance")
     finally:
         sys.setrecursionlimit(limit)
     assert refusal(raw).code in ("not_json", "not_canonical")
