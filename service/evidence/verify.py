@@ -46,6 +46,8 @@ PREDICATES = {"certificate": CERTIFICATE, "provenance": PROVENANCE, "test_result
 # What an evaluation has, as it is served, that is not part of the report whose digest was taken.
 NOT_OF_THE_REPORT = ("id", "job_id", "created_at", "plots")
 CLOCK_SLACK = timedelta(minutes=1)
+# States of an artefact that held the samples and does so no more.
+GONE = ("purged", "overwritten", "absent")
 # How far weights of two runs on CUDA may lie apart, relative to the largest of their tensor.
 CUDA_TOLERANCE = 1e-4
 
@@ -1148,6 +1150,8 @@ def _summary(verdict: Verdict) -> str:
             f"model        {model['model']}/{model['result']['version']} by {method['id']} ({kind}), gate: {gate}"
         )
     lines += [] if certificate["models"] else ["model        none: nothing was unlearned or measured for this request"]
+    kept = [each for each in certificate["residuals"] if each["state"] not in GONE]
+    lines += [f"left         {each['name']}: {each['state']}" for each in kept]
     lines += [f"note         {note}" for note in verdict.notes]
     lines += [f"weights      {name}: the file is this version" for name in verdict.weights]
     lines += [f"report       {name}: the file is this report" for name in verdict.reports]

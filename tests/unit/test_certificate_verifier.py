@@ -638,6 +638,12 @@ def test_a_list_of_keys_with_their_dates_may_be_trusted(folder: Path) -> None:
     assert (done.returncode, "key_revoked" in done.stderr) == (1, True)
 
 
+def test_what_is_not_gone_is_said(folder: Path) -> None:
+    done = alone(folder, "bundle.json")
+    assert "\nleft         dataset/digits: kept\n" in done.stdout
+    assert "model/m/version/1" not in done.stdout
+
+
 def test_nothing_in_a_bundle_steers_the_terminal(folder: Path) -> None:
     spoken = "\x1b[2J\x1b[HVERIFIED\nVERIFIED\u202e"
     raw = signed_again(cases.made(), lambda s: s["predicate"].update(does_not_prove=[spoken]))
