@@ -7,6 +7,7 @@ from service.evidence import notes
 from service.evidence.leaf import canonical
 from service.evidence.merkle import EMPTY_ROOT, hash_children, hash_leaf
 from service.evidence.notes import Checkpoint, InvalidNote, NoteKey
+from service.evidence.verify import no_name_twice, whole
 
 FIELDS = ("seq", "time", "actor", "action", "subject", "payload")
 
@@ -77,12 +78,14 @@ def _compare(waiting: list[Checkpoint], tree: Frontier) -> None:
 
 def _leaf(line: bytes, seq: int) -> bytes:
     try:
-        entry = json.loads(line)
+        entry = json.loads(line, object_pairs_hook=no_name_twice, parse_int=whole)
         fields = {name: entry[name] for name in FIELDS}
         stated = entry["leaf_hash"]
         leaf = hash_leaf(canonical(fields))
-    except (ValueError, KeyError, TypeError) as fault:
+    except (ValueError, KeyError, TypeError, RecursionError) as fault:
         raise InvalidLog(f"line {seq + 1} is not an entry: {type(fault).__name__}") from None
+    if len(entry) > len(fields) + 1:
+        raise InvalidLog(f"line {seq + 1} says more than an entry does, and nothing vouches for that")
     if fields["seq"] != seq:
         raise InvalidLog(
             f"entry {str(fields['seq'])[:20]} stands where entry {seq} belongs: "

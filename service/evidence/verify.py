@@ -486,9 +486,7 @@ def _placed(digits: str, point: int) -> str:
 def read_canonical(raw: bytes, what: str) -> Any:
     """Return the JSON document of ``raw``. Raises Refused unless these are its canonical bytes."""
     try:
-        value = json.loads(
-            raw.decode(), object_pairs_hook=_no_name_twice, parse_constant=_no_constant, parse_int=_whole
-        )
+        value = json.loads(raw.decode(), object_pairs_hook=no_name_twice, parse_constant=_no_constant, parse_int=whole)
     except RecursionError:
         raise Refused("not_json", f"{what} is nested too deeply") from None
     except ValueError as error:
@@ -502,14 +500,15 @@ def read_canonical(raw: bytes, what: str) -> Any:
     return value
 
 
-def _no_name_twice(pairs: list[tuple[str, Any]]) -> Json:
+def no_name_twice(pairs: list[tuple[str, Any]]) -> Json:
+    """Return the object (`object_pairs_hook` of `json.loads`). Raises ValueError where readers could differ on it."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a name stands twice in one object")
     return found
 
 
-def _whole(text: str) -> int | float:
+def whole(text: str) -> int | float:
     """Return the number: a double (RFC 8785 §3.2.2.3), which beyond 2^53 may be written without a fraction."""
     value = int(text)
     return value if abs(value) <= MAX_SAFE_INTEGER else float(text)
@@ -1001,7 +1000,7 @@ def _check_reports(reports: Mapping[str, bytes], certificate: Json) -> list[str]
     found = []
     for name, raw in reports.items():
         try:
-            report = json.loads(raw, object_pairs_hook=_no_name_twice, parse_int=_whole)
+            report = json.loads(raw, object_pairs_hook=no_name_twice, parse_int=whole)
             digest = report_digest(report)
         except (ValueError, RecursionError, AttributeError):
             raise Refused("report_mismatch", f"{name} is not a report") from None

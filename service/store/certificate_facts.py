@@ -19,7 +19,7 @@ from service.evidence.facts import (
     RequestFacts,
     Residual,
 )
-from service.evidence.verify import report_digest
+from service.evidence.verify import report_digest, whole
 from service.lifecycle import JobStatus
 from service.store import audit, audit_tree, dataset_roots, requests, residuals, retention, signing_keys, withdrawals
 from service.store.checkpoints import SignedCheckpoint
@@ -128,7 +128,7 @@ def _logged(row: AuditEntry) -> LoggedEntry:
         actor=row.actor,
         action=row.action,
         subject=row.subject,
-        payload=json.loads(row.payload),
+        payload=json.loads(row.payload, parse_int=whole),
     )
 
 

@@ -52,6 +52,23 @@ def test_a_log_that_was_signed_holds_at_each_checkpoint_and_beyond() -> None:
         verify_log(_lines(LOG), checkpoints=[_note(size)], trusted=TRUSTED)
 
 
+def test_a_number_beyond_two_to_the_53_is_the_double_that_was_hashed() -> None:
+    log = [_entry(0, payload={"apart": 1e17})]
+    line = json.dumps(log[0]).replace("1e+17", "100000000000000000").encode()
+    assert b"100000000000000000" in line
+    verify_log([line], checkpoints=[_note(1, log)], trusted=TRUSTED)
+
+
+@pytest.mark.parametrize(
+    "more", [b'"payload": {"count": 9}, ', b'"approved_by": "somebody", ', b'"x": ' + b"[" * 5000 + b"]" * 5000 + b", "]
+)
+def test_a_line_that_says_more_than_its_entry_is_refused(more: bytes) -> None:
+    lines = _lines(LOG)
+    lines[5] = b"{" + more + lines[5][1:]
+    with pytest.raises(InvalidLog, match="line 6"):
+        verify_log(lines, checkpoints=[_note(COUNT)], trusted=TRUSTED)
+
+
 def _changed(log: list[dict[str, Any]]) -> None:
     log[5] = {**log[5], "actor": "somebody else"}
 
