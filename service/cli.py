@@ -18,7 +18,7 @@ from service.auth import SCOPES
 from service.errors import ServiceError
 from service.evidence import receipts
 from service.settings import Settings
-from service.store import keys, request_keys, traces
+from service.store import caches, keys, request_keys, traces
 from service.store.session import Database
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -26,6 +26,8 @@ keys_app = typer.Typer(no_args_is_help=True, help="API keys.")
 app.add_typer(keys_app, name="keys")
 app.add_typer(signing_keys_cli.app, name="signing-keys")
 app.add_typer(audit_log_cli.app, name="audit-log")
+caches_app = typer.Typer(no_args_is_help=True, help="Decoded samples on workers' disks.")
+app.add_typer(caches_app, name="caches")
 DataDir = Annotated[Path | None, typer.Option(help="Folder for database, artifacts and caches; default ./var.")]
 MOST_KEYS = 10_000
 # Long enough for a busy machine: the worker ends its child and hands its job back first.
@@ -209,6 +211,25 @@ def revoke_key(key_id: str, data_dir: DataDir = None) -> None:
     """End a key now, with whatever secrets it has."""
     with _store(data_dir) as database, _told(), database.writing() as session:
         keys.revoke(session, key_id)
+
+
+@caches_app.command("list")
+def list_caches(data_dir: DataDir = None) -> None:
+    """List where decoded samples lie, tab-separated."""
+    with _store(data_dir) as database, database.reading() as session:
+        typer.echo("\t".join(("PLACE", "MACHINE", "DATASET", "SINCE")))
+        for row, dataset in caches.every(session):
+            typer.echo("\t".join((row.place, row.machine, dataset, row.made_at.isoformat(timespec="seconds"))))
+
+
+@caches_app.command("lost")
+def lost_cache(
+    place: str, reason: Annotated[caches.Loss, typer.Option(help="What became of it.")], data_dir: DataDir = None
+) -> None:
+    """Say that a worker's disk is gone for good; the ledgers that wait for it are told that you say so."""
+    with _store(data_dir) as database, _told(), database.writing() as session:
+        count = caches.declare_lost(session, place, reason=reason)
+    typer.echo(f"declared lost; {count} requests waited for it")
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from service.errors import NotFound
 from service.store import audit, holdings, residuals, retention
 from service.store.residuals import Entry, State
 from service.store.tables import Dataset, DatasetCache
@@ -27,6 +29,38 @@ def at(session: Session, place: str) -> list[Dataset]:
     """Return the datasets of which decoded samples lie, or once lay, at the place."""
     query = select(Dataset).join(DatasetCache, DatasetCache.dataset_id == Dataset.id).where(DatasetCache.place == place)
     return list(session.scalars(query.order_by(Dataset.id)))
+
+
+class Loss(StrEnum):
+    """What became of a disk; a word and no free text, since the log keeps it for ever."""
+
+    DESTROYED = "destroyed"
+    WIPED = "wiped"
+    STOLEN = "stolen"
+    MISSING = "missing"
+
+
+def every(session: Session) -> list[tuple[DatasetCache, str]]:
+    """Return each cache with the name of its dataset, by place."""
+    query = select(DatasetCache, Dataset.name).join(Dataset, Dataset.id == DatasetCache.dataset_id)
+    return [(row[0], row[1]) for row in session.execute(query.order_by(DatasetCache.place, Dataset.name))]
+
+
+def declare_lost(session: Session, place: str, *, reason: Loss) -> int:
+    """Write that a disk is gone for good, with whatever images it held; return how many ledgers waited for it.
+
+    Raises NotFound. If the disk comes back, its worker writes it down anew and cleans it.
+    """
+    there = at(session, place)
+    if not there:
+        raise NotFound(f"No worker ever kept decoded samples at {place!r}.", code="cache_not_found")
+    count = 0
+    for dataset in there:
+        waiting = residuals.waiting_for(session, holdings.cache_of(place, dataset))
+        cleaned(session, place, dataset, waiting, state=State.DECLARED_LOST, checked={"place": place, "reason": reason})
+        count += len(waiting)
+    session.execute(delete(DatasetCache).where(DatasetCache.place == place))
+    return count
 
 
 def due(session: Session, place: str, dataset: Dataset) -> list[str]:

@@ -49,6 +49,8 @@ class State(StrEnum):
     OVERWRITTEN = "overwritten"
     # Looked for, and not there.
     ABSENT = "absent"
+    # A person says that the disk is gone; nobody could look.
+    DECLARED_LOST = "declared_lost"
     SERVED_AGAIN = "served_again"
     PUBLISHED = "published"
     OUT_OF_SCOPE = "out_of_scope"

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from sqlalchemy import select, update
+from typer.testing import CliRunner
 
 from service import migrate
+from service.cli import app
+from service.errors import NotFound
 from service.lifecycle import JobKind, JobStatus, RequestStatus, VersionState
 from service.settings import Settings
 from service.store import (
@@ -27,6 +30,7 @@ from service.store import (
     samples,
     versions,
 )
+from service.store import caches as registry
 from service.store.intake import Order, Secrets
 from service.store.residuals import Found
 from service.store.tables import AuditEntry, Dataset, Job, Model, PreparedFile, ReferenceFile, Sample, Version
@@ -327,8 +331,6 @@ def test_a_cache_that_is_gone_is_said_to_be_absent(bench: Bench, name: str) -> N
 
 
 def test_the_cache_of_another_machine_waits_for_that_machine(bench: Bench, name: str, tmp_path: Path) -> None:
-    from service.store import caches as registry
-
     _cache(bench, name)
     with bench.database.writing() as session:
         dataset_id = models.by_name(session, name).dataset_id
@@ -337,6 +339,40 @@ def test_the_cache_of_another_machine_waits_for_that_machine(bench: Bench, name:
     caches.clean(bench)
     assert ledger(bench, request_id)[f"cache/plc_elsewhere/dataset/{name}"].waiting
     assert not ledger(bench, request_id)[_artifact(bench, name)].waiting
+
+
+def test_a_disk_that_is_declared_lost_is_said_to_be_so_by_a_person(bench: Bench, name: str) -> None:
+    place = f"plc_{name}"
+    with bench.database.writing() as session:
+        registry.note(session, place=place, machine="other", dataset_id=models.by_name(session, name).dataset_id)
+    request_id = ask(bench, name, "audit-0")
+    with bench.database.writing() as session:
+        assert registry.declare_lost(session, place, reason=registry.Loss.DESTROYED) == 1
+    line = ledger(bench, request_id)[f"cache/{place}/dataset/{name}"]
+    assert (states(line), line.waiting) == (["held", "declared_lost"], False)
+    with bench.database.reading() as session:
+        entry = session.get_one(AuditEntry, line.steps[-1].seq)
+    assert entry.action == "cache.declared_lost"
+    assert '"reason":"destroyed"' in entry.payload
+    with pytest.raises(NotFound), bench.database.writing() as session:
+        registry.declare_lost(session, place, reason=registry.Loss.MISSING)
+
+
+def test_the_commands_list_caches_and_declare_one_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNLEARN_DATA_DIR", str(tmp_path))  # the command sets it, and it must not outlive the test
+    settings = Settings(data_dir=tmp_path)
+    migrate.upgrade(settings.resolved_database_url)
+    bench = Bench.open(settings)
+    dataset = factories.dataset(bench, "d")
+    with bench.database.writing() as session:
+        registry.note(session, place="plc_x", machine="other", dataset_id=dataset.id)
+    bench.database.dispose()
+    call = CliRunner().invoke
+    where = ["--data-dir", str(tmp_path)]
+    assert "plc_x\tother\td\t" in call(app, ["caches", "list", *where]).output
+    assert call(app, ["caches", "lost", "plc_x", "--reason", "wiped", *where]).exit_code == 0
+    assert "plc_x" not in call(app, ["caches", "list", *where]).output
+    assert call(app, ["caches", "lost", "plc_x", "--reason", "wiped", *where]).exit_code == 1
 
 
 def test_images_that_an_audit_may_read_stay_until_their_retention_is_over(bench: Bench, name: str) -> None:
