@@ -41,6 +41,7 @@ _DONE = {
     State.PURGED: "Deleted from the artifact store; that it is absent was checked.",
     State.OVERWRITTEN: "The rows of the samples were overwritten with zeros.",
     State.ABSENT: "Looked for, and not there.",
+    State.DECLARED_LOST: "Declared lost with the disk it was on, by a person; nobody could look.",
     State.SERVED_AGAIN: "In circulation again: the request no longer concerns it.",
     State.PUBLISHED: "Became the new version, which was made to forget the samples.",
     State.OUT_OF_SCOPE: "The request does not reach it; it holds the samples still.",

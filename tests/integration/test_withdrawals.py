@@ -4,19 +4,23 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from alembic import command
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from service import migrate
 from service.lifecycle import VersionState
 from service.store import audit, models, outbox, requests, versions, withdrawals
+from service.store.session import make_engine
 from service.store.tables import Recipient, Version
 from tests import factories
+from tests.servers import fresh_database
 from tests.stack import Stack, running
 
 
@@ -239,22 +243,60 @@ def test_no_recipient_is_missed_by_a_withdrawal_in_the_same_instant(
             each.http.close()
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_migrating_finds_the_recipients_of_earlier_downloads_in_the_log(
-    stack: Stack, name: str, fetchers: list[Fetcher]
+    kind: str, tmp_path: Path, postgres_url: str
 ) -> None:
-    for each in (fetchers[0], *fetchers):
-        each.http.get(_url(name)).raise_for_status()
-    before = _recipients(stack, name)
-    url = migrate.config(stack.database.engine.url.render_as_string(hide_password=False))
-    command.downgrade(url, "0012")
-    command.upgrade(url, "head")
-    assert _recipients(stack, name) == before
-    assert before[fetchers[0].key_id] == 2
+    if kind == "sqlite":
+        _check_migration(f"sqlite:///{tmp_path / 'earlier.db'}")
+        return
+    with fresh_database(postgres_url) as url:
+        _check_migration(url)
 
 
-def _recipients(stack: Stack, name: str) -> dict[str, int]:
-    with stack.database.reading() as session:
-        version = versions.get(session, models.by_name(session, name), 1)
-        rows = session.scalars(select(Recipient).where(Recipient.version_id == version.id)).all()
-        assert all(row.first_at <= row.last_at for row in rows)
-        return {row.principal_id: row.downloads for row in rows}
+def _check_migration(url: str) -> None:
+    config = migrate.config(url)
+    command.upgrade(config, "0012")
+    engine = make_engine(url)
+    with engine.begin() as connection:
+        for statement in _EARLIER:
+            connection.execute(text(statement))
+        fetched = [
+            ("m/1", "key_a", 3),
+            ("m/1", "key_a", 7),
+            ("m/1", "key_b", 5),
+            ("m/11", "key_b", 6),
+            ("x/1", "key_a", 8),
+        ]
+        for seq, (version, actor, minute) in enumerate(fetched):
+            row = {"seq": seq, "at": f"2024-05-01T10:0{minute}:00.000000Z", "actor": actor, "ref": version}
+            connection.execute(text(_ENTRY), row)
+            connection.execute(text("INSERT INTO audit_links (kind, ref, seq) VALUES ('version', :ref, :seq)"), row)
+    command.upgrade(config, "0013")
+    with Session(engine) as session:
+        rows = session.scalars(select(Recipient).order_by(Recipient.version_id, Recipient.principal_id)).all()
+    engine.dispose()
+    found = [(row.version_id, row.principal_id, row.downloads, row.first_at, row.last_at) for row in rows]
+    at = [datetime(2024, 5, 1, 10, minute, tzinfo=UTC) for minute in range(10)]
+    assert found == [
+        ("v1", "key_a", 2, at[3], at[7]),
+        ("v1", "key_b", 1, at[5], at[5]),
+        ("v11", "key_b", 1, at[6], at[6]),
+    ]
+
+
+_EARLIER = (
+    "INSERT INTO datasets (id, name, source, state, num_samples, num_classes, created_at) "
+    "VALUES ('d', 'd', '{}', 'ready', 0, 0, '2024-05-01 10:00:00')",
+    "INSERT INTO models (id, name, dataset_id, task, architecture, architecture_options, policy, created_at) "
+    "VALUES ('m', 'm', 'd', 't', 'a', '{}', '{}', '2024-05-01 10:00:00')",
+    *(
+        "INSERT INTO versions (id, model_id, number, state, role, origin, sha256, size_bytes, training_samples, "
+        f"created_at) VALUES ('v{n}', 'm', {n}, 'active', 'original', 'trained', 'x', 1, 0, '2024-05-01 10:00:00')"
+        for n in (1, 11)
+    ),
+)
+_ENTRY = (
+    "INSERT INTO audit_entries (seq, time, actor, action, subject, payload, leaf_hash) "
+    "VALUES (:seq, :at, :actor, 'version.downloaded', 's', '{}', 'x')"
+)
