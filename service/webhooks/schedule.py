@@ -38,6 +38,6 @@ def retry_after(value: str | None, moment: datetime) -> float | None:
         return float(text) if len(text) <= _DIGITS else MOST_SECONDS
     try:
         found = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # a year of twenty digits overflows before it is judged
         return None
     return max((found.replace(tzinfo=found.tzinfo or UTC) - moment).total_seconds(), 0.0)

@@ -39,6 +39,7 @@ _NOT_PUBLIC4 = tuple(
         "10.0.0.0/8",  # private (RFC 1918)
         "100.64.0.0/10",  # shared behind a carrier's NAT (RFC 6598)
         "127.0.0.0/8",  # loopback
+        "168.63.129.16/32",  # Azure's services for its machines, secrets among them: not told apart by any registry
         "169.254.0.0/16",  # link-local, cloud metadata among them (RFC 3927)
         "172.16.0.0/12",  # private (RFC 1918)
         "192.0.0.0/24",  # IETF protocol assignments (RFC 6890)
@@ -156,11 +157,13 @@ def _parsed(text: str) -> httpx.URL:
     if len(text) > MAX_URL:
         raise TargetRefused([_fault("url_too_long", f"The URL is longer than {MAX_URL} characters.")])
     try:
-        return httpx.URL(text)
+        url = httpx.URL(text)
+        url.host  # noqa: B018 - decoding an international name is what fails for one that is not valid
     except (httpx.InvalidURL, ValueError):
         raise TargetRefused(
             [_fault("url_malformed", "This is not a URL; send one such as https://host/path.")]
         ) from None
+    return url
 
 
 def _faults(url: httpx.URL, *, trusted: bool) -> Iterator[Fault]:
@@ -181,7 +184,7 @@ def _faults(url: httpx.URL, *, trusted: bool) -> Iterator[Fault]:
 
 
 def _port(url: httpx.URL) -> int:
-    return url.port or (80 if url.scheme == "http" else 443)
+    return (80 if url.scheme == "http" else 443) if url.port is None else url.port
 
 
 def _fault(code: str, detail: str) -> Fault:

@@ -468,6 +468,32 @@ def test_the_endpoint_of_a_key_that_is_over_hears_nothing(post: Post, receiver: 
     assert len(receiver.calls) == 2
 
 
+def test_a_key_that_is_revoked_while_its_deliveries_go_out_hears_no_more(post: Post, receiver: Receiver) -> None:
+    endpoint = post.endpoint(receiver.url)
+
+    def revoke_and_answer(_: Received) -> tuple[int, dict[str, str]]:
+        with post.database.writing() as session:
+            keys.revoke(session, session.get_one(WebhookEndpoint, endpoint).key_id)
+        return 204, {}
+
+    receiver.answer = revoke_and_answer
+    courier = post.courier()
+    post.announce(1, 2)
+    post.until(courier, lambda: "delivered" in post.states(endpoint))
+    courier.stop()  # ends its thread after what that is at
+    assert sorted(post.states(endpoint)) == ["delivered", "pending"]
+    assert len(receiver.calls) == 1
+
+
+@pytest.mark.parametrize("asked", ["Wed, 01 May 99999999999999999999 12:00:00 GMT"])
+def test_a_receiver_that_asks_for_nonsense_is_given_up_as_any_other(post: Post, receiver: Receiver, asked: str) -> None:
+    endpoint = post.endpoint(receiver.url)
+    receiver.answer = lambda _: (503, {"Retry-After": asked})
+    courier = post.courier()
+    post.announce(1)
+    post.until(courier, lambda: post.states(endpoint) == ["dead"], seconds=10)
+
+
 def test_an_endpoint_hears_nothing_of_what_was_before_it(post: Post, receiver: Receiver) -> None:
     first = post.endpoint(receiver.url)
     post.announce(1)

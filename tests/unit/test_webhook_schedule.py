@@ -55,6 +55,8 @@ def test_the_last_attempt_stays_the_last_whatever_is_asked() -> None:
         ("-5", None),
         ("1.5", None),
         ("٣", None),
+        ("Wed, 01 May 99999999999999999999 12:00:00 GMT", None),
+        ("Wed, 01 May 2024 12:00:00 +99999999999999999999", None),
         ("", None),
     ],
 )

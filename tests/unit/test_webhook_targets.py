@@ -38,6 +38,7 @@ def test_a_public_address_is_public(address: str) -> None:
         "100.64.0.1",
         "127.0.0.1",
         "127.255.255.254",
+        "168.63.129.16",  # a cloud's services for its machines, at an address that is registered as public
         "169.254.169.254",
         "172.16.0.1",
         "172.31.255.255",
@@ -134,7 +135,9 @@ def test_the_ways_to_write_this_machine_are_refused_by_the_systems_own_resolver(
         ("hooks.example.com/path", ["https_required", "url_malformed"]),
         ("https:///path", ["url_malformed"]),
         ("https://hooks.example.com:99999/", ["port_not_allowed"]),
+        ("https://hooks.example.com:0/", ["port_not_allowed"]),
         ("https://hooks\x00.example.com/", ["url_malformed"]),
+        ("https://xn--a.example.com/", ["url_malformed"]),  # no international name encodes to this
         ("", ["https_required", "url_malformed"]),
         ("https://h/" + "x" * 2048, ["url_too_long"]),
     ],
