@@ -66,7 +66,8 @@ def note(session: Session, order: Order, found: Preview) -> None:
     """Record that somebody asked: a preview tells of samples, and so is a sensitive read. Counts only."""
     payload = {
         "purpose": order.purpose,
-        "method": order.method,
+        # An unknown one is whatever the caller wrote there, which the log must not keep.
+        "method": order.method if order.method in (AUTO, *METHODS) else None,
         "counts": found.counts,
         "models": [model["model"] for model in found.models],
         "faults": len(found.faults),

@@ -214,3 +214,13 @@ def test_a_preview_says_when_the_quota_would_stand_in_the_way_and_uses_none_up(s
             assert _preview(client, body)["acceptable"]
         client.post("/v1/deletion-requests", json=body).raise_for_status()
         assert ("", "quota_exceeded") in _faults(_preview(client, body), "faults")
+
+
+def test_what_a_caller_writes_for_a_method_does_not_reach_the_log(stack: Stack) -> None:
+    name = _model(stack)
+    with stack.client_with("requests:write") as client:
+        _preview(client, _body(name, "train-0", method="train-0-in-place-of-a-method"))
+    query = {"action": "request.previewed", "dataset": name}
+    (entry,) = stack.client.get("/v1/audit/entries", params=query).json()["items"]
+    assert entry["payload"]["method"] is None
+    assert "train-" not in str(entry)
