@@ -781,6 +781,16 @@ def _entry_of(entries: Mapping[int, Json], action: str, subject: str) -> Json:
     return found[0]
 
 
+def _acceptance(entries: Mapping[int, Json], subject: str) -> Json:
+    """Return the first acceptance in the log: a hold that is lifted writes another, which states nothing anew."""
+    found = [
+        entry for entry in entries.values() if (entry["action"], entry["subject"]) == ("request.accepted", subject)
+    ]
+    if not found:
+        raise Refused("bad_log", f"the bundle holds no log entry request.accepted of {subject}")
+    return found[0]
+
+
 def _agree(stated: Any, logged: Any, what: str) -> None:
     if stated != logged:
         raise Refused("inconsistent", f"{what} in the certificate is not what the log has")
@@ -793,7 +803,7 @@ def _check_request(certificate: Json, entries: Mapping[int, Json]) -> None:
     for name in ("commitment_root", "num_samples", "not_found", "already_erased"):
         _agree(forget_set[name], received.get(name), name)
     _agree(request["purpose"], received.get("purpose"), "the purpose")
-    accepted = _entry_of(entries, "request.accepted", subject)["payload"]
+    accepted = _acceptance(entries, subject)["payload"]
     _agree(request["scope"], accepted.get("scope"), "the scope")
     if isinstance(accepted.get("received_at"), str):
         logged = moment(accepted["received_at"], "received_at")
@@ -821,7 +831,8 @@ def _check_request(certificate: Json, entries: Mapping[int, Json]) -> None:
 def _check_due(due: str | None, subject: str, entries: Mapping[int, Json]) -> None:
     """Hold the due date against the last log entry that set one."""
     settled = ("request.accepted", "request.extended")
-    said = [e["payload"].get("due_at") for e in entries.values() if e["subject"] == subject and e["action"] in settled]
+    told = [e["payload"] for e in entries.values() if e["subject"] == subject and e["action"] in settled]
+    said = [payload["due_at"] for payload in told if "due_at" in payload]
     logged = said[-1] if said else None
     found = moment(logged, "due_at") if isinstance(logged, str) else None
     _agree(None if due is None else moment(due, "due_at"), found, "due_at")

@@ -675,3 +675,24 @@ def test_each_end_has_its_exit_code_and_says_why(
     done = alone(folder, *arguments)
     assert (done.returncode, says in done.stderr) == (code, True)
     assert done.stdout.startswith("UNTRUSTED KEY") == (code == 3)
+
+
+def _resumed(restated: dict[str, Any]) -> bytes:
+    """Return the bundle of a request that was held after it was accepted, and then went on."""
+    rows = list(cases.logged().items())
+    subject = "deletion-request/req_1"
+    held = cases.entry(0, "request.on_hold", subject, {"reason": "approval_needed"})
+    rows[3:3] = [("held", held), ("resumed", cases.entry(0, "request.accepted", subject, restated))]
+    entries = {name: cases.entry(seq, e.action, e.subject, e.payload) for seq, (name, e) in enumerate(rows)}
+    return bundle.make(cases.facts(entries), log=cases.proofs(entries, KEY), keys=[cases.record(KEY)], signer=KEY)
+
+
+def test_a_request_that_was_held_and_went_on_has_a_certificate() -> None:
+    assert verify.verify(_resumed({}), trusted=PIN).trusted
+
+
+def test_a_second_acceptance_moves_no_date_unnoticed() -> None:
+    raw = _resumed({"due_at": "2031-01-01T00:00:00+00:00"})
+    with pytest.raises(Refused) as found:
+        verify.verify(raw, trusted=PIN)
+    assert found.value.code == "inconsistent"
