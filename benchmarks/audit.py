@@ -2,8 +2,9 @@
 
 Two databases on one server, filled in bulk, are measured in turn, so that a slow moment of the machine meets both.
 *Appends*: transactions of one entry with two links, one after the other; after each hundred the tree takes them in and
-a checkpoint is signed. *Page*: up to 100 entries of one model of a hundred and one action of ten, from a random place
-on, through the store. *Proof*: the inclusion path of a random entry. The server runs as the tests run it: no fsync.
+a checkpoint is signed. *Page*: 100 entries of one model of twenty and one action of two, from a random place on,
+through the store. *Since*: 100 entries from a random moment on. *Proof*: the inclusion path of a random entry. The
+server runs as the tests run it: no fsync.
 """
 
 import argparse
@@ -32,8 +33,9 @@ from service.store.session import Database
 
 SIZES = (10_000, 1_000_000)
 MAX_RATIO = 2.0
-MODELS, ACTIONS = 100, 10
+MODELS, ACTIONS = 20, 2
 ROUNDS, APPENDS, SIGN_EVERY, ASKED = 7, 400, 100, 60
+ASKED_FOR = ("page", "since", "proof")
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -60,7 +62,7 @@ def main() -> int:
     small, large = (found[size] for size in given.sizes)
     ratios = {
         "append": round(small["appends_per_second"] / large["appends_per_second"], 2),
-        **{name: round(large[f"{name}_ms"] / small[f"{name}_ms"], 2) for name in ("page", "proof")},
+        **{name: round(large[f"{name}_ms"] / small[f"{name}_ms"], 2) for name in ASKED_FOR},
     }
     missed = [name for name, ratio in ratios.items() if ratio > MAX_RATIO]
     whole = {
@@ -86,7 +88,7 @@ def _filled(stack: ExitStack, server: str, size: int, seconds: dict[int, dict[st
     with database.writing() as session:
         driver: Any = session.connection().connection.driver_connection
         _copy(driver, size)
-        session.execute(text("UPDATE audit_head SET size = :size"), {"size": size})
+        session.execute(text("UPDATE audit_head SET size = :size, time = ''"), {"size": size})
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE audit_entries"))
         connection.execute(text("VACUUM ANALYZE audit_links"))
@@ -129,12 +131,13 @@ def _rows(size: int) -> Iterator[tuple[Any, ...]]:
 def _measure(logs: list[Log], rounds: int) -> dict[int, dict[str, float]]:
     draw = random.Random(0)
     rates: dict[int, list[float]] = {log.size: [] for log in logs}
-    times: dict[int, dict[str, list[float]]] = {log.size: {"page": [], "proof": []} for log in logs}
+    times: dict[int, dict[str, list[float]]] = {log.size: {name: [] for name in ASKED_FOR} for log in logs}
     for turn in range(rounds + 1):
         for log in logs if turn % 2 else reversed(logs):
             rate = _append(log)
             asked = {
                 "page": _times(ASKED, lambda log=log: _page(log, draw)),  # type: ignore[misc]
+                "since": _times(ASKED, lambda log=log: _since(log, draw)),  # type: ignore[misc]
                 "proof": _times(ASKED, lambda log=log: _proof(log, draw)),  # type: ignore[misc]
             }
             if turn:  # the first turn warms up
@@ -181,8 +184,15 @@ def _times(count: int, run: Callable[[], None]) -> list[float]:
 def _page(log: Log, draw: random.Random) -> None:
     links, action = {"model": f"m{draw.randrange(MODELS)}"}, f"job.action_{draw.randrange(ACTIONS)}"
     with log.database.reading() as session:
-        # A tenth of the entries of one model: less than a page at the smaller size, so every one of them is read.
-        audit.find(session, after=draw.randrange(log.size // 2), actions=[action], links=links, limit=100)
+        found = audit.find(session, after=draw.randrange(log.size // 2), actions=[action], links=links, limit=100)
+    if len(found) < 100:
+        raise RuntimeError(f"a page has {len(found)} entries: it would not be the same work at both sizes")
+
+
+def _since(log: Log, draw: random.Random) -> None:
+    since = audit.moment(START + timedelta(seconds=draw.randrange(log.size)))
+    with log.database.reading() as session:
+        audit.find(session, since=since, limit=100)
 
 
 def _proof(log: Log, draw: random.Random) -> None:

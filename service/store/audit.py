@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import String, bindparam, case, insert, select, update
 from sqlalchemy.orm import Session
 
 from service.evidence.leaf import entry_bytes, payload_bytes
@@ -21,13 +21,19 @@ _PENDING = "audit_pending"
 _ACTOR = "audit_actor"
 SYSTEM = "system"
 _HEAD = table_of(AuditHead)
-_LENGTHEN = update(_HEAD).where(_HEAD.c.id == 1).values(size=_HEAD.c.size + bindparam("more")).returning(_HEAD.c.size)
+_NOW = bindparam("now", type_=String)
+_LENGTHEN = (
+    update(_HEAD)
+    .where(_HEAD.c.id == 1)
+    # Times never run backwards, whichever process's clock is behind: a time range is then a range of numbers.
+    .values(size=_HEAD.c.size + bindparam("more"), time=case((_HEAD.c.time > _NOW, _HEAD.c.time), else_=_NOW))
+    .returning(_HEAD.c.size, _HEAD.c.time)
+)
 _ENTRIES, _LINKS = insert(table_of(AuditEntry)), insert(table_of(AuditLink))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    time: datetime
     actor: str
     action: str
     subject: str
@@ -57,7 +63,6 @@ def record(
     )
     session.info.setdefault(_PENDING, []).append(
         Recorded(
-            time=now(),
             actor=session.info.get(_ACTOR, SYSTEM),
             action=action,
             subject=subject,
@@ -67,40 +72,42 @@ def record(
     )
 
 
-def take_numbers(session: Session) -> int:
-    """Lock the log's head, give each recorded entry its number, and return the first; the last reading statement."""
+@dataclass(frozen=True, kw_only=True)
+class Numbered:
+    """The number of a transaction's first entry, and the time of all."""
+
+    first: int
+    time: str
+
+
+def take_numbers(session: Session) -> Numbered | None:
+    """Lock the log's head, and number and date what was recorded, if anything was; the last reading statement."""
     pending: list[Recorded] = session.info.get(_PENDING, [])
     if not pending:
-        return 0
-    size = session.scalar(_LENGTHEN, {"more": len(pending)})
-    if size is None:
+        return None
+    head = session.execute(_LENGTHEN, {"more": len(pending), "now": moment(now())}).one_or_none()
+    if head is None:
         raise RuntimeError("the audit head row is missing; run the migrations")
-    return int(size) - len(pending)
+    return Numbered(first=head.size - len(pending), time=head.time)
 
 
-def append_recorded(session: Session, first: int) -> None:
-    """Insert what was recorded, under numbers from ``first`` on; to be called last before the commit."""
+def append_recorded(session: Session, numbered: Numbered | None) -> None:
+    """Insert what was recorded, as it was numbered; to be called last before the commit."""
     pending: list[Recorded] = session.info.pop(_PENDING, [])
-    if not pending:
+    if numbered is None:
         return
     rows, links = [], []
-    for seq, entry in enumerate(pending, start=first):
-        rows.append(_row(seq, entry))
+    for seq, entry in enumerate(pending, start=numbered.first):
+        rows.append(_row(seq, numbered.time, entry))
         links += [{"kind": kind, "ref": ref, "seq": seq} for kind, ref in dict.fromkeys(entry.links)]
     session.execute(_ENTRIES, rows)
     if links:
         session.execute(_LINKS, links)
 
 
-def _row(seq: int, entry: Recorded) -> dict[str, Any]:
+def _row(seq: int, time: str, entry: Recorded) -> dict[str, Any]:
     payload = payload_bytes(entry.payload)
-    fields = {
-        "seq": seq,
-        "time": moment(entry.time),
-        "actor": entry.actor,
-        "action": entry.action,
-        "subject": entry.subject,
-    }
+    fields = {"seq": seq, "time": time, "actor": entry.actor, "action": entry.action, "subject": entry.subject}
     leaf = hash_leaf(entry_bytes(**fields, payload=payload))  # type: ignore[arg-type]
     return {**fields, "payload": payload.decode(), "leaf_hash": leaf.hex()}
 
@@ -122,6 +129,12 @@ def moment(time: datetime) -> str:
     return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+def first_at(session: Session, time: str) -> int | None:
+    """Return the number of the first entry of this time or a later one; times are in the order of numbers."""
+    rows = select(AuditEntry.seq).where(AuditEntry.time >= time).order_by(AuditEntry.time, AuditEntry.seq)
+    return session.scalar(rows.limit(1))
+
+
 def find(
     session: Session,
     *,
@@ -134,17 +147,27 @@ def find(
     links: Mapping[str, str] | None = None,
 ) -> list[AuditEntry]:
     """Return entries with ``seq > after`` in order. Each filter narrows; ``links`` are kind -> reference."""
+    after, before = _between(session, after, since=since, until=until)
     query = select(AuditEntry).where(AuditEntry.seq > after)
+    if before is not None:
+        query = query.where(AuditEntry.seq < before)
     if actions:
         query = query.where(AuditEntry.action.in_(actions))
     if actor:
         query = query.where(AuditEntry.actor == actor)
-    if since:
-        query = query.where(AuditEntry.time >= since)
-    if until:
-        query = query.where(AuditEntry.time < until)
     for kind, ref in (links or {}).items():
-        query = query.where(
-            AuditEntry.seq.in_(select(AuditLink.seq).where(AuditLink.kind == kind, AuditLink.ref == ref))
-        )
+        # The bound is said of the links too: the index then starts there, and not at the first of them.
+        named = select(AuditLink.seq).where(AuditLink.kind == kind, AuditLink.ref == ref, AuditLink.seq > after)
+        query = query.where(AuditEntry.seq.in_(named))
     return list(session.scalars(query.order_by(AuditEntry.seq).limit(limit)))
+
+
+def _between(session: Session, after: int, *, since: str | None, until: str | None) -> tuple[int, int | None]:
+    """Return the numbers between which the entries of a time range lie; None: up to the end."""
+    before = first_at(session, until) if until is not None else None
+    if since is not None:
+        first = first_at(session, since)
+        if first is None:
+            return after, 0  # nothing is as late
+        after = max(after, first - 1)
+    return after, before

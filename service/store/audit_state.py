@@ -47,7 +47,8 @@ def as_of(
 ) -> list[StateThen]:
     """Return states in the order of subjects: one request's, or those of a model's versions and requests.
 
-    ``at``: a moment as `service.store.audit.moment` writes it; entries of that very moment count.
+    ``at``: a moment as `service.store.audit.moment` writes it. Times are in the order of numbers, so what counts is the
+    beginning of the log: all entries until that moment, it included.
     """
     last = (
         select(func.max(AuditEntry.seq))

@@ -62,9 +62,9 @@ class Database:
             yield session
             session.flush()
             # Under the audit head's lock events get their ids in the order of commits, so no follower skips one.
-            first = audit.take_numbers(session)
+            numbered = audit.take_numbers(session)
             with pipelined(session):
-                audit.append_recorded(session, first)
+                audit.append_recorded(session, numbered)
                 events.append_emitted(session)
                 outbox.append_announced(session)
 

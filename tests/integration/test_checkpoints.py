@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -204,11 +205,38 @@ def test_postgresql_refuses_to_truncate(database: Database, settings: Settings) 
             session.execute(text(f"TRUNCATE {table}"))
 
 
+def test_times_never_run_backwards_though_a_clock_does(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    for minutes in (0, 5, -60, 3, 10):
+        monkeypatch.setattr(audit, "now", lambda minutes=minutes: noon + timedelta(minutes=minutes))
+        append(database, 2)
+    with database.reading() as session:
+        entries = audit.find(session)
+        assert [entry.time[14:16] for entry in entries] == ["00", "00", "05", "05", "05", "05", "05", "05", "10", "10"]
+        for since, until, numbers in [
+            (0, 5, [0, 1]),
+            (5, 6, range(2, 8)),
+            (1, None, range(2, 10)),
+            (None, 10, range(8)),
+            (-9, 99, range(10)),
+            (11, None, []),
+            (None, 0, []),
+            (6, 5, []),
+        ]:
+            bounds = [None if m is None else audit.moment(noon + timedelta(minutes=m)) for m in (since, until)]
+            found = audit.find(session, since=bounds[0], until=bounds[1])
+            assert [entry.seq for entry in found] == list(numbers), (since, until)
+        assert audit.find(session, since=audit.moment(noon), after=6, limit=2)[0].seq == 7
+
+
 def test_the_newest_migration_can_be_undone(database: Database, settings: Settings) -> None:
     from alembic import command
 
     config: Any = migrate.config(settings.resolved_database_url)
-    command.downgrade(config, "0009")
+    command.downgrade(config, "0018")
+    command.upgrade(config, "0019")
     migrate.upgrade(settings.resolved_database_url)
     append(database, 2)
     assert checkpoints.fresh(database, settings).size == 3

@@ -10,20 +10,21 @@ from service.store.types import BigId, now
 
 
 class AuditHead(Base):
-    """The one row every appender locks, so that numbers have no gaps and no forks."""
+    """The one row every appender locks, so that numbers have no gaps and no forks. ``time`` is the last entry's."""
 
     __tablename__ = "audit_head"
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     size: Mapped[int] = mapped_column(BigId)
+    time: Mapped[str] = mapped_column(String(32), default="")
 
 
 class AuditEntry(Base):
     """Append-only, by trigger. ``payload`` and ``time`` are the exact text that was hashed."""
 
     __tablename__ = "audit_entries"
-    __table_args__ = (Index(None, "action", "seq"), Index(None, "actor", "seq"))
+    __table_args__ = (Index(None, "action", "seq"), Index(None, "actor", "seq"), Index(None, "time", "seq"))
     seq: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=False)
-    time: Mapped[str] = mapped_column(String(32), index=True)
+    time: Mapped[str] = mapped_column(String(32))
     actor: Mapped[str] = mapped_column(String(100))
     action: Mapped[str] = mapped_column(String(64))
     subject: Mapped[str] = mapped_column(String(300))
