@@ -15,7 +15,7 @@ from service import clock, deadlines, migrate
 from service.deps import Parts
 from service.lifecycle import JobStatus, RequestStatus
 from service.settings import Settings
-from service.store import attaching, audit, cancel, intake, jobs, models, requests
+from service.store import attaching, audit, cancel, deadline_marks, intake, jobs, models, requests
 from service.store.intake import Order, Secrets
 from service.store.session import Database
 from service.store.tables import DeletionRequest, Job, Version, WebhookEvent
@@ -129,6 +129,26 @@ def test_eight_clocks_at_once_announce_each_mark_once(parts: Parts, name: str) -
         assert _told(parts, request_id) == MARKS
         with parts.database.reading() as session:
             assert _logged(session, request_id) == MARKS
+
+
+def test_a_request_that_cannot_be_announced_holds_no_other_up(
+    parts: Parts, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = _ask(parts, name, "train-0", received_at=_received(percent=70))
+    good = _ask(parts, name, "train-1", received_at=_received(percent=60))
+    announce = deadline_marks.announce
+
+    def faulty(session: Session, request_id: str) -> None:
+        if request_id == bad:
+            raise RuntimeError("what nobody foresaw")
+        announce(session, request_id)
+
+    monkeypatch.setattr(deadline_marks, "announce", faulty)
+    clock.run(parts)
+    assert (_told(parts, bad), _told(parts, good)) == ([], MARKS[:1])
+    monkeypatch.undo()
+    clock.run(parts)
+    assert _told(parts, bad) == MARKS[:1], "it is tried again"
 
 
 def test_a_request_that_has_ended_or_has_no_due_date_is_not_announced(parts: Parts, name: str) -> None:
