@@ -4,6 +4,9 @@ Bytes are deleted inside the transaction that says so. A crash between the two l
 has no bytes: the next sweep finds them absent and says so then.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -22,13 +25,25 @@ log = structlog.get_logger()
 
 def purge(bench: Bench) -> None:
     """Delete the bytes of retired and rejected versions, and what else no row names any more; prove them absent."""
-    digest_contents(bench)
+    with _going_on("purge.digest_failed"):
+        digest_contents(bench)
     with bench.database.reading() as session:
         found, detached = versions.to_purge(session), residuals.detached(session)
     for version in found:
-        _purge_version(bench, version)
+        with _going_on("purge.failed", version_id=version.id):
+            _purge_version(bench, version)
     for sha256 in detached:
-        _purge_detached(bench, sha256)
+        with _going_on("purge.failed", sha256=sha256):
+            _purge_detached(bench, sha256)
+
+
+@contextmanager
+def _going_on(event: str, **concerned: str) -> Iterator[None]:
+    """Log what the artifact store refuses, so that bytes which cannot be deleted keep no others from it."""
+    try:
+        yield
+    except OSError as error:
+        log.error(event, error=type(error).__name__, **concerned)
 
 
 def digest_contents(bench: Bench) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import select, update
 from typer.testing import CliRunner
 
 from service import migrate
+from service.artifacts import ArtifactStore
 from service.cli import app
 from service.errors import NotFound
 from service.lifecycle import JobKind, JobStatus, RequestStatus, VersionState
@@ -120,6 +121,29 @@ def test_a_retired_version_is_in_the_ledger_until_its_bytes_are_proven_gone(benc
     assert line.sha256 is not None
     assert bench.artifacts.size(line.sha256) is None
     assert f"model/{name}/version/2" not in ledger(bench, request_id)
+
+
+def test_bytes_that_cannot_be_deleted_keep_no_others(bench: Bench, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    factories.model(bench, f"{name}b", of=name)
+    factories.version(bench, f"{name}b")
+    request_id = ask(bench, name, "train-0")
+    for model in (name, f"{name}b"):
+        publish(bench, name, request_id, model=model)
+    stuck, free = f"model/{name}/version/1", f"model/{name}b/version/1"
+    refused, delete = ledger(bench, request_id)[stuck].sha256, ArtifactStore.purge
+
+    def faulty(store: ArtifactStore, digest: str) -> bool:
+        if digest == refused:
+            raise PermissionError(digest)
+        return delete(store, digest)
+
+    monkeypatch.setattr(ArtifactStore, "purge", faulty)
+    purging.purge(bench)
+    found = ledger(bench, request_id)
+    assert (found[stuck].state, found[free].state) == ("retired", "purged")
+    monkeypatch.undo()
+    purging.purge(bench)
+    assert ledger(bench, request_id)[stuck].state == "purged"
 
 
 def test_each_step_names_the_audit_entry_that_says_so(bench: Bench, name: str) -> None:
