@@ -106,7 +106,7 @@ def _suspend(session: Session, job: Job, request: DeletionRequest) -> list[str]:
     if not withdrawal.is_shared(session, job, request):
         job.on_hold = True
         return []
-    gathering.unlink(session, job, request)
+    anew = withdrawal.part(session, job, request, reason=requests.LEGAL_HOLD) or busy
     own = jobs.create(
         session,
         JobKind(job.kind),
@@ -120,7 +120,7 @@ def _suspend(session: Session, job: Job, request: DeletionRequest) -> list[str]:
         request=request,
     )
     own.on_hold = True
-    return [job.id] if busy else []
+    return [job.id] if anew else []
 
 
 def release(session: Session, request_id: str, *, by: str, suppression_key: bytes) -> Decided:

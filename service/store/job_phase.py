@@ -50,6 +50,21 @@ def discard(session: Session, job: Job, *, reason: str) -> None:
     _queue_again(session, job, "job.attempt_discarded", outcome="discarded", reason=reason)
 
 
+def discard_candidate(session: Session, job: Job, *, reason: str) -> None:
+    """Have a job that keeps a candidate begin anew, for whoever holds the row's lock.
+
+    The candidate was made for a request that the job no longer works for: nobody may publish it for the others.
+    """
+    if job.status == JobStatus.HELD:
+        jobs.retry(session, job)
+        return
+    action = "job.candidate_discarded"
+    jobs.note(session, job, action, {"reason": reason, "sha256": job.candidate_sha256})
+    candidates.drop(session, job, action=action)
+    job.rungs = [{**rung, "before_retry": True} for rung in job.rungs]
+    job.approved_by, job.rung = None, None
+
+
 def _queue_again(session: Session, job: Job, action: str, *, outcome: str, reason: str) -> None:
     session.execute(
         update(Attempt)

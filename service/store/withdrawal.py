@@ -7,7 +7,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service.lifecycle import JOB_BUSY, JOB_OVER, JobStatus, VersionState
-from service.store import datasets, gathering, job_phase, jobs, requests, versions
+from service.store import candidates, datasets, gathering, job_phase, jobs, requests, versions
 from service.store.tables import DeletionRequest, Job, JobRequest, Model
 
 
@@ -47,12 +47,20 @@ def drop_jobs(session: Session, request: DeletionRequest, *, reason: str) -> lis
         if busy:
             job_phase.discard(session, job, reason=reason)
         if is_shared(session, job, request):
-            gathering.unlink(session, job, request)
-            anew += [job.id] if busy else []
+            anew += [job.id] if part(session, job, request, reason=reason) or busy else []
         else:
-            job.candidate_sha256, job.candidate_size = None, None
             jobs.move(session, job, JobStatus.CANCELLED, "job.cancelled", request=request.id)
+            candidates.drop(session, job, action="job.cancelled")
     return anew
+
+
+def part(session: Session, job: Job, request: DeletionRequest, *, reason: str) -> bool:
+    """Have the job work for its other requests alone; say whether it gave up a model it was made for this one too."""
+    gathering.unlink(session, job, request)
+    if job.candidate_sha256 is None:
+        return False
+    job_phase.discard_candidate(session, job, reason=reason)
+    return True
 
 
 def let_go(session: Session, request: DeletionRequest, *, reason: str) -> None:

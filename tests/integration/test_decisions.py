@@ -12,7 +12,18 @@ from sqlalchemy import func, select, text, update
 
 from service import deadlines
 from service.lifecycle import JobStatus
-from service.store import attaching, audit, holds, job_phase, jobs, request_keys, requests, workers
+from service.store import (
+    attaching,
+    audit,
+    candidates,
+    holds,
+    job_phase,
+    jobs,
+    request_keys,
+    requests,
+    residuals,
+    workers,
+)
 from service.store.jobs import Claim, LeaseLost
 from service.store.tables import Attempt, AuditEntry, DeletionRequest, Job, RequestDecision, Sample
 from service.store.types import now
@@ -219,6 +230,47 @@ def test_a_shared_job_begins_anew_for_the_others(served: Stack, name: str) -> No
     assert again is not None
     assert (again.job_id, again.fence) == (claim.job_id, claim.fence + 1)
     assert _get(served, other)["status"] == "in_progress"
+
+
+@pytest.mark.parametrize("approved", [False, True])
+@pytest.mark.parametrize("decision", [("deny", {"reason": "no_match"}), ("hold", {"reason": NOTE})])
+def test_no_model_that_forgot_a_request_which_left_is_published_for_the_others(
+    served: Stack, name: str, decision: tuple[str, dict[str, str]], approved: bool
+) -> None:
+    one, other = _ask(served, name, "train-0"), _ask(served, name, "train-1")
+    job_id = one["jobs"][0]["id"]
+    with served.database.writing() as session:
+        job = session.get_one(Job, job_id)
+        job.status, job.rung, job.attempts = JobStatus.HELD, "finetune", 1
+        job.rungs = [{"method": "finetune", "verdict": "fail"}]
+        candidates.keep(session, job, sha256=f"{abs(hash(name)):064x}", size=7)
+    for request in (one, other):
+        _change(served, request, status="on_hold", started_at=now())
+    if approved:
+        served.client.post(f"/v1/jobs/{job_id}/approve").raise_for_status()
+    _decide(served, one, decision[0], **decision[1]).raise_for_status()
+    job = _job(served, job_id)
+    assert (job.status, job.candidate_sha256, job.approved_by, job.rung) == (JobStatus.QUEUED, None, None, None)
+    assert [rung.get("before_retry") for rung in job.rungs] == [True], "the ladder begins anew"
+    assert _get(served, other)["status"] == "in_progress"
+    claim = _claim(served)
+    assert claim is not None
+    assert claim.job_id == job_id
+
+
+def test_the_ledger_says_what_became_of_a_denied_requests_candidate(served: Stack, name: str) -> None:
+    request = _ask(served, name)
+    sha256 = f"{abs(hash(name)):064x}"
+    with served.database.writing() as session:
+        job = session.get_one(Job, request["jobs"][0]["id"])
+        job.status = JobStatus.HELD
+        candidates.keep(session, job, sha256=sha256, size=7)
+    _change(served, request, status="on_hold")
+    _decide(served, request, "deny", reason="no_match").raise_for_status()
+    [line] = served.client.get(f"{URL}/{request['id']}/residuals").json()["items"]
+    assert (line["kind"], line["sha256"], line["state"]) == ("candidate", sha256, "dropped")
+    with served.database.reading() as session:
+        assert sha256 in residuals.detached(session), "a sweep deletes the bytes and proves them gone"
 
 
 def test_work_that_is_published_cannot_be_denied(served: Stack, name: str) -> None:
