@@ -130,7 +130,9 @@ def why_nothing_was_measured(facts: CertificateFacts) -> str | None:
     if any(facts.request.outcomes.get(outcome) for outcome in gone):
         because = "the versions that knew the samples had given way by the work of other requests, which tell of it"
     else:
-        because = "no model was trained on the samples"
+        # Versions that went before may have been, and models that a narrowed request does not name.
+        of = " of the models it names" if facts.request.scope == "partial" else ""
+        because = f"no version in circulation{of} was trained on the samples"
     return f"Nothing was unlearned or measured for this request: by the records {because}."
 
 

@@ -139,14 +139,18 @@ def find(
     session: Session,
     *,
     after: int = -1,
-    limit: int = 100,
+    limit: int | None = 100,
     actions: Sequence[str] = (),
     actor: str | None = None,
+    subject: str | None = None,
     since: str | None = None,
     until: str | None = None,
     links: Mapping[str, str] | None = None,
 ) -> list[AuditEntry]:
-    """Return entries with ``seq > after`` in order. Each filter narrows; ``links`` are kind -> reference."""
+    """Return at most ``limit`` entries with ``seq > after``, in order. Each filter narrows.
+
+    ``links`` are kind -> reference.
+    """
     after, before = _between(session, after, since=since, until=until)
     query = select(AuditEntry).where(AuditEntry.seq > after)
     if before is not None:
@@ -155,6 +159,8 @@ def find(
         query = query.where(AuditEntry.action.in_(actions))
     if actor:
         query = query.where(AuditEntry.actor == actor)
+    if subject:
+        query = query.where(AuditEntry.subject == subject)
     for kind, ref in (links or {}).items():
         # The bound is said of the links too: the index then starts there, and not at the first of them.
         named = select(AuditLink.seq).where(AuditLink.kind == kind, AuditLink.ref == ref, AuditLink.seq > after)

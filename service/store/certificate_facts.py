@@ -21,7 +21,17 @@ from service.evidence.facts import (
 )
 from service.evidence.verify import report_digest, whole
 from service.lifecycle import JobStatus
-from service.store import audit, audit_tree, dataset_roots, requests, residuals, retention, signing_keys, withdrawals
+from service.store import (
+    audit,
+    audit_tree,
+    dataset_roots,
+    requests,
+    residuals,
+    retention,
+    signing_keys,
+    versions,
+    withdrawals,
+)
 from service.store.checkpoints import SignedCheckpoint
 from service.store.residuals import Found, State
 from service.store.tables import (
@@ -36,7 +46,8 @@ from service.store.tables import (
 from service.store.tables import Residual as ResidualRow
 from service.store.types import new_id, now
 
-MAX_ENTRIES = 1000
+_ACCEPTED = "request.accepted"
+_OF_JOB = ("job.queued", "job.result_committed", "evaluation.recorded", "job.published")
 _DONE = {
     State.PURGED: "Deleted from the artifact store; that it is absent was checked.",
     State.OVERWRITTEN: "The rows of the samples were overwritten with zeros.",
@@ -77,7 +88,7 @@ def gather(session: Session, request: DeletionRequest, *, master_key: bytes) -> 
             entries |= {entry.seq: entry for entry in proven_by}
     found = residuals.of_request(session, request.id)
     days = retention.longest(session, request.dataset_id)
-    left = [_residual(each, days) for each in found]
+    left = [_residual(session, each, days) for each in found]
     entries |= {entry.seq: entry for entry in _numbered(session, [r.entry for r in left if r.entry is not None])}
     facts = CertificateFacts(
         id=new_id("cert"),
@@ -117,9 +128,13 @@ def keys(session: Session, name: str) -> list[KeyRecord]:
 
 def _story(session: Session, request: DeletionRequest) -> list[LoggedEntry]:
     """Return the entries about the request itself, from its receipt to its completion."""
-    found = audit.find(session, links={"request": request.id}, limit=MAX_ENTRIES)
+    # The entries of its jobs, of which many models make many, are linked to it too.
     about = f"deletion-request/{request.id}"
-    return [_logged(row) for row in found if row.subject == about and row.action.startswith("request.")]
+    found = audit.find(session, subject=about, links={"request": request.id}, limit=None)
+    story = [_logged(row) for row in found if row.action.startswith("request.")]
+    # Older versions wrote that a request was accepted again when its last hold was lifted.
+    first = next((entry for entry in story if entry.action == _ACCEPTED), None)
+    return [entry for entry in story if entry.action != _ACCEPTED or entry is first]
 
 
 def _logged(row: AuditEntry) -> LoggedEntry:
@@ -180,7 +195,8 @@ def _dataset(session: Session, request: DeletionRequest, master_key: bytes) -> D
 def _model(session: Session, job: Job, name: str, story: Sequence[LoggedEntry]) -> tuple[ModelFacts, list[LoggedEntry]]:
     version, parent = session.get_one(Version, job.version_id), session.get_one(Version, job.parent_id)
     evaluation = session.get_one(Evaluation, version.evaluation_id)
-    of_job = [_logged(row) for row in audit.find(session, links={"job": job.id}, limit=MAX_ENTRIES)]
+    found = audit.find(session, actions=_OF_JOB, links={"job": job.id}, limit=None)
+    of_job = [_logged(row) for row in found]
     published = _the(of_job, "job.published", f"job/{job.id}")
     measured = _the(of_job, "evaluation.recorded", f"evaluation/{evaluation.id}")
     frozen = _frozen(job, name, story) or _the(of_job, "job.queued", f"job/{job.id}")
@@ -211,16 +227,18 @@ def _committed(report: Mapping[str, Any]) -> int | None:
 
 def _frozen(job: Job, name: str, story: Sequence[LoggedEntry]) -> LoggedEntry | None:
     """Return the acceptance, if it froze the job's criteria: not so for a model that came after it."""
-    accepted = next((entry for entry in story if entry.action == "request.accepted"), None)
+    accepted = next((entry for entry in story if entry.action == _ACCEPTED), None)
     policies: Any = accepted.payload.get("policies", {}) if accepted else {}
     return accepted if policies.get(name) == job.policy_digest else None
 
 
-def _residual(found: Found, days: int) -> Residual:
+def _residual(session: Session, found: Found, days: int) -> Residual:
     last = found.steps[-1]
     done = _DONE.get(State(found.state), found.state)
     if found.state == State.HELD and found.kind != residuals.VERSION and days:
         done = f"Holds the samples still: audits of later versions may read them for {days} days after completion."
+    if found.state == State.RETIRED and found.sha256 and versions.digest_in_use(session, found.sha256):
+        done = "Out of circulation; equal bytes belong to a version that the request does not reach, which keeps them."
     return Residual(
         kind=found.kind,
         name=found.artifact,

@@ -4,13 +4,13 @@ from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import exists, literal_column, select
-from sqlalchemy.orm import Session
+from sqlalchemy import and_, exists, literal_column, or_, select
+from sqlalchemy.orm import Session, aliased
 
 from service.errors import Conflict
 from service.lifecycle import RequestStatus
-from service.store import audit, outbox, requests, residuals, retention
-from service.store.residuals import Found
+from service.store import audit, outbox, requests, residuals, retention, versions
+from service.store.residuals import Found, State
 from service.store.tables import Certificate, DeletionRequest, Residual, Version
 from service.store.types import now
 
@@ -28,8 +28,14 @@ def without(session: Session, limit: int = 100, *, besides: Collection[str] = ()
 
     ``besides``: requests that are passed over, so that they take no other's place in the page.
     """
+    other = aliased(Version)
+    shared = exists().where(other.sha256 == Residual.sha256, other.state.in_(versions.LIVE_STATES))
+    narrow = or_(DeletionRequest.purpose != "privacy", DeletionRequest.scope == "partial")
     weights_left = exists().where(
-        Residual.request_id == DeletionRequest.id, Residual.kind == residuals.VERSION, Residual.waiting
+        Residual.request_id == DeletionRequest.id,
+        Residual.kind == residuals.VERSION,
+        Residual.waiting,
+        ~and_(narrow, Residual.state == State.RETIRED, shared),
     )
     query = (
         select(DeletionRequest.id)
@@ -50,10 +56,17 @@ def _delays(session: Session, request: DeletionRequest, found: Found) -> bool:
     if not found.waiting:
         return False
     if found.kind == residuals.VERSION:
-        return True
+        return not _stays_elsewhere(session, request, found)
     patient = request.completed_at is not None and now() - request.completed_at < PATIENCE
     # What audits may read for some days more is not waited for either: the certificate says so.
     return patient and not retention.longest(session, request.dataset_id)
+
+
+def _stays_elsewhere(session: Session, request: DeletionRequest, found: Found) -> bool:
+    """Say whether a request that leaves such versions in circulation would wait for the end of one with equal bytes."""
+    narrow = request.purpose != "privacy" or request.scope == "partial"
+    retired = narrow and found.state == State.RETIRED and found.sha256 is not None
+    return retired and versions.digest_in_use(session, str(found.sha256))
 
 
 def keep(session: Session, request_id: str, row: Certificate) -> bool:

@@ -62,6 +62,8 @@ def page(
 def move(session: Session, request: DeletionRequest, status: RequestStatus, **payload: Any) -> None:
     """Change a request's status, record it and tell its followers. Raises Conflict for a move not allowed."""
     check_request_move(request.status, status)
+    # A request is accepted once, and what was frozen then stands in that one entry of the log.
+    resumed = (request.status, status) == (RequestStatus.ON_HOLD, RequestStatus.ACCEPTED)
     request.status = status
     if status == RequestStatus.IN_PROGRESS and request.started_at is None:
         request.started_at = now()
@@ -69,7 +71,7 @@ def move(session: Session, request: DeletionRequest, status: RequestStatus, **pa
         request.completed_at = now()
     if status in REQUEST_ENDED:
         request.ended_at, request.next_mark_at = now(), None
-    note(session, request, f"request.{status}", payload)
+    note(session, request, "request.resumed" if resumed else f"request.{status}", payload)
     _announce(session, request, payload)
 
 

@@ -24,7 +24,20 @@ from service.evidence import verify
 from service.evidence.verify import Refused, TrustedKey
 from service.lifecycle import JobStatus
 from service.settings import Settings
-from service.store import certificates, dataset_roots, intake, jobs, keys, requests, signing_keys, versions
+from service.store import (
+    approval,
+    audit,
+    certificates,
+    dataset_roots,
+    decisions,
+    intake,
+    jobs,
+    keys,
+    models,
+    requests,
+    signing_keys,
+    versions,
+)
 from service.store.intake import Order
 from service.store.tables import AuditEntry, Certificate, DeletionRequest, Job, WebhookEndpoint, WebhookEvent
 from service.store.types import now
@@ -189,13 +202,96 @@ def test_the_certificate_comes_once_the_old_weights_are_gone_and_verifies(place:
         verify.verify(answer.content, weights={"new": hashlib.sha256(new[:-1] + changed).hexdigest()})
 
 
+@pytest.mark.parametrize("lifted", ["release", "approve"])
+def test_a_request_that_was_on_hold_has_one_too(place: Place, name: str, lifted: str) -> None:
+    model(place, name)
+    named = [f"train-{i}" for i in range(21 if lifted == "approve" else 1)]
+    with place.database.writing() as session:
+        models.by_name(session, name).policy = {"approval_above_share": 0.5}
+    request_id = ask(place, name, *named)
+    secret = place.parts.secrets.suppression
+    for _ in range(2):
+        with place.database.writing() as session:
+            if lifted == "release":
+                decisions.hold(session, request_id, note="counsel asked", by="key_b")
+                decisions.release(session, request_id, by="key_b", suppression_key=secret)
+            elif requests.get(session, request_id).approved_by is None:
+                approval.approve(session, request_id, by="key_b", suppression_key=secret, four_eyes=True)
+    work(place)
+    purge(place)
+    issue(place)
+    assert verify.verify(place.certificate(request_id).bundle, trusted=place.trusted()).trusted
+    with place.database.reading() as session:
+        about: dict[str, Any] = {"links": {"request": request_id}, "limit": 9}
+        assert len(audit.find(session, actions=["request.accepted"], **about)) == 1
+        assert audit.find(session, actions=["request.resumed"], **about)
+
+
+@pytest.mark.parametrize("changes", [{"purpose": "bias"}, {"models": True}])
+def test_bytes_that_the_request_leaves_with_another_version_are_stated_and_not_waited_for(
+    place: Place, name: str, changes: dict[str, Any]
+) -> None:
+    model(place, name)
+    twin = factories.dataset(place.bench, f"{name}-twin").name
+    model(place, twin)
+    with place.database.writing() as session:
+        mine, other = (versions.live(session, models.by_name(session, each).id)[0] for each in (name, twin))
+        other.sha256, other.content_sha256 = mine.sha256, mine.content_sha256
+    request_id = ask(place, name, "train-0", **({"models": [name]} if "models" in changes else changes))
+    work(place)
+    purge(place)
+    issue(place)
+    raw = place.certificate(request_id).bundle
+    assert verify.verify(raw, trusted=place.trusted()).trusted
+    line = next(each for each in predicate(raw)["residuals"] if each["name"] == f"model/{name}/version/1")
+    assert line["state"] == "retired"
+    assert "equal bytes belong to a version" in line["done"]
+
+
+def test_a_request_accepted_twice_by_an_older_log_has_one_too(place: Place, name: str) -> None:
+    model(place, name)
+    request_id = ask(place, name, "train-0")
+    with place.database.writing() as session:
+        requests.note(session, requests.get(session, request_id), "request.accepted", {})
+    work(place)
+    purge(place)
+    issue(place)
+    assert verify.verify(place.certificate(request_id).bundle, trusted=place.trusted()).trusted
+
+
+def test_a_request_of_which_the_log_tells_at_length_has_one_too(place: Place, name: str) -> None:
+    model(place, name)
+    request_id = ask(place, name, "train-0")
+    with place.database.writing() as session:
+        [(job, _)] = requests.jobs(session, [request_id])[request_id]
+        for _ in range(1000):  # as many models, each tried some times, would make
+            jobs.note(session, job, "job.attempt_started", {})
+    work(place)
+    purge(place)
+    issue(place)
+    assert verify.verify(place.certificate(request_id).bundle, trusted=place.trusted()).trusted
+
+
 def test_a_request_that_no_model_knew_has_a_certificate_about_its_log_entry(place: Place, name: str) -> None:
     request_id = ask(place, name, "train-0")
     issue(place)
     raw = place.certificate(request_id).bundle
     assert verify.verify(raw, trusted=place.trusted()).trusted
     assert predicate(raw)["models"] == []
-    assert "by the records no model was trained on the samples" in predicate(raw)["does_not_prove"][0]
+    assert "by the records no version in circulation was trained on the samples" in predicate(raw)["does_not_prove"][0]
+
+
+def test_what_an_earlier_version_or_another_model_knew_is_not_said_to_be_known_to_none(place: Place, name: str) -> None:
+    model(place, name)
+    ask(place, name, "train-0", purpose="bias")
+    work(place)
+    purge(place)
+    model(place, f"{name}-other", of=name)
+    request_id = ask(place, name, "train-0", models=[name])
+    issue(place)
+    said = predicate(place.certificate(request_id).bundle)["request"]["says"]
+    assert "no version in circulation of the models it names was trained on the samples" in said
+    assert "no model was trained" not in said
 
 
 @pytest.mark.parametrize(("purpose", "models"), [("bias", None), ("privacy", True)])
