@@ -162,11 +162,18 @@ def verify(
     trusted_key: Annotated[list[str] | None, typer.Option(help="The key to trust, or a file with keys.")] = None,
     weights: Annotated[list[Path] | None, typer.Option(help="A weights file that it should be about.")] = None,
     report: Annotated[list[Path] | None, typer.Option(help="A report that it should be about.")] = None,
+    believe_date: Annotated[
+        bool, typer.Option("--believe-date", help="Accept what was issued before its key was revoked.")
+    ] = False,
 ) -> None:
     """Check a certificate's bundle offline. 0 verified, 1 refused, 2 usage, 3 no trusted key given, 4 unreadable."""
     from service.evidence import verify as verifier
 
-    raise typer.Exit(verifier.run(bundle, keys=trusted_key or [], weights=weights or [], reports=report or []))
+    raise typer.Exit(
+        verifier.run(
+            bundle, keys=trusted_key or [], weights=weights or [], reports=report or [], believe_date=believe_date
+        )
+    )
 
 
 @keys_app.command("create")

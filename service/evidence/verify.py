@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Check an unlearning certificate offline, without trusting whoever issued it.
 
-    python verify.py bundle.json --trusted-key KEY [--weights FILE ...] [--report FILE ...]
+    python verify.py bundle.json --trusted-key KEY [--weights FILE ...] [--report FILE ...] [--believe-date]
 
 This one file runs by itself: it needs Python 3.11 and `cryptography`, no network, and nothing of the service. It
 checks that the bundle is in canonical bytes (RFC 8785) and in the shape of its schema, that the three statements
 (in-toto Statement v1 in DSSE envelopes) and the log's checkpoint (C2SP signed note) carry the signature of one key,
-that the key is one of those pinned and was valid and not revoked when it signed, that every log entry is included in
+that the key is one of those pinned, was valid when it signed and was never revoked, that every log entry is included in
 the signed tree (RFC 6962), and that statements, entries, weights and reports agree. It cannot check that the operator
 ran what they signed; the certificate's `does_not_prove` says so.
 
@@ -632,19 +632,26 @@ def verify(
     trusted: Sequence[TrustedKey] = (),
     weights: Mapping[str, str] | None = None,
     reports: Mapping[str, bytes] | None = None,
+    believe_date: bool = False,
 ) -> Verdict:
     """Return what the bundle shows. Raises Refused at the first thing that is wrong.
 
     ``weights``: SHA-256 of each weights file by its name. ``reports``: reports as they are served, by file name.
+    ``believe_date``: accept what says that it was issued before its key was revoked.
     """
     try:
-        return _verified(raw, trusted, weights or {}, reports or {})
+        return _verified(raw, trusted, weights or {}, reports or {}, believe_date=believe_date)
     except RecursionError:
         raise Refused("not_json", "the bundle is nested too deeply") from None
 
 
 def _verified(
-    raw: bytes, trusted: Sequence[TrustedKey], weights: Mapping[str, str], reports: Mapping[str, bytes]
+    raw: bytes,
+    trusted: Sequence[TrustedKey],
+    weights: Mapping[str, str],
+    reports: Mapping[str, bytes],
+    *,
+    believe_date: bool,
 ) -> Verdict:
     if len(raw) > MAX_BUNDLE_BYTES:
         raise Refused("too_large", f"the bundle is larger than {MAX_BUNDLE_BYTES} bytes")
@@ -654,9 +661,11 @@ def _verified(
     payloads, statements = _open_envelopes(bundle, key)
     certificate: Json = statements["certificate"]["predicate"]
     pinned = _pinned(key, trusted)
-    notes = _check_validity(key, certificate["issued_at"], "the bundle")
+    issued_at = certificate["issued_at"]
+    notes = _check_validity(key, issued_at, "the bundle", believe_date=believe_date)
     for each in pinned:
-        notes += _check_validity({**key, **_known_of(each)}, certificate["issued_at"], "the trusted key's own record")
+        record = {**key, **_known_of(each)}
+        notes += _check_validity(record, issued_at, "the trusted key's own record", believe_date=believe_date)
     _check_evidence_digests(bundle, payloads, certificate["evidence"])
     entries = _check_log(bundle["log"], key, certificate["issued_at"])
     _check_request(certificate, entries)
@@ -730,8 +739,11 @@ def _known_of(pinned: TrustedKey) -> Json:
     return {name: value for name, value in known.items() if value is not None}
 
 
-def _check_validity(key: Json, issued_at: str, source: str) -> list[str]:
-    """Return what to look at if the key was revoked after it signed. Raises Refused if it was not valid then."""
+def _check_validity(key: Json, issued_at: str, source: str, *, believe_date: bool) -> list[str]:
+    """Return what to look at if the key was revoked after it signed. Raises Refused if it was not valid then.
+
+    Whoever stole a key can write any date: one before the revocation counts only for who knows it from elsewhere.
+    """
     issued, key_id = moment(issued_at, "issued_at"), key["key_id"]
     if issued < moment(key["not_before"], "not_before"):
         raise Refused("key_not_yet_valid", f"by {source}, the key {key_id} was not valid yet at {issued_at}")
@@ -741,6 +753,13 @@ def _check_validity(key: Json, issued_at: str, source: str) -> list[str]:
         raise Refused("key_revoked", f"by {source}, the key {key_id} was revoked at {key['revoked_at']}")
     if key["revoked_at"] is None:
         return []
+    if not believe_date:
+        raise Refused(
+            "key_revoked",
+            f"by {source}, the key {key_id} was revoked at {key['revoked_at']}. That the certificate was issued "
+            f"before, at {issued_at}, is its own word, which whoever stole the key can write. If you had it, or a "
+            "checkpoint with its entry certificate.issued, before the revocation, accept it with --believe-date",
+        )
     return [f"by {source}, the key was revoked later, at {key['revoked_at']}: see the log's entry certificate.issued"]
 
 
@@ -1104,7 +1123,14 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def run(bundle: Path, *, keys: Sequence[str], weights: Sequence[Path], reports: Sequence[Path]) -> int:
+def run(
+    bundle: Path,
+    *,
+    keys: Sequence[str],
+    weights: Sequence[Path],
+    reports: Sequence[Path],
+    believe_date: bool = False,
+) -> int:
     """Print what the bundle shows, or what is wrong with it, and return the exit code."""
     try:
         trusted = [key for text in keys for key in read_trusted(_text_or_file(text))]
@@ -1119,7 +1145,7 @@ def run(bundle: Path, *, keys: Sequence[str], weights: Sequence[Path], reports: 
     if keys and not trusted:
         return _say(USAGE, "--trusted-key names no key")
     try:
-        verdict = verify(raw, trusted=trusted, weights=digests, reports=documents)
+        verdict = verify(raw, trusted=trusted, weights=digests, reports=documents, believe_date=believe_date)
     except Refused as refusal:
         return _say(REFUSED, f"REFUSED ({refusal.code}): {refusal}")
     sys.stdout.write(_summary(verdict))
@@ -1179,8 +1205,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--trusted-key", action="append", default=[], help="the key to trust, or a file with keys")
     parser.add_argument("--weights", action="append", default=[], type=Path, help="a weights file it should be about")
     parser.add_argument("--report", action="append", default=[], type=Path, help="a report it should be about")
+    parser.add_argument("--believe-date", action="store_true", help="accept what was issued before its key was revoked")
     given = parser.parse_args(arguments)
-    return run(given.bundle, keys=given.trusted_key, weights=given.weights, reports=given.report)
+    return run(
+        given.bundle,
+        keys=given.trusted_key,
+        weights=given.weights,
+        reports=given.report,
+        believe_date=given.believe_date,
+    )
 
 
 if __name__ == "__main__":

@@ -261,9 +261,12 @@ def test_a_certificate_of_the_old_key_is_good_after_the_rotation() -> None:
     assert verify.verify(raw, trusted=[known]).trusted
 
 
-def test_a_certificate_made_before_its_key_was_revoked_stays_good() -> None:
+def test_a_certificate_that_says_it_is_older_than_its_keys_revocation_is_for_who_knows_that_it_is() -> None:
     known = TrustedKey(pin=KEY.public_key, revoked_at="2026-04-01T00:00:00Z")
-    verdict = verify.verify(cases.made(), trusted=[known])
+    refused = refusal(cases.made(), trusted=[known])
+    assert refused.code == "key_revoked"
+    assert "whoever stole the key can write" in str(refused)
+    verdict = verify.verify(cases.made(), trusted=[known], believe_date=True)
     assert (verdict.trusted, len(verdict.notes)) == (True, 1)
     assert "revoked later, at 2026-04-01T00:00:00Z" in verdict.notes[0]
 
@@ -271,6 +274,7 @@ def test_a_certificate_made_before_its_key_was_revoked_stays_good() -> None:
 def test_every_record_that_the_auditor_has_of_a_key_counts() -> None:
     revoked = TrustedKey(pin=KEY.public_key, revoked_at="2026-03-02T09:00:00Z")
     assert refusal(cases.made(), trusted=[*PIN, revoked]).code == "key_revoked"
+    assert refusal(cases.made(), trusted=[*PIN, revoked], believe_date=True).code == "key_revoked"
 
 
 def test_a_key_trusted_for_one_log_is_not_trusted_for_another() -> None:
