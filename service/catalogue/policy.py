@@ -13,6 +13,10 @@ from service.catalogue.preparations import OnDemand
 SmallSets = Literal["exact", "gather", "disclose"]
 
 
+APPROVAL_BOUNDS = ("approval_above_share", "approval_above_class_share")
+"""Fields that only a key which may approve changes: else who asks could do without approval."""
+
+
 class Policy(BaseModel):
     """The rules a model's deletion requests are worked under."""
 

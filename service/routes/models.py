@@ -1,5 +1,6 @@
 """/v1/models: register a network and its recipe."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Response
@@ -7,10 +8,11 @@ from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from service.auth import Principal
 from service.catalogue.architectures import ARCHITECTURES, ArchitectureOptions, ArchitectureSpec
-from service.catalogue.policy import Policy
+from service.catalogue.policy import APPROVAL_BOUNDS, Policy
 from service.deps import PartsDep, needs, writing_as
-from service.errors import Conflict, Fault, InvalidRequest
+from service.errors import Conflict, Fault, Forbidden, InvalidRequest
 from service.lifecycle import JobKind
 from service.problems import validation_faults
 from service.schemas.common import Limit, Page, decode_cursor, encode_cursor
@@ -75,10 +77,19 @@ def _size_faults(spec: ArchitectureSpec, chosen: ArchitectureOptions, dataset: D
     return [Fault("/architecture", "image_too_small", f"{height}x{width}", remedy)]
 
 
+def _refuse_bounds(who: Principal, asked: Policy, now: Mapping[str, Any]) -> None:
+    """Raise Forbidden where a key that approves nothing would move the bound above which approval is needed."""
+    moved = [bound for bound in APPROVAL_BOUNDS if getattr(asked, bound) != now.get(bound)]
+    if moved and not who.may("approvals:write"):
+        told = ", ".join(f"{bound} (now {now.get(bound)})" for bound in moved)
+        raise Forbidden(f"Changing {told} takes a key with the scope 'approvals:write' too; leave it as it is.")
+
+
 @router.post("", status_code=201, operation_id="register_model")
 def register(
     body: ModelIn, response: Response, parts: PartsDep, who: Annotated[Any, needs("models:write")]
 ) -> ModelOut:
+    _refuse_bounds(who, body.policy, {})
     with writing_as(parts, who) as session:
         found = session.scalar(select(Dataset).where(Dataset.name == body.dataset))
         options = _options(body, found)
@@ -106,6 +117,7 @@ def replace_policy(name: str, body: Policy, parts: PartsDep, who: Annotated[Any,
     """
     with writing_as(parts, who) as session:
         model = models.by_name(session, name)
+        _refuse_bounds(who, body, model.policy)
         models.replace_policy(session, model, body.model_dump(mode="json"))
         return view(session, model)
 

@@ -57,6 +57,24 @@ def test_half_of_a_training_set_needs_no_approval_and_one_sample_more_does(stack
     assert (listed["status"], listed["error"]) == (more["status"], more["error"])
 
 
+def test_the_bound_is_moved_only_by_a_key_that_may_approve(stack: Stack) -> None:
+    name = _model(stack, approval_above_share=0.3)
+    kept, moved = {"approval_above_share": 0.3}, {"approval_above_share": 1}
+    model = {"name": f"{name}-2", "dataset": name, "architecture": "small_cnn"}
+    with stack.client_with("models", "requests") as asking, stack.client_with("models", "approvals") as approving:
+        assert asking.put(f"/v1/models/{name}/policy", json={**kept, "prepare_audit": True}).status_code == 200
+        for refused in (
+            asking.put(f"/v1/models/{name}/policy", json=moved),
+            asking.put(f"/v1/models/{name}/policy", json={}),
+            asking.post("/v1/models", json={**model, "policy": {"approval_above_class_share": 1}}),
+        ):
+            assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+            assert "approvals:write" in refused.json()["detail"]
+        assert _ask(asking, name, range(13))["status"] == "on_hold"
+        assert asking.post("/v1/models", json=model).status_code == 201
+        assert approving.put(f"/v1/models/{name}/policy", json=moved).status_code == 200
+
+
 def test_the_requester_may_not_approve_and_another_key_may_and_the_log_says_who(stack: Stack) -> None:
     name = _model(stack)
     with stack.client_with("requests", "approvals") as asking, stack.client_with("approvals:write") as approving:
