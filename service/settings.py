@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     quota_requests_per_day: int = Field(0, ge=0, description="Deletion requests of one key in 24 hours; 0: any.")
     quota_sample_ids_per_day: int = Field(0, ge=0, description="Sample IDs one key may name in 24 hours; 0: any.")
     approval_above_share: float = Field(
-        0.5, gt=0, le=1, description="Requests for more of a model's training set wait for approval; 1: none does."
+        0.75, gt=0, le=1, description="Requests for more of a model's training set wait for approval; 1: none does."
     )
     four_eyes: Literal["off", "requests", "all"] = Field(
         "requests", description="Who made a request may not approve it, nor, with `all`, a held job of it; `off`: may."

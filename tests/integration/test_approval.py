@@ -20,7 +20,9 @@ _NAMES = (f"a{number}" for number in itertools.count())
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     url = request.getfixturevalue("postgres_database_url") if request.param == "postgresql" else ""
-    with running(tmp_path_factory.mktemp("approval"), worker=False, database_url=url) as found:
+    with running(
+        tmp_path_factory.mktemp("approval"), worker=False, database_url=url, approval_above_share="0.5"
+    ) as found:
         yield found
 
 
