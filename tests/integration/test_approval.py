@@ -204,7 +204,7 @@ def test_who_may_approve_is_the_operators_to_say(
     stack: Stack, setting: str, request_status: int, job_status: int
 ) -> None:
     name = _model(stack)
-    given = {"database_url": stack.settings.database_url, "four_eyes": setting}
+    given = {"database_url": stack.settings.database_url, "four_eyes": setting, "approval_above_share": "0.5"}
     with running(stack.settings.data_dir, worker=False, **given) as other:
         assert _approve(other.client, _ask(other.client, name, range(30))["id"]).status_code == request_status
         job_id = _held_job(stack, _ask(other.client, name, [35], purpose="bias")["id"])

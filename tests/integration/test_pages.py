@@ -6,9 +6,12 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy.orm import Session
 
 from service.app import create_app
 from service.schemas.common import Page
+from service.store import audit, keys, models, versions
+from service.store.tables import WebhookDelivery, WebhookEndpoint, WebhookEvent, Withdrawal
 from tests import factories
 from tests.stack import Stack, running
 
@@ -21,7 +24,12 @@ LISTS: dict[str, dict[str, Any]] = {
     "/v1/audit/entries": {"action": ["model.registered", "request.accepted"], "since": "2020-01-01T00:00:00+02:00"},
     "/v1/audit/state": {"at": "2999-01-01T00:00:00Z", "model": "m0"},
     "/v1/api-keys": {},
+    "/v1/models/m0/versions/1/downloads": {},
+    "/v1/withdrawals": {},
+    "/v1/webhooks": {},
+    "/v1/webhooks/w0/deliveries": {"state": "delivered"},
 }
+NAMED = {"d0": "{name}", "m0": "{name}", "1": "{number}", "w0": "{webhook_id}"}
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -36,7 +44,27 @@ def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             factories.version(found, "m0")
             found.erase([f"d0-train-{i}"], dataset="d0")
             found.key("audit:read")
+        with found.database.writing() as session:
+            _fetched_and_told(session)
         yield found
+
+
+def _fetched_and_told(session: Session) -> None:
+    """Add downloads of a version, withdrawals of it, and webhooks that are disabled, one with deliveries."""
+    model = models.by_name(session, "m0")
+    version = versions.get(session, model, 1)
+    key, _ = keys.create(session, name="receiver", scopes=["admin"])
+    for i in range(5):
+        fetched = {"sha256": version.sha256, "range": None}
+        audit.record(session, "version.downloaded", subject="m0/1", payload=fetched, links={"version": "m0/1"})
+        gone = {"version_id": version.id, "principal_id": key.id, "reason": "retired"}
+        session.add(Withdrawal(id=f"wdr_{i}", event_id=f"evt_{i}", **gone))
+        told = {"url": "https://example.com/", "events": ["*"], "description": "", "secret": b"s"}
+        session.add(WebhookEndpoint(id=f"w{i}", key_id=key.id, enabled=False, **told))
+        session.add(WebhookEvent(id=f"evt_{i}", type="request.accepted", data={}, fanned_out=True))
+    session.flush()
+    for i in range(5):
+        session.add(WebhookDelivery(id=f"dlv_{i}", event_id=f"evt_{i}", endpoint_id="w0", state="delivered"))
 
 
 def _by_cursor(client: httpx.Client, path: str, params: dict[str, Any], name: str = "cursor") -> list[Any]:
@@ -97,6 +125,6 @@ def test_no_other_answer_has_a_link(stack: Stack) -> None:
 def test_every_list_is_walked_here(stack: Stack) -> None:
     paths = create_app(stack.settings).openapi()["paths"]
     pages = {path for path, verbs in paths.items() if "cursor" in str(verbs.get("get", {}).get("parameters"))}
-    known = {re.sub(r"/[dm]0(/|$)", r"/{name}\1", path) for path in LISTS}
+    known = {"/".join(NAMED.get(part, part) for part in path.split("/")) for path in LISTS}
     assert pages == known
     assert Page.model_fields["next_cursor"].annotation == str | None

@@ -687,7 +687,7 @@ def _resumed(restated: dict[str, Any]) -> bytes:
     subject = "deletion-request/req_1"
     held = cases.entry(0, "request.on_hold", subject, {"reason": "approval_needed"})
     rows[3:3] = [("held", held), ("resumed", cases.entry(0, "request.accepted", subject, restated))]
-    entries = {name: cases.entry(seq, e.action, e.subject, e.payload) for seq, (name, e) in enumerate(rows)}
+    entries = {name: cases.entry(seq, e.action, e.subject, dict(e.payload)) for seq, (name, e) in enumerate(rows)}
     return bundle.make(cases.facts(entries), log=cases.proofs(entries, KEY), keys=[cases.record(KEY)], signer=KEY)
 
 
