@@ -37,10 +37,18 @@ def check_one(request_id: str, body: ReceiptCheckIn, parts: PartsDep) -> Receipt
     """Check that a receipt is one of this request, also when the request's key is shredded."""
     with parts.database.reading() as session:
         request = requests.get(session, request_id)
+        notes = receipts.notes_of(session, request)
     try:
         check(body.receipt, request_id=request.id, commitment_root=request.commitment_root)
     except ReceiptRefused as error:
         raise InvalidRequest(str(error), code=error.code, faults=[Fault("/receipt", error.code)]) from None
+    faults = [
+        Fault(f"/receipt/{name}", "receipt_altered", body.receipt[name], f"It is {right!r}.")
+        for name, right in notes.items()
+        if body.receipt[name] != right
+    ]
+    if faults:
+        raise InvalidRequest("The receipt says of its request what is not so.", code="receipt_altered", faults=faults)
     return ReceiptCheckOut(request_id=request.id, valid=True, status=request.status)
 
 

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from service.evidence import commitments
 from service.evidence.receipts import FORMAT, inclusion_paths
 from service.store import audit, request_keys, requests
-from service.store.tables import Dataset
+from service.store.tables import Dataset, DeletionRequest
 
 
 def give(
@@ -24,21 +24,20 @@ def give(
     own = [commitments.commitment(key, sample_id) for sample_id in sample_ids]
     indices = [places[leaf] for leaf in own if leaf in places]
     paths = dict(zip(indices, inclusion_paths(leaves, indices), strict=True))
-    dataset = session.get_one(Dataset, request.dataset_id).name
+    notes = notes_of(session, request)
     common = {
         "format": FORMAT,
         "request_id": request.id,
-        "dataset": dataset,
         "num_commitments": len(leaves),
         "commitment_root": request.commitment_root,
-        "log_seq": _logged_at(session, request.id),
+        **notes,
     }
     audit.record(
         session,
         "receipt.given",
         subject=f"deletion-request/{request.id}",
         payload={"asked": len(sample_ids), "covered": len(indices)},
-        links={"request": request.id, "dataset": dataset},
+        links={"request": request.id, "dataset": notes["dataset"]},
     )
     return [
         {
@@ -53,6 +52,12 @@ def give(
         else None
         for sample_id, leaf in zip(sample_ids, own, strict=True)
     ]
+
+
+def notes_of(session: Session, request: DeletionRequest) -> dict[str, Any]:
+    """Return what a receipt says of its request without proof: the dataset, and where the log has the root."""
+    dataset = session.get_one(Dataset, request.dataset_id).name
+    return {"dataset": dataset, "log_seq": _logged_at(session, request.id)}
 
 
 def _logged_at(session: Session, request_id: str) -> int:

@@ -81,6 +81,18 @@ def test_a_receipt_of_another_request_is_refused_and_the_right_one_is_not(stack:
     assert stack.client.post(path.format(first), json={"receipt": {}}).json()["code"] == "not_a_receipt"
 
 
+@pytest.mark.parametrize(("note", "wrong"), [("dataset", "other"), ("log_seq", 0)])
+def test_what_a_receipt_notes_of_its_request_is_compared(stack: Stack, note: str, wrong: Any) -> None:
+    request_id = _erase(stack, "audit-15" if note == "dataset" else "audit-16")
+    own = f"d-{'audit-15' if note == 'dataset' else 'audit-16'}"
+    receipt = _ask(stack, request_id, own).json()["items"][0]["receipt"]
+    path = f"/v1/deletion-requests/{request_id}/receipt/check"
+    assert stack.client.post(path, json={"receipt": receipt}).status_code == 200
+    answer = stack.client.post(path, json={"receipt": {**receipt, note: wrong}})
+    assert (answer.status_code, answer.json()["code"]) == (422, "receipt_altered")
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == [f"/receipt/{note}"]
+
+
 def test_after_shredding_no_receipt_is_given_and_those_given_stay_valid(stack: Stack) -> None:
     request_id = _erase(stack, "audit-7")
     receipt = _ask(stack, request_id, "d-audit-7").json()["items"][0]["receipt"]
