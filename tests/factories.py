@@ -3,12 +3,14 @@
 import json
 import secrets
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from service.lifecycle import SampleState, VersionState
 from service.settings import Settings
 from service.store import datasets, keys, models, samples, versions, webhooks
+from service.store.intake import Order
 from service.store.session import Database
 from service.store.tables import Dataset, Model, Version
 
@@ -87,6 +89,23 @@ def stack_artifacts(stack: HasStore, path: Path) -> str:
     from service.artifacts import ArtifactStore
 
     return ArtifactStore(stack.settings.resolved_artifacts_url).put(path)
+
+
+def order(dataset: str, *named: str, **changes: Any) -> Order:
+    """Return what intake is asked for the samples ``<dataset>-<named>``, for privacy, from every model."""
+    plain = Order(
+        dataset=dataset,
+        sample_ids=[f"{dataset}-{sample}" for sample in named],
+        purpose="privacy",
+        method="finetune",
+        method_options={},
+        models=None,
+        report_unresolved=False,
+        received_at=None,
+        principal_id="key_test",
+        may_read_datasets=True,
+    )
+    return replace(plain, **changes)
 
 
 def webhook(stack: HasStore) -> str:

@@ -38,7 +38,6 @@ from service.store import (
     signing_keys,
     versions,
 )
-from service.store.intake import Order
 from service.store.tables import AuditEntry, Certificate, DeletionRequest, Job, WebhookEndpoint, WebhookEvent
 from service.store.types import now
 from tests import certificate_cases, factories
@@ -122,20 +121,10 @@ def model(place: Place, name: str, *, of: str | None = None) -> None:
 
 
 def ask(place: Place, name: str, *named: str, **changes: Any) -> str:
-    order: dict[str, Any] = {
-        "dataset": name,
-        "sample_ids": [f"{name}-{sample}" for sample in named],
-        "purpose": "privacy",
-        "method": "finetune",
-        "method_options": {},
-        "models": None,
-        "report_unresolved": False,
-        "received_at": None,
-        "principal_id": "key_test",
-        "may_read_datasets": True,
-    }
     with place.database.writing() as session:
-        request: DeletionRequest = intake.accept(session, Order(**{**order, **changes}), place.parts.secrets).request
+        request: DeletionRequest = intake.accept(
+            session, factories.order(name, *named, **changes), place.parts.secrets
+        ).request
         return request.id
 
 

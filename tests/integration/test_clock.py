@@ -16,7 +16,7 @@ from service.deps import Parts
 from service.lifecycle import JobStatus, RequestStatus
 from service.settings import Settings
 from service.store import attaching, audit, cancel, deadline_marks, intake, jobs, models, requests
-from service.store.intake import Order, Secrets
+from service.store.intake import Secrets
 from service.store.session import Database
 from service.store.tables import DeletionRequest, Job, Version, WebhookEvent
 from service.store.types import now
@@ -52,20 +52,8 @@ def name(parts: Parts, request: pytest.FixtureRequest) -> str:
 
 
 def _ask(parts: Parts, name: str, *named: str, **changes: Any) -> str:
-    order: dict[str, Any] = {
-        "dataset": name,
-        "sample_ids": [f"{name}-{sample}" for sample in named or ["train-0"]],
-        "purpose": "privacy",
-        "method": "finetune",
-        "method_options": {},
-        "models": None,
-        "report_unresolved": False,
-        "received_at": None,
-        "principal_id": "key_test",
-        "may_read_datasets": True,
-    }
     with parts.database.writing() as session:
-        return intake.accept(session, Order(**{**order, **changes}), SECRETS).request.id
+        return intake.accept(session, factories.order(name, *(named or ["train-0"]), **changes), SECRETS).request.id
 
 
 def _received(*, percent: float) -> datetime:

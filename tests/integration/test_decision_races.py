@@ -13,7 +13,7 @@ from service.errors import Conflict
 from service.lifecycle import JobStatus, RequestStatus, SampleState
 from service.settings import Settings
 from service.store import decisions, intake, jobs, models, versions
-from service.store.intake import Order, Secrets
+from service.store.intake import Secrets
 from service.store.jobs import Claim, LeaseLost
 from service.store.tables import DeletionRequest, Job, Sample, Version
 from service.store.types import now
@@ -50,18 +50,7 @@ def request_id(bench: Bench, request: pytest.FixtureRequest) -> str:
     factories.dataset(bench, name)
     factories.model(bench, name, of=name)
     factories.version(bench, name)
-    order = Order(
-        dataset=name,
-        sample_ids=[f"{name}-train-0"],
-        purpose="privacy",
-        method="finetune",
-        method_options={},
-        models=[name],
-        report_unresolved=False,
-        received_at=None,
-        principal_id="key_test",
-        may_read_datasets=True,
-    )
+    order = factories.order(name, "train-0", models=[name])
     with bench.database.writing() as session:
         return intake.accept(session, order, SECRETS).request.id
 

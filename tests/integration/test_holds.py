@@ -9,7 +9,7 @@ from service import migrate
 from service.lifecycle import JobStatus, RequestStatus
 from service.settings import Settings
 from service.store import attaching, holds, intake, models, requests
-from service.store.intake import Order, Secrets
+from service.store.intake import Secrets
 from service.store.tables import DeletionRequest, Job, JobRequest
 from tests import factories
 from workers.bench import Bench
@@ -32,18 +32,7 @@ def _idle(bench: Bench, name: str) -> str:
     factories.dataset(bench, name)
     factories.model(bench, name, of=name)
     factories.version(bench, name)
-    order = Order(
-        dataset=name,
-        sample_ids=[f"{name}-train-0"],
-        purpose="privacy",
-        method="finetune",
-        method_options={},
-        models=None,
-        report_unresolved=False,
-        received_at=None,
-        principal_id="key_test",
-        may_read_datasets=True,
-    )
+    order = factories.order(name, "train-0")
     with bench.database.writing() as session:
         return intake.accept(session, order, SECRETS).request.id
 

@@ -14,7 +14,7 @@ from service.errors import Conflict
 from service.lifecycle import JobKind, JobStatus, RequestStatus, SampleState
 from service.settings import Settings
 from service.store import cancel, datasets, intake, jobs, models, requests, samples
-from service.store.intake import Order, Secrets
+from service.store.intake import Secrets
 from service.store.jobs import Claim, LeaseLost
 from service.store.tables import AuditEntry, DeletionRequest, Job, Sample, Version
 from service.store.types import now
@@ -49,20 +49,8 @@ def name(bench: Bench, request: pytest.FixtureRequest) -> str:
 
 
 def _ask(bench: Bench, name: str, *named: str, **changes: Any) -> tuple[str, list[str]]:
-    order: dict[str, Any] = {
-        "dataset": name,
-        "sample_ids": [f"{name}-{sample}" for sample in named],
-        "purpose": "privacy",
-        "method": "finetune",
-        "method_options": {},
-        "models": None,
-        "report_unresolved": False,
-        "received_at": None,
-        "principal_id": "key_test",
-        "may_read_datasets": True,
-    }
     with bench.database.writing() as session:
-        accepted = intake.accept(session, Order(**{**order, **changes}), SECRETS)
+        accepted = intake.accept(session, factories.order(name, *named, **changes), SECRETS)
         return accepted.request.id, [job.id for job, _ in accepted.jobs]
 
 

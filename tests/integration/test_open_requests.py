@@ -60,19 +60,7 @@ def _model(bench: Bench, name: str, *, of: str, **fields: Any) -> None:
 
 
 def _order(name: str, *named: str, **changes: Any) -> Order:
-    order: dict[str, Any] = {
-        "dataset": name,
-        "sample_ids": [f"{name}-{sample}" for sample in named],
-        "purpose": "privacy",
-        "method": "finetune",
-        "method_options": {},
-        "models": None,
-        "report_unresolved": False,
-        "received_at": None,
-        "principal_id": "key_test",
-        "may_read_datasets": True,
-    }
-    return Order(**{**order, **changes})
+    return factories.order(name, *named, **changes)
 
 
 def _ask(bench: Bench, name: str, *named: str, **changes: Any) -> tuple[str, list[str]]:

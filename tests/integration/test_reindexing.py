@@ -22,7 +22,7 @@ from service.store import (
     samples,
     versions,
 )
-from service.store.intake import Order, Secrets
+from service.store.intake import Secrets
 from service.store.reindexing import ReindexRefused, SourceRow
 from service.store.tables import Dataset, Job, Model, Sample, Version, VersionExclusion
 from tests import factories
@@ -63,20 +63,8 @@ def _apply(bench: Bench, name: str, rows: list[SourceRow], **facts: Any) -> dict
 
 
 def _accept(bench: Bench, name: str, *ids: str, **changes: Any) -> Any:
-    fields: dict[str, Any] = {
-        "dataset": name,
-        "sample_ids": [f"{name}-{each}" for each in ids],
-        "purpose": "privacy",
-        "method": "finetune",
-        "method_options": {},
-        "models": None,
-        "report_unresolved": False,
-        "received_at": None,
-        "principal_id": "key_test",
-        "may_read_datasets": True,
-    }
     with bench.database.writing() as session:
-        return intake.accept(session, Order(**{**fields, **changes}), SECRETS)
+        return intake.accept(session, factories.order(name, *ids, **changes), SECRETS)
 
 
 def _keys(bench: Bench, name: str) -> dict[str, tuple[int, int, str]]:

@@ -19,7 +19,7 @@ from service.evidence.key_wrapping import wrapping_key
 from service.lifecycle import RequestStatus
 from service.settings import Settings
 from service.store import audit, idempotency, intake, request_keys, requests, traces
-from service.store.intake import Order, Secrets
+from service.store.intake import Secrets
 from service.store.session import Database
 from service.store.tables import DeletionRequest, FileTrace, RequestKey, Suppression
 from service.store.types import now
@@ -43,18 +43,7 @@ def _request(parts: Parts, name: str, *ids: str, models: list[str] | None = None
     if models:
         factories.model(parts, models[0], of=name)
         factories.version(parts, models[0])
-    order = Order(
-        dataset=name,
-        sample_ids=[f"{name}-{sample}" for sample in ids],
-        purpose="privacy",
-        method="finetune",
-        method_options={},
-        models=None,
-        report_unresolved=False,
-        received_at=None,
-        principal_id="key_test",
-        may_read_datasets=True,
-    )
+    order = factories.order(name, *ids)
     with parts.database.writing() as session:
         return intake.accept(session, order, parts.secrets).request.id
 

@@ -32,7 +32,7 @@ from service.store import (
     versions,
 )
 from service.store import caches as registry
-from service.store.intake import Order, Secrets
+from service.store.intake import Secrets
 from service.store.residuals import Found
 from service.store.tables import AuditEntry, Dataset, Job, Model, PreparedFile, ReferenceFile, Sample, Version
 from service.store.types import now
@@ -67,20 +67,8 @@ def name(bench: Bench) -> str:
 
 
 def ask(bench: Bench, name: str, *ids: str, **changes: Any) -> str:
-    given: dict[str, Any] = {
-        "dataset": name,
-        "sample_ids": [f"{name}-{sample}" for sample in ids],
-        "purpose": "privacy",
-        "method": "finetune",
-        "method_options": {},
-        "models": None,
-        "report_unresolved": False,
-        "received_at": None,
-        "principal_id": "key_test",
-        "may_read_datasets": True,
-    }
     with bench.database.writing() as session:
-        return intake.accept(session, Order(**{**given, **changes}), SECRETS).request.id
+        return intake.accept(session, factories.order(name, *ids, **changes), SECRETS).request.id
 
 
 def publish(bench: Bench, name: str, request_id: str, *, model: str = "") -> Version:

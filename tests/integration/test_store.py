@@ -44,18 +44,7 @@ def database(bench: Bench) -> Database:
 
 
 def _order(name: str, *samples_named: str, **changes: Any) -> Order:
-    order = Order(
-        dataset=name,
-        sample_ids=[f"{name}-{sample}" for sample in samples_named],
-        purpose="privacy",
-        method="finetune",
-        method_options={},
-        models=None,
-        report_unresolved=False,
-        received_at=None,
-        principal_id="key_test",
-        may_read_datasets=True,
-    )
+    order = factories.order(name, *samples_named)
     return replace(order, **changes)
 
 

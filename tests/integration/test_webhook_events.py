@@ -16,7 +16,7 @@ from service.catalogue.webhook_events import EVENTS
 from service.lifecycle import JobStatus, RequestStatus, VersionState
 from service.settings import Settings
 from service.store import audit, cancel, intake, jobs, outbox, requests, versions
-from service.store.intake import Order, Secrets
+from service.store.intake import Secrets
 from service.store.tables import DeletionRequest, Job, Version, WebhookEndpoint, WebhookEvent
 from service.store.types import now
 from tests import factories
@@ -58,18 +58,7 @@ def name(bench: Bench, request: pytest.FixtureRequest) -> str:
 
 
 def _ask(bench: Bench, name: str, *named: str) -> tuple[str, list[str]]:
-    order = Order(
-        dataset=name,
-        sample_ids=[f"{name}-{sample}" for sample in named],
-        purpose="privacy",
-        method="finetune",
-        method_options={},
-        models=None,
-        report_unresolved=False,
-        received_at=None,
-        principal_id="key_test",
-        may_read_datasets=True,
-    )
+    order = factories.order(name, *named)
     with bench.database.writing() as session:
         accepted = intake.accept(session, order, SECRETS)
         return accepted.request.id, [job.id for job, _ in accepted.jobs]
