@@ -225,4 +225,4 @@ def test_an_upload_is_caught_by_requests_that_are_open(served: Stack, name: str)
 
 
 def test_sample_states_are_the_known_ones() -> None:
-    assert {state.value for state in SampleState} == {"live", "pending", "erased"}
+    assert {state.value for state in SampleState} == {"live", "pending", "erased", "vanished"}
