@@ -293,3 +293,24 @@ def test_the_cli_shreds_by_id_and_what_is_over(tmp_path: Path, monkeypatch: pyte
     assert run("--expired") == (0, "shredded 1\n")
     assert _stored(parts, other) is None
     database.dispose()
+
+
+def test_a_scrub_writes_sqlites_file_anew_so_that_no_freed_page_stays(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    migrate.upgrade(settings.resolved_database_url)
+    database = Database.open(settings)
+    with database.writing() as session:
+        session.execute(text("CREATE TABLE filler (bytes BLOB)"))
+        session.execute(text("INSERT INTO filler VALUES (zeroblob(200000))"))
+    with database.writing() as session:
+        session.execute(text("DROP TABLE filler"))
+        traces.note(session, "samples")
+    freed = []
+    for scrubbed in (False, True):
+        if scrubbed:
+            assert traces.scrub(database)
+        with database.reading() as session:
+            freed.append(session.scalar(text("PRAGMA freelist_count")))
+    database.dispose()
+    assert freed[0] > 0
+    assert freed[1] == 0
