@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from service import certifying, checkpointing, clock, key_use, problems, shredding
+from service import certifying, checkpointing, clock, faults, key_use, problems, shredding
 from service.artifacts import ArtifactStore
 from service.body_limit import BodyLimit, NoNulInUrl
 from service.deps import Parts
@@ -68,6 +68,7 @@ _DUTIES: tuple[Duty, ...] = (
 
 def create_app(settings: Settings) -> FastAPI:
     """Return the application; what it holds open is closed when its lifespan ends."""
+    faults.arm(settings.fault_points)
     parts = Parts(
         settings=settings,
         database=Database.open(settings),

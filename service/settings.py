@@ -112,6 +112,9 @@ class Settings(BaseSettings):
     webhook_workers: int = Field(8, ge=1, le=64, description="Webhook endpoints called at the same time.")
     webhook_retention_days: float = Field(30.0, gt=0, description="Webhook events older than this are deleted, days.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
+    fault_points: Path | None = Field(
+        None, description="Folder of a test that holds or fails the service at named steps; `production` refuses it."
+    )
 
     @field_validator("four_eyes", mode="before")
     @classmethod
@@ -136,7 +139,7 @@ class Settings(BaseSettings):
             raise ValueError("no such time zone in the IANA database") from None
         return value
 
-    @field_validator("signing_key", "signing_key_file", mode="before")
+    @field_validator("signing_key", "signing_key_file", "fault_points", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return value or None
@@ -181,6 +184,7 @@ class Settings(BaseSettings):
                 ("UNLEARN_BROKER_URL (Redis or RabbitMQ)", self.resolved_broker_url.startswith("filesystem")),
                 ("UNLEARN_MASTER_KEY", self.master_key is None),
                 ("UNLEARN_SIGNING_KEY or UNLEARN_SIGNING_KEY_FILE", not (self.signing_key or self.signing_key_file)),
+                ("no UNLEARN_FAULT_POINTS", self.fault_points is not None),
                 (f"an UNLEARN_MASTER_KEY {_DRAWN}", _is_pattern(self.master_key)),
                 (f"an UNLEARN_SIGNING_KEY {_DRAWN}", _is_pattern(self.signing_key)),
                 (f"an UNLEARN_DATABASE_URL {_NO_PLACEHOLDER}", _holds_placeholder(self.database_url)),

@@ -12,7 +12,7 @@ from typing import Any
 from celery import Celery
 from celery.signals import worker_ready, worker_shutting_down
 
-from service import logs
+from service import faults, logs
 from service.broker import TASK, celery_config
 from service.settings import Settings
 from workers.bench import Bench
@@ -29,6 +29,7 @@ def bench() -> Bench:
     """Return what this process works with, opened on first use."""
     if not _benches:
         logs.configure(settings.log_level)
+        faults.arm(settings.fault_points)
         _benches.append(Bench.open(settings))
     return _benches[0]
 

@@ -13,7 +13,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, Any
+
+from service import faults
 
 PROGRESS_SECONDS = 0.2
 
@@ -22,6 +25,9 @@ def main() -> None:
     """Serve orders until stdin closes."""
     # One core stays free for the heartbeat and the API: threads that wait for a busy core make small steps crawl.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) - 1)))
+    # The child has no settings; its parent refused this one where it must not be set.
+    if folder := os.environ.get("UNLEARN_FAULT_POINTS"):
+        faults.arm(Path(folder))
     channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     # Whatever a library prints must not end up between the messages.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
