@@ -17,7 +17,9 @@ from typing import IO, Any
 
 import fsspec
 
+from service import faults
 from service.errors import NotFound, PreconditionFailed
+from service.faults import Step
 
 CHUNK = 1 << 20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -57,7 +59,9 @@ class ArtifactStore:
             _sync_folder(Path(target).parent)
         else:
             self._fs.put_file(str(source), scratch)
+            faults.reach(Step.ARTIFACT_WRITING)
             self._fs.mv(scratch, target)
+        faults.reach(Step.ARTIFACT_RENAMED)
         return digest
 
     def ensure(self, source: Path, digest: str) -> None:
@@ -158,6 +162,7 @@ def _modified(info: dict[str, Any]) -> float:
 def _copy_to_disk(source: Path, target: Path) -> None:
     with source.open("rb") as reader, target.open("wb") as writer:
         shutil.copyfileobj(reader, writer, CHUNK)
+        faults.reach(Step.ARTIFACT_WRITING)
         writer.flush()
         os.fsync(writer.fileno())
 

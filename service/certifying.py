@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy.exc import IntegrityError
 
+from service import faults
 from service.deps import Parts
 from service.duties import Duty
 from service.errors import ServiceError
 from service.evidence import bundle, verify
 from service.evidence.verify import Refused, TrustedKey
+from service.faults import Step
 from service.store import certificate_facts, certificates, checkpoints, requests, signing_keys
 from service.store.checkpoints import SignedCheckpoint
 from service.store.tables import Certificate
@@ -68,6 +70,7 @@ def _issue(parts: Parts, request_id: str, signed: SignedCheckpoint) -> None:
     row = Certificate(
         id=made.id, request_id=request_id, sha256=verify.sha256(made.raw), key_id=made.key_id, bundle=made.raw
     )
+    faults.reach(Step.CERTIFICATE_ISSUING)
     try:
         with parts.database.writing() as session:
             kept = certificates.keep(session, request_id, row)

@@ -6,7 +6,9 @@ import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from service import faults
 from service.broker import TASK, celery_config
+from service.faults import Step
 from service.settings import Settings
 
 log = structlog.get_logger()
@@ -25,6 +27,7 @@ class Bell:
                 self._app.send_task(TASK, [job_id], retry=False)
             except (OperationalError, OSError) as error:
                 log.warning("bell.not_rung", job_id=job_id, error=type(error).__name__)
+        faults.reach(Step.BELL_RUNG)
 
     def close(self) -> None:
         self._app.close()

@@ -30,6 +30,7 @@ class Step(StrEnum):
     WEBHOOK_SENDING = "webhook.sending"
     WEBHOOK_SENT = "webhook.sent"
     PURGING = "purge.bytes_deleted"
+    CERTIFICATE_ISSUING = "certificate.issuing"
 
 
 class Act(TypedDict):

@@ -8,6 +8,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from service import faults
+from service.faults import Step
 from service.lifecycle import JobKind
 from service.store import digests, reindexing
 from service.store.jobs import Claim
@@ -104,11 +106,13 @@ def _kept(bench: Bench, result: dict[str, Any], folder: Path) -> Iterator[tuple[
         )
         for path, each in made.items()
     ]
+    faults.reach(Step.BEFORE_PUBLISHING)
     with bench.database.writing() as session:
         for path, file in zip(made, kept, strict=True):
             digests.hold(session, file.stored[0])
             bench.artifacts.ensure(path, file.stored[0])
         yield session, kept
+    faults.reach(Step.AFTER_PUBLISHING)
 
 
 def _publish_references(bench: Bench, claim: Claim, prepared: Prepared, result: dict[str, Any], file: Path) -> None:

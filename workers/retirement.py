@@ -11,8 +11,9 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service import weights_header
+from service import faults, weights_header
 from service.errors import InvalidRequest, NotFound
+from service.faults import Step
 from service.lifecycle import VersionState
 from service.store import audit, candidates, digests, preparations, residuals, versions
 from service.store.residuals import Entry, State
@@ -81,6 +82,7 @@ def _purge_version(bench: Bench, version: Version) -> None:
         if not bench.artifacts.purge(row.sha256):
             log.error("purge.failed", version_id=row.id)
             return
+        faults.reach(Step.PURGING)
         beside = _purge_what_came_of(bench, session, row)
         if beside is None:
             log.error("purge.failed", version_id=row.id)

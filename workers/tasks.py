@@ -12,6 +12,8 @@ from typing import Any
 
 import structlog
 
+from service import faults
+from service.faults import Step
 from service.lifecycle import JobStatus
 from service.store import job_phase, jobs
 from service.store.jobs import Claim, LeaseLost
@@ -36,6 +38,7 @@ def run_all(bench: Bench) -> int:
         if claim is None:
             return count
         count += 1
+        faults.reach(Step.JOB_CLAIMED)
         with structlog.contextvars.bound_contextvars(job_id=claim.job_id, fence=claim.fence, kind=claim.kind):
             attempt(bench, claim)
     return count

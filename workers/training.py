@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from service import faults
 from service.catalogue.recipe import Recipe
+from service.faults import Step
 from workers.classification import Classification
 from workers.samples import LabelledSet, shuffled_batches
 
@@ -121,6 +123,7 @@ def take_step(optimizer: Optimizer, objective: Tensor, *, grad_norm: float | Non
     With `grad_norm` the gradient over all parameters is scaled to that norm, though never by more than
     MAX_AMPLIFICATION, so that a gradient of 0 stays 0.
     """
+    faults.reach(Step.IN_EPOCH)
     optimizer.zero_grad(set_to_none=True)
     objective.backward()  # type: ignore[no-untyped-call]
     if grad_norm is not None:

@@ -15,6 +15,7 @@ from service.catalogue.methods import AUTO, METHODS, options_of
 from service.deps import Parts, PartsDep, needs, writing_as
 from service.errors import Fault
 from service.evidence.commitments import fingerprint
+from service.faults import Step, reach
 from service.lifecycle import RequestStatus
 from service.problems import validation_faults
 from service.schemas.common import Limit, Page, decode_cursor, encode_cursor
@@ -204,6 +205,8 @@ def _take_in(
             idempotency.keep(session, who.id, key, mark, answer.id, answer.model_dump(mode="json"))
         if order.report_unresolved:
             answer.unresolved_sample_ids = unresolved[:MAX_UNRESOLVED_LISTED]
+        reach(Step.REQUEST_INSERTED)
+    reach(Step.REQUEST_COMMITTED)
     return answer, job_ids
 
 

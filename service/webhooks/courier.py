@@ -18,9 +18,11 @@ from typing import Any
 import httpx
 import structlog
 
+from service import faults
 from service.deps import Parts
 from service.duties import Duty
 from service.evidence.leaf import canonical
+from service.faults import Step
 from service.logs import trace
 from service.store import audit, deliveries, fanning_out
 from service.store.deliveries import Claim
@@ -114,6 +116,7 @@ class Courier:
         if claim is None:
             return False
         try:
+            faults.reach(Step.WEBHOOK_SENDING)
             answer = self._send(claim)
         except NotAnswered as failure:
             self._failed(claim, failure.code)
@@ -122,6 +125,7 @@ class Courier:
             log.warning("webhook.failed", webhook=endpoint_id, delivery=claim.id, trace=trace(error))
             self._failed(claim, "internal_error")
             return False
+        faults.reach(Step.WEBHOOK_SENT)
         return self._record(claim, answer)
 
     def _send(self, claim: Claim) -> connection.Answer:
