@@ -4,16 +4,20 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from service.deps import Parts
 from service.store import duty_leases
+from service.store.stillness import Watch
 
 LEASE_TURNS, LEAST_LEASE_SECONDS = 3, 15.0
+# While nothing happens, nothing is looked for more often than this.
+REST_SECONDS = 15.0
 log = structlog.get_logger()
 
 
@@ -22,12 +26,14 @@ class Duty:
     """``run`` is called every so many seconds; what it raises is logged, and it is called again.
 
     ``everywhere``: in each process, whoever holds the lease, and once more when the process ends.
+    ``rests``: what it looks for comes with an audit entry, or may be seen to `REST_SECONDS` late.
     """
 
     name: str
     every_seconds: float
     run: Callable[[Parts], None]
     everywhere: bool = False
+    rests: bool = True
 
 
 class Duties:
@@ -37,6 +43,7 @@ class Duties:
         self._parts, self._stop = parts, threading.Event()
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._leased = any(not duty.everywhere for duty in duties)
+        self._renew_at: dict[str, float] = {}
         self._threads = [
             threading.Thread(target=self._loop, args=(duty,), daemon=True, name=duty.name) for duty in duties
         ]
@@ -55,22 +62,42 @@ class Duties:
                 duty_leases.give_back(session, self._owner)
 
     def _loop(self, duty: Duty) -> None:
+        watch, rest_until = Watch(self._parts.database), 0.0
         while not self._stop.wait(duty.every_seconds):
-            self._turn(duty)
+            if duty.rests and not self._may_be_news(watch) and time.monotonic() < rest_until:
+                continue
+            went_well = self._turn(duty)
+            rest_until = time.monotonic() + REST_SECONDS if went_well else 0.0
         if duty.everywhere:
             self._turn(duty)
 
-    def _turn(self, duty: Duty) -> None:
+    def _may_be_news(self, watch: Watch) -> bool:
+        """Say so before each turn: what is committed while the duty looks is then seen at the next."""
+        try:
+            return watch.changed()
+        except SQLAlchemyError:
+            return True  # the duty itself says what is wrong
+
+    def _turn(self, duty: Duty) -> bool:
+        """See to the duty if it is this process's; say whether that went well."""
         try:
             if duty.everywhere or self._mine(duty):
                 duty.run(self._parts)
         except Exception as error:  # noqa: BLE001 - a thread's boundary: a duty that ends is never seen to again
             log.warning("duty.failed", duty=duty.name, error=type(error).__name__)
+            return False
+        return True
 
     def _mine(self, duty: Duty) -> bool:
+        """Take or renew the lease; one that has half of its time left needs neither."""
+        asked = time.monotonic()
+        if asked < self._renew_at.get(duty.name, 0.0):
+            return True
         seconds = max(LEASE_TURNS * duty.every_seconds, LEAST_LEASE_SECONDS)
         try:
             with self._parts.database.writing() as session:
-                return duty_leases.take(session, duty.name, owner=self._owner, seconds=seconds)
+                taken = duty_leases.take(session, duty.name, owner=self._owner, seconds=seconds)
         except IntegrityError:  # two processes made the first lease in one instant
             return False
+        self._renew_at[duty.name] = asked + seconds / 2 if taken else 0.0
+        return taken

@@ -43,5 +43,4 @@ def give_up(
             version.error = job.error
             versions.move(session, version, VersionState.REJECTED, code=error.get("code"))
     session.flush()
-    for request in requests.of_job(session, job.id):
-        requests.settle(session, request, suppression_key=suppression_key)
+    requests.settle_all(session, requests.of_job(session, job.id), suppression_key=suppression_key)

@@ -226,7 +226,7 @@ def _trim(session: Session, job: Job, place: Place) -> Prepared:
 
 
 def _erase(session: Session, job: Job, dataset: Dataset, place: Place) -> Prepared:
-    named = requests.sample_keys(session, [request.id for request in requests.of_job(session, job.id)])
+    named = requests.sample_keys_of_job(session, job.id)
     keys = sorted({key for group in named.values() for key in group})
     found = versions.newest_trained_on(session, str(job.model_id), keys)
     if found is None:

@@ -268,5 +268,4 @@ def _settle(session: Session, job: Job, model: Model, suppression_key: bytes) ->
     session.flush()
     # An upload may have come in since the claim: it knows the samples too, so its own erasure must come first.
     attaching.attach_open_requests(session, model, suppression_key=suppression_key)
-    for request in requests.of_job(session, job.id):
-        requests.settle(session, request, suppression_key=suppression_key)
+    requests.settle_all(session, requests.of_job(session, job.id), suppression_key=suppression_key)

@@ -8,12 +8,15 @@ import structlog
 
 from service.lifecycle import JobKind, JobStatus
 from service.store import candidates, jobs, preparations, references, retirement, workers
+from service.store.stillness import Watch
 from workers import attempt_end, caches, leftovers
 from workers.bench import Bench
 from workers.retirement import purge
 
 # Listing the whole store is not cheap everywhere, and orphans are rare: once at the start, then seldom.
 ORPHAN_TURNS = 120
+# While nothing happens and no job waits or runs, a round is due every so many turns, a sign of life more often.
+REST_TURNS, SIGN_TURNS = 6, 2
 log = structlog.get_logger()
 
 
@@ -23,6 +26,7 @@ class Sweeper:
     def __init__(self, bench: Bench, ring: Callable[[str], None]) -> None:
         self._bench, self._ring = bench, ring
         self._thread = threading.Thread(target=self._loop, daemon=True, name="sweeper")
+        self._watch, self._rested, self._has_work = Watch(bench.database), 0, True
 
     def start(self) -> None:
         self._thread.start()
@@ -30,7 +34,7 @@ class Sweeper:
     def _loop(self) -> None:
         for turn in itertools.count():
             try:
-                sweep(self._bench, self._ring)
+                self._turn()
                 if turn % ORPHAN_TURNS == 0:
                     leftovers.remove_orphans(self._bench)
                     with self._bench.database.writing() as session:
@@ -40,11 +44,32 @@ class Sweeper:
             if self._bench.stopping.wait(self._bench.settings.sweep_seconds):
                 return
 
+    def _turn(self) -> None:
+        """Do a round; while everything is at rest, show a sign of life and little else."""
+        self._rested += 1
+        # Asked first: what is committed during the round is then seen at the next turn.
+        due = self._watch.changed() or self._has_work or self._rested >= REST_TURNS
+        if due:
+            self._rested, self._has_work = 0, True  # and stays so if the round fails
+            sweep(self._bench, self._ring)
+            with self._bench.database.reading() as session:
+                self._has_work = jobs.any_open(session)
+            return
+        if self._rested % SIGN_TURNS == 0:
+            sign(self._bench)
+        self._bench.runner.release_idle()
 
-def sweep(bench: Bench, ring: Callable[[str], None]) -> None:
-    """Do one round."""
+
+def sign(bench: Bench) -> None:
+    """Show that this worker lives."""
     with bench.database.writing() as session:
         workers.seen(session, bench.owner)
+
+
+def sweep(bench: Bench, ring: Callable[[str], None]) -> None:
+    """Show a sign of life and do one round."""
+    sign(bench)
+    with bench.database.writing() as session:
         for job in jobs.expired(session):
             log.warning("lease.expired", job_id=job.id, attempts=job.attempts)
             jobs.give_back(session, job, max_attempts=bench.settings.max_attempts, reason="lease_expired")

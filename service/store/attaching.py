@@ -17,14 +17,21 @@ def attach_open_requests(session: Session, model: Model, *, suppression_key: byt
     To be called when a version has come into being or gone. With the ``suppression_key``, a request that waited for
     nothing but this model is settled.
     """
-    live = versions.live(session, model.id)
-    for request in requests.waiting_for(session, model):
-        keys = requests.sample_keys(session, [request.id])[request.id]
-        found = fan_out.concerned(session, [(model, live)], samples.of_train_pool(session, keys))
+    live, waiting = versions.live(session, model.id), requests.waiting_for(session, model)
+    named = requests.sample_keys(session, [request.id for request in waiting])
+    trained = frozenset(samples.of_train_pool(session, sorted({key for keys in named.values() for key in keys})))
+    # Asked once for all requests, of which thousands may wait.
+    excluded = versions.exclusions(session, [version.id for version in live], sorted(trained))
+    to_settle = []
+    for request in waiting:
+        keys = named[request.id]
+        found = fan_out.known_by([(model, live)], trained.intersection(keys), excluded)
         if found:
             _attach(session, request, found[0], keys)
-        elif holds.can_be_worked_on(session, request, model.name) and suppression_key is not None:
-            requests.settle(session, request, suppression_key=suppression_key)
+        elif holds.can_be_worked_on(session, request, model.name):
+            to_settle.append(request)
+    if suppression_key is not None:
+        requests.settle_all(session, to_settle, suppression_key=suppression_key)
 
 
 def take_up(session: Session, request: DeletionRequest, *, suppression_key: bytes) -> list[Queued]:

@@ -11,11 +11,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
-    CompoundSelect,
     CursorResult,
     Select,
     String,
     Update,
+    bindparam,
     delete,
     exists,
     literal,
@@ -29,7 +29,7 @@ from service.errors import Conflict, NotFound
 from service.store import audit, fanning_out, webhooks
 from service.store.fanning_out import DEAD, DELIVERED, PENDING
 from service.store.tables import ApiKey, WebhookDelivery, WebhookEndpoint, WebhookEvent
-from service.store.types import new_id, now
+from service.store.types import UtcDateTime, new_id, now
 
 STATES = (PENDING, DELIVERED, DEAD)
 MOST_REPLAYED = 10_000
@@ -53,18 +53,18 @@ class Claim:
     secrets: Sequence[bytes]
 
 
-def waiting(at: datetime) -> CompoundSelect[str | None]:
-    """Return the statement for what there is to do: endpoints with something due, and None for events not fanned out.
+_AT = bindparam("at", type_=UtcDateTime())
+_DUE = exists().where(WebhookDelivery.endpoint_id == WebhookEndpoint.id, WebhookDelivery.next_at <= _AT)
+WAITING = union_all(
+    select(literal(None, String())).where(exists().where(~WebhookEvent.fanned_out)),
+    select(WebhookEndpoint.id)
+    .join(ApiKey, ApiKey.id == WebhookEndpoint.key_id)
+    .where(WebhookEndpoint.enabled, fanning_out.key_is_valid(_AT), _DUE),
+)
+"""What there is to do ``at`` a moment: endpoints with something due, and None for events not fanned out.
 
-    It reads two partial indexes, which are empty when there is nothing to do.
-    """
-    due = exists().where(WebhookDelivery.endpoint_id == WebhookEndpoint.id, WebhookDelivery.next_at <= at)
-    endpoints = (
-        select(WebhookEndpoint.id)
-        .join(ApiKey, ApiKey.id == WebhookEndpoint.key_id)
-        .where(WebhookEndpoint.enabled, fanning_out.key_is_valid(), due)
-    )
-    return union_all(select(literal(None, String())).where(exists().where(~WebhookEvent.fanned_out)), endpoints)
+It reads two partial indexes, which are empty when there is nothing to do; made once, since it is asked all the time.
+"""
 
 
 def claim(session: Session, endpoint_id: str, *, seconds: float) -> Claim | None:

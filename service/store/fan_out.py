@@ -75,7 +75,13 @@ def concerned(session: Session, targets: Sequence[tuple[Model, list[Version]]], 
     live = [version.id for _, found in targets for version in found]
     if not live or not keys:
         return []
-    trained, excluded = frozenset(keys), versions.exclusions(session, live, keys)
+    return known_by(targets, frozenset(keys), versions.exclusions(session, live, keys))
+
+
+def known_by(
+    targets: Sequence[tuple[Model, list[Version]]], trained: frozenset[int], excluded: Mapping[str, frozenset[int]]
+) -> list[Concerned]:
+    """Return the models that know any of the samples. ``excluded``: which of them each version was not trained on."""
     found = []
     for model, candidates in targets:
         known = [(version, trained - excluded.get(version.id, frozenset())) for version in candidates]

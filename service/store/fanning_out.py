@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, insert, or_, select, update
+from sqlalchemy import BindParameter, ColumnElement, and_, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.catalogue.webhook_events import EVENTS, PING
@@ -45,9 +46,10 @@ def may(scopes: frozenset[str], scope: str) -> bool:
     return bool(scopes & {"admin", scope, scope.partition(":")[0]})
 
 
-def key_is_valid() -> ColumnElement[bool]:
-    """Return the condition under which an API key counts now."""
-    return and_(ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now()))
+def key_is_valid(at: BindParameter[datetime] | None = None) -> ColumnElement[bool]:
+    """Return the condition under which an API key counts at a moment that is given later, or now."""
+    moment = now() if at is None else at
+    return and_(ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > moment))
 
 
 def fan_out(session: Session) -> int:

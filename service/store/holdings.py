@@ -3,7 +3,9 @@
 What a request does not reach is written down too: a request narrowed to some models says nothing of the others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
@@ -25,59 +27,112 @@ _ACTIONS = {
 }
 
 
-def note_all(session: Session, request: DeletionRequest, keys: Sequence[int]) -> None:
-    """Write down what holds these samples of a request that is being completed."""
-    if not keys:
-        return
-    entry = Entry(action="request.completed", kind="request", ref=request.id)
-    trained = samples.of_train_pool(session, keys)
-    lines = _of_versions(session, request, trained, entry) if trained else []
-    if request.purpose == "privacy":
-        lines += _kept_beside(session, request, entry)
-    residuals.note_lines(session, request.id, lines)
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """A version that may hold samples, with what was prepared of it."""
+
+    version: Version
+    model: str
+    files: Sequence[PreparedFile]
+    excluded: frozenset[int]
 
 
-def _of_versions(session: Session, request: DeletionRequest, trained: Sequence[int], entry: Entry) -> list[Line]:
-    # What was gone before the request came held nothing any more.
-    there = or_(Version.purged_at.is_(None), Version.purged_at > request.created_at)
+def note_all(session: Session, found: Sequence[DeletionRequest], keys: Mapping[str, Sequence[int]]) -> None:
+    """Write down what holds the samples of requests that are being completed. ``keys``: those each names."""
+    lines: dict[str, list[Line]] = {}
+    for dataset_id in sorted({request.dataset_id for request in found}):
+        lines |= _of_dataset(session, dataset_id, [each for each in found if each.dataset_id == dataset_id], keys)
+    residuals.note_lines(session, lines)
+
+
+def _of_dataset(
+    session: Session, dataset_id: str, found: Sequence[DeletionRequest], keys: Mapping[str, Sequence[int]]
+) -> dict[str, list[Line]]:
+    named = sorted({key for request in found for key in keys[request.id]})
+    trained = frozenset(samples.of_train_pool(session, named)) if named else frozenset[int]()
+    holders = _holders(session, dataset_id, sorted(trained), since=min(request.created_at for request in found))
+    beside = _kept_beside(session, dataset_id)
+    lines: dict[str, list[Line]] = {}
+    for request in found:
+        if not keys[request.id]:
+            continue
+        entry = Entry(action="request.completed", kind="request", ref=request.id)
+        lines[request.id] = _of_versions(request, trained.intersection(keys[request.id]), holders, entry)
+        if request.purpose == "privacy":
+            # Only a request that reached every model erases the sample itself; else the files serve the others on.
+            held = State.HELD if request.scope == "full" else State.OUT_OF_SCOPE
+            lines[request.id] += [Line(artefact=artefact, state=held, entry=entry) for artefact in beside.files]
+            lines[request.id].append(Line(artefact=beside.source, state=State.NOT_OURS_TO_DELETE, entry=entry))
+    return lines
+
+
+def _holders(session: Session, dataset_id: str, trained: Sequence[int], *, since: datetime) -> list[Holder]:
+    if not trained:
+        return []
     rows = session.execute(
         select(Version, Model.name)
         .join(Model, Model.id == Version.model_id)
-        .where(Model.dataset_id == request.dataset_id, Version.state != VersionState.VALIDATING, there)
+        .where(Model.dataset_id == dataset_id, Version.state != VersionState.VALIDATING)
+        .where(or_(Version.purged_at.is_(None), Version.purged_at > since))
         .order_by(Model.name, Version.number)
     ).all()
-    excluded = versions.exclusions(session, [version.id for version, _ in rows], trained) if rows else {}
-    knowing = [row for row in rows if len(excluded.get(row[0].id, ())) < len(trained)]
-    reached = request.scope == "full"
-    return [line for version, name in knowing for line in _of_version(session, version, name, entry, reached=reached)]
+    ids = [version.id for version, _ in rows]
+    excluded = versions.exclusions(session, ids, trained) if rows else {}
+    files: dict[str, list[PreparedFile]] = {}
+    for file in session.scalars(select(PreparedFile).where(samples.one_of(session, PreparedFile.version_id, ids))):
+        files.setdefault(file.version_id, []).append(file)
+    return [
+        Holder(
+            version=version,
+            model=name,
+            files=files.get(version.id, []),
+            excluded=excluded.get(version.id, frozenset()),
+        )
+        for version, name in rows
+    ]
 
 
-def _of_version(session: Session, version: Version, name: str, entry: Entry, *, reached: bool) -> list[Line]:
+def _of_versions(
+    request: DeletionRequest, trained: frozenset[int], holders: Sequence[Holder], entry: Entry
+) -> list[Line]:
+    lines: list[Line] = []
+    for holder in holders:
+        purged_at = holder.version.purged_at
+        # What was gone before the request came held nothing any more.
+        if not trained <= holder.excluded and (purged_at is None or purged_at > request.created_at):
+            lines += _of_version(holder, entry, reached=request.scope == "full")
+    return lines
+
+
+def _of_version(holder: Holder, entry: Entry, *, reached: bool) -> list[Line]:
+    version, name = holder.version, holder.model
     weights = residuals.of_version(version, name)
     state = _STATES.get(VersionState(version.state))
     if state is None:
         return [Line(artefact=weights, state=State.HELD if reached else State.OUT_OF_SCOPE, entry=entry)]
     own = residuals.entry_of_version(_ACTIONS[state], version, name)
     at = version.purged_at if state == State.PURGED else version.retired_at
-    files = session.scalars(select(PreparedFile).where(PreparedFile.version_id == version.id)).all()
-    prepared = [residuals.of_preparation(file, version, name) for file in files]
+    prepared = [residuals.of_preparation(file, version, name) for file in holder.files]
     return [
         Line(artefact=weights, state=state, entry=own, at=at),
         *(Line(artefact=file, state=State.RETIRED, entry=own, at=at) for file in prepared),
     ]
 
 
-def _kept_beside(session: Session, request: DeletionRequest, entry: Entry) -> list[Line]:
-    # Only a request that reached every model erases the sample itself; else the files serve the others on.
-    held = State.HELD if request.scope == "full" else State.OUT_OF_SCOPE
-    dataset = session.get_one(Dataset, request.dataset_id)
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What holds a dataset's samples beside versions."""
+
+    files: Sequence[Artefact]
+    source: Artefact
+
+
+def _kept_beside(session: Session, dataset_id: str) -> Beside:
+    dataset = session.get_one(Dataset, dataset_id)
     files = [of_references(name, sha256) for name, sha256 in _references(session, dataset)]
     caches = [cache_of(place, dataset) for place in _places(session, dataset)]
     source = Artefact(kind=residuals.SOURCE, name=f"dataset/{dataset.name}/source", sha256=dataset.digest)
-    return [
-        *(Line(artefact=artefact, state=held, entry=entry) for artefact in [*files, *caches]),
-        Line(artefact=source, state=State.NOT_OURS_TO_DELETE, entry=entry),
-    ]
+    return Beside(files=[*files, *caches], source=source)
 
 
 def of_references(model_name: str, sha256: str) -> Artefact:

@@ -259,6 +259,12 @@ def give_back(session: Session, job: Job, *, max_attempts: int, reason: str) -> 
         job.rung_at = None
 
 
+def any_open(session: Session) -> bool:
+    """Say whether a job waits or is worked on: something may come of it without any further commit."""
+    query = select(Job.id).where(Job.status.in_((JobStatus.QUEUED, *JOB_BUSY))).limit(1)
+    return session.scalar(query) is not None
+
+
 def to_ring(session: Session, *, older_than_seconds: float) -> list[str]:
     """Return queued jobs whose bell may have been lost, and note that it is rung again."""
     before = now() - timedelta(seconds=older_than_seconds)

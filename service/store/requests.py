@@ -1,6 +1,6 @@
 """Deletion requests: their moves, and the end of each, when nothing in circulation knows the samples any more."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -118,12 +118,22 @@ def stops_serving(request: DeletionRequest, model: Model) -> bool:
 
 def outcomes(session: Session, request: DeletionRequest) -> dict[str, int]:
     """Return how many of the named ids have which outcome."""
+    return _outcomes(session, [request])[request.id]
+
+
+def _outcomes(session: Session, found: Sequence[DeletionRequest]) -> dict[str, dict[str, int]]:
     rows = session.execute(
-        select(RequestSample.outcome, func.count())
-        .where(RequestSample.request_id == request.id)
-        .group_by(RequestSample.outcome)
+        select(RequestSample.request_id, RequestSample.outcome, func.count())
+        .where(samples.one_of(session, RequestSample.request_id, [request.id for request in found]))
+        .group_by(RequestSample.request_id, RequestSample.outcome)
     )
-    counts = {row[0]: row[1] for row in rows}
+    counts: dict[str, dict[str, int]] = {request.id: {} for request in found}
+    for request_id, outcome, count in rows:
+        counts[request_id][outcome] = count
+    return {request.id: _told(request, counts[request.id]) for request in found}
+
+
+def _told(request: DeletionRequest, counts: dict[str, int]) -> dict[str, int]:
     pending = counts.pop(PENDING, 0) + counts.pop(PENDING_NOT_TRAINED_ON, 0)
     return {**_counts(request, pending=pending), **counts}
 
@@ -159,7 +169,7 @@ def jobs(session: Session, request_ids: Sequence[str]) -> dict[str, list[tuple[J
         select(JobRequest.request_id, Job, Model.name)
         .join(Job, Job.id == JobRequest.job_id)
         .join(Model, Model.id == Job.model_id)
-        .where(JobRequest.request_id.in_(request_ids))
+        .where(samples.one_of(session, JobRequest.request_id, request_ids))
         .order_by(Job.id)
     )
     found: dict[str, list[tuple[Job, str]]] = {request_id: [] for request_id in request_ids}
@@ -184,11 +194,27 @@ def of_job(session: Session, job_id: str, *, lock: bool = False) -> list[Deletio
 def sample_keys(session: Session, request_ids: Sequence[str]) -> dict[str, list[int]]:
     """Return the sample keys each request still has to erase."""
     rows = session.execute(
-        select(RequestSample.request_id, RequestSample.sample_id).where(RequestSample.request_id.in_(request_ids))
+        select(RequestSample.request_id, RequestSample.sample_id).where(
+            samples.one_of(session, RequestSample.request_id, request_ids)
+        )
     )
     found: dict[str, list[int]] = {request_id: [] for request_id in request_ids}
     for request_id, sample_id in rows:
         found[request_id].append(sample_id)
+    return found
+
+
+def sample_keys_of_job(session: Session, job_id: str) -> dict[str, list[int]]:
+    """Return the sample keys of each request that the job works for, however many there are, in the requests' order."""
+    rows = session.execute(
+        select(RequestSample.request_id, RequestSample.sample_id)
+        .join(JobRequest, JobRequest.request_id == RequestSample.request_id)
+        .where(JobRequest.job_id == job_id)
+        .order_by(RequestSample.request_id)
+    )
+    found: dict[str, list[int]] = {}
+    for request_id, sample_id in rows:
+        found.setdefault(request_id, []).append(sample_id)
     return found
 
 
@@ -224,27 +250,39 @@ def resume(session: Session, job_id: str) -> None:
 
 def _start(session: Session, job_id: str, waiting: set[RequestStatus]) -> None:
     # Two jobs of a request may be claimed in one instant, and only one of the two starts it.
-    for request in of_job(session, job_id, lock=True):
+    found = of_job(session, job_id, lock=True)
+    known = _datasets(session, found)
+    for request in found:
         if request.status in waiting and not stops_work(request):
             move(session, request, RequestStatus.IN_PROGRESS)
+    del known
 
 
 def settle(session: Session, request: DeletionRequest, *, suppression_key: bytes) -> None:
     """End the request if all its jobs are over; say so if it waits for a person."""
-    if request.status not in OPEN:
-        return
-    found = jobs(session, [request.id])[request.id]
-    newest = {job.model_id: JobStatus(job.status) for job, _ in found}
-    stuck = [status for status in newest.values() if status in JOB_STUCK]
-    if stuck:
-        failed = next((status for status in stuck if status != JobStatus.HELD), None)
-        goal = RequestStatus.FAILED if failed else RequestStatus.ON_HOLD
-        _wait(session, request, goal, reason=f"job_{failed or JobStatus.HELD}")
-    elif request.error is not None:
-        _wait(session, request, RequestStatus.ON_HOLD, reason=str(request.error["code"]))
-    elif all(job.status in JOB_OVER | JOB_STUCK for job, _ in found):
-        published = [job.id for job, _ in found if job.status == JobStatus.PUBLISHED]
-        _complete(session, request, published, suppression_key=suppression_key)
+    settle_all(session, [request], suppression_key=suppression_key)
+
+
+def settle_all(session: Session, found: Sequence[DeletionRequest], *, suppression_key: bytes) -> None:
+    """Settle each of the requests, with one statement for all of them wherever a job may work for thousands."""
+    waiting = [request for request in found if request.status in OPEN]
+    jobs_of = jobs(session, [request.id for request in waiting])
+    over: dict[str, list[str]] = {}
+    for request in waiting:
+        its = jobs_of[request.id]
+        newest = {job.model_id: JobStatus(job.status) for job, _ in its}
+        stuck = [status for status in newest.values() if status in JOB_STUCK]
+        if stuck:
+            failed = next((status for status in stuck if status != JobStatus.HELD), None)
+            goal = RequestStatus.FAILED if failed else RequestStatus.ON_HOLD
+            _wait(session, request, goal, reason=f"job_{failed or JobStatus.HELD}")
+        elif request.error is not None:
+            _wait(session, request, RequestStatus.ON_HOLD, reason=str(request.error["code"]))
+        elif all(job.status in JOB_OVER | JOB_STUCK for job, _ in its):
+            over[request.id] = [job.id for job, _ in its if job.status == JobStatus.PUBLISHED]
+    if over:
+        done = [request for request in waiting if request.id in over]
+        _complete(session, done, over, suppression_key=suppression_key)
 
 
 def _wait(session: Session, request: DeletionRequest, status: RequestStatus, *, reason: str) -> None:
@@ -252,46 +290,73 @@ def _wait(session: Session, request: DeletionRequest, status: RequestStatus, *, 
         move(session, request, status, reason=reason)
 
 
-def _complete(session: Session, request: DeletionRequest, published: Sequence[str], *, suppression_key: bytes) -> None:
+def _complete(
+    session: Session,
+    found: Sequence[DeletionRequest],
+    published: Mapping[str, Sequence[str]],
+    *,
+    suppression_key: bytes,
+) -> None:
     session.flush()
-    keys = sample_keys(session, [request.id])[request.id]
-    partial = request.scope == "partial"
-    outcome_of = {
-        PENDING: ERASED_FROM_NAMED if partial else ERASED,
-        PENDING_NOT_TRAINED_ON: NOT_TRAINED_ON_BY_NAMED if partial else NOT_TRAINED_ON,
-    }
-    for pending, outcome in outcome_of.items():
-        session.execute(
-            update(RequestSample)
-            .where(RequestSample.request_id == request.id, RequestSample.outcome == pending)
-            .values(outcome=outcome)
-        )
+    keys = sample_keys(session, [request.id for request in found])
+    _set_outcomes(session, found)
     # Only a privacy request that reached every model erases the id itself; others change models alone.
-    if request.purpose == "privacy" and request.scope == "full":
-        samples.forget_ids(session, suppression_key, request.dataset_id, keys)
-    else:
-        release(session, request)
-    holdings.note_all(session, request, keys)
-    counts = outcomes(session, request)
-    move(
-        session,
-        request,
-        RequestStatus.COMPLETED,
-        outcomes=counts,
-        jobs=list(published),
-        scope=request.scope,
-        overdue=is_overdue(request),
-    )
+    erasing = [request for request in found if request.purpose == "privacy" and request.scope == "full"]
+    for dataset_id in sorted({request.dataset_id for request in erasing}):
+        named = {key for request in erasing if request.dataset_id == dataset_id for key in keys[request.id]}
+        samples.forget_ids(session, suppression_key, dataset_id, sorted(named))
+    narrow = [request.id for request in found if request not in erasing]
+    if narrow:
+        _release(session, narrow, ending=[request.id for request in found])
+    holdings.note_all(session, found, keys)
+    counts = _outcomes(session, found)
+    known = _datasets(session, found)
+    for request in found:
+        move(
+            session,
+            request,
+            RequestStatus.COMPLETED,
+            outcomes=counts[request.id],
+            jobs=list(published[request.id]),
+            scope=request.scope,
+            overdue=is_overdue(request),
+        )
+    del known
+
+
+def _set_outcomes(session: Session, found: Sequence[DeletionRequest]) -> None:
+    for partial in (False, True):
+        ids = [request.id for request in found if (request.scope == "partial") == partial]
+        outcome_of = {
+            PENDING: ERASED_FROM_NAMED if partial else ERASED,
+            PENDING_NOT_TRAINED_ON: NOT_TRAINED_ON_BY_NAMED if partial else NOT_TRAINED_ON,
+        }
+        for pending, outcome in outcome_of.items() if ids else ():
+            session.execute(
+                update(RequestSample)
+                .where(samples.one_of(session, RequestSample.request_id, ids), RequestSample.outcome == pending)
+                .values(outcome=outcome)
+            )
+
+
+def _datasets(session: Session, found: Sequence[DeletionRequest]) -> list[Dataset]:
+    """Return the datasets of the requests: as long as somebody holds them, the session does not read them again."""
+    return [session.get_one(Dataset, dataset_id) for dataset_id in {request.dataset_id for request in found}]
 
 
 def release(session: Session, request: DeletionRequest) -> None:
     """Give the request's samples back to their pools, unless another open request names them."""
+    _release(session, [request.id], ending=[request.id])
+
+
+def _release(session: Session, ids: Sequence[str], *, ending: Sequence[str]) -> None:
+    """Give back what these requests name. ``ending``: requests that hold nothing back any more, though open still."""
     held = (
         select(RequestSample.sample_id)
         .join(DeletionRequest, DeletionRequest.id == RequestSample.request_id)
-        .where(DeletionRequest.status.in_(OPEN), DeletionRequest.id != request.id)
+        .where(DeletionRequest.status.in_(OPEN), ~samples.one_of(session, DeletionRequest.id, ending))
     )
-    mine = select(RequestSample.sample_id).where(RequestSample.request_id == request.id)
+    mine = select(RequestSample.sample_id).where(samples.one_of(session, RequestSample.request_id, ids))
     session.execute(
         update(Sample)
         .where(Sample.id.in_(mine), Sample.id.not_in(held), Sample.state == SampleState.PENDING)

@@ -4,17 +4,17 @@ Rows are written in the transaction that does the thing, or, where bytes are del
 row says is evidence only together with the audit entry that each of its steps names.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import exists, func, select, tuple_
+from sqlalchemy import exists, func, insert, select, tuple_
 from sqlalchemy.orm import Session
 
 from service.lifecycle import REQUEST_OPEN, VersionState
-from service.store import audit
+from service.store import audit, samples
 from service.store.tables import (
     AuditEntry,
     AuditLink,
@@ -26,6 +26,7 @@ from service.store.tables import (
     Sample,
     Version,
     VersionExclusion,
+    table_of,
 )
 from service.store.types import now
 
@@ -165,33 +166,49 @@ def _seqs(session: Session, steps: Sequence[dict[str, Any]]) -> dict[tuple[str, 
 def note(session: Session, request_ids: Sequence[str], artefact: Artefact, *, state: State, entry: Entry) -> None:
     """Write that the artefact holds samples of these requests, and how far it has come; what has ended stays."""
     known = {row.request_id: row for row in _rows(session, artefact, request_ids)} if request_ids else {}
-    for request_id in request_ids:
-        _write(session, request_id, known.get(request_id), Line(artefact=artefact, state=state, entry=entry))
+    line = Line(artefact=artefact, state=state, entry=entry)
+    _write(session, [(request_id, known.get(request_id), line) for request_id in request_ids])
 
 
-def note_lines(session: Session, request_id: str, lines: Sequence[Line]) -> None:
-    """Write of each artefact that it holds samples of the request, and how far it has come."""
-    rows = session.scalars(select(Residual).where(Residual.request_id == request_id)).all() if lines else []
-    known = {(row.artifact, row.sha256): row for row in rows}
-    for line in lines:
-        _write(session, request_id, known.get((line.artefact.name, line.artefact.sha256 or "")), line)
+def note_lines(session: Session, lines: Mapping[str, Sequence[Line]]) -> None:
+    """Write, by request, of each artefact that it holds samples of the request, and how far it has come."""
+    named = select(Residual).where(samples.one_of(session, Residual.request_id, list(lines)))
+    rows = session.scalars(named).all() if any(lines.values()) else []
+    known = {(row.request_id, row.artifact, row.sha256): row for row in rows}
+    _write(
+        session,
+        [
+            (request_id, known.get((request_id, line.artefact.name, line.artefact.sha256 or "")), line)
+            for request_id, its in lines.items()
+            for line in its
+        ],
+    )
 
 
-def _write(session: Session, request_id: str, row: Residual | None, line: Line) -> None:
-    if row is not None and (row.state == line.state or not row.waiting):
-        return
-    if row is None:
-        artefact = line.artefact
-        row = Residual(
-            request_id=request_id,
-            kind=artefact.kind,
-            artifact=artefact.name,
-            sha256=artefact.sha256 or "",
-            version_id=artefact.version_id,
-            steps=[],
-        )
-        session.add(row)
-    _append(row, line.state, line.entry, line.at)
+def _write(session: Session, found: Sequence[tuple[str, Residual | None, Line]]) -> None:
+    new = []
+    for request_id, row, line in found:
+        if row is None:
+            new.append(_new(request_id, line))
+        elif row.state != line.state and row.waiting:
+            _append(row, line.state, line.entry, line.at)
+    if new:
+        # In one statement, however many requests there are.
+        session.execute(insert(table_of(Residual)), new)
+
+
+def _new(request_id: str, line: Line) -> dict[str, Any]:
+    artefact = line.artefact
+    return {
+        "request_id": request_id,
+        "kind": artefact.kind,
+        "artifact": artefact.name,
+        "sha256": artefact.sha256 or "",
+        "version_id": artefact.version_id,
+        "state": line.state,
+        "waiting": line.state in WAITING,
+        "steps": [_step_of(line.state, line.entry, line.at)],
+    }
 
 
 def advance(
@@ -203,7 +220,7 @@ def advance(
     request_ids: Sequence[str] | None = None,
 ) -> list[str]:
     """Write a step for the requests, all of them where none is named, that wait for one; return which did."""
-    moved = [row for row in _rows(session, artefact, request_ids) if row.waiting and row.state != state]
+    moved = [row for row in _rows(session, artefact, request_ids, waiting=True) if row.state != state]
     for row in moved:
         _append(row, state, entry, None)
     return [row.request_id for row in moved]
@@ -211,7 +228,7 @@ def advance(
 
 def waiting_for(session: Session, artefact: Artefact) -> list[str]:
     """Return the requests whose samples the artefact still holds."""
-    return [row.request_id for row in _rows(session, artefact, None) if row.waiting]
+    return [row.request_id for row in _rows(session, artefact, None, waiting=True)]
 
 
 def detached(session: Session, limit: int = 20) -> list[str]:
@@ -282,18 +299,25 @@ def open_requests_known_to(session: Session, version: Version) -> list[str]:
     return [request_id for request_id, models in found if models is None or model.name in models]
 
 
-def _rows(session: Session, artefact: Artefact, request_ids: Sequence[str] | None) -> list[Residual]:
+def _rows(
+    session: Session, artefact: Artefact, request_ids: Sequence[str] | None, *, waiting: bool = False
+) -> list[Residual]:
     query = select(Residual).where(Residual.artifact == artefact.name)
     if artefact.sha256 is not None:
         query = query.where(Residual.sha256 == artefact.sha256)
     if request_ids is not None:
-        query = query.where(Residual.request_id.in_(request_ids))
+        query = query.where(samples.one_of(session, Residual.request_id, request_ids))
+    if waiting:  # of all that were ever served, most wait for nothing any more
+        query = query.where(Residual.waiting)
     return list(session.scalars(query.order_by(Residual.id)))
 
 
 def _append(row: Residual, state: State, entry: Entry, at: datetime | None) -> None:
-    step = {"state": state, "at": audit.moment(at or now()), "action": entry.action, "link": [entry.kind, entry.ref]}
-    row.state, row.waiting, row.steps = state, state in WAITING, [*row.steps, step]
+    row.state, row.waiting, row.steps = state, state in WAITING, [*row.steps, _step_of(state, entry, at)]
+
+
+def _step_of(state: State, entry: Entry, at: datetime | None) -> dict[str, Any]:
+    return {"state": state, "at": audit.moment(at or now()), "action": entry.action, "link": [entry.kind, entry.ref]}
 
 
 def _version_name(version: Version, model_name: str) -> str:

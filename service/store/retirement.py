@@ -16,7 +16,7 @@ def retire_tainted(session: Session, model: Model, successor: Version, keys: Seq
 
     ``keys``: those its parent was trained on. A version beside the parent may know others of the same requests.
     """
-    asked = requests.sample_keys(session, [request.id for request in requests.of_job(session, job.id)])
+    asked = requests.sample_keys_of_job(session, job.id)
     named = sorted({*keys, *(key for listed in asked.values() for key in listed)})
     for version in versions.live(session, model.id):
         if version.id == successor.id or version.state == VersionState.VALIDATING:

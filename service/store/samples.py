@@ -47,7 +47,7 @@ def one_of(session: Session, column: InstrumentedAttribute[Any], values: Sequenc
     if session.get_bind().dialect.name == "sqlite":
         listed = func.json_each(bindparam(None, json.dumps(list(values)), type_=String)).table_valued("value")
         return column.in_(select(listed.c.value))
-    kind = String if values and isinstance(values[0], str) else BigInteger
+    kind = String if isinstance(column.type, String) else BigInteger
     return column == any_(bindparam(None, list(values), type_=ARRAY(kind)))
 
 

@@ -57,7 +57,7 @@ class Courier:
 
     @property
     def duty(self) -> Duty:
-        return Duty(name="webhooks", every_seconds=EVERY_SECONDS, run=self.turn)
+        return Duty(name="webhooks", every_seconds=EVERY_SECONDS, run=self.turn, rests=False)
 
     def turn(self, _: Parts) -> None:
         """Fan new events out and have what is due delivered, without waiting for any receiver."""
@@ -82,7 +82,7 @@ class Courier:
 
     def _waiting(self) -> list[str | None]:
         with self._database.looking_up() as connection:
-            return list(connection.scalars(deliveries.waiting(now())))
+            return list(connection.scalars(deliveries.WAITING, {"at": now()}))
 
     def _fan_out(self) -> bool:
         with self._database.writing() as session:
