@@ -1,7 +1,7 @@
 """Content-addressed files: the name of a file is the SHA-256 of its bytes.
 
 Law: what `put` returns a digest for, `open` yields byte for byte until `purge`; nothing appears under a digest
-before all of its bytes are on disk.
+before all of its bytes are stored. What a store refuses is an OSError, whatever its client library raises.
 """
 
 import hashlib
@@ -11,29 +11,34 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import fsspec
 
-from service import faults
+from service import bucket, faults
 from service.errors import NotFound, PreconditionFailed
 from service.faults import Step
 
 CHUNK = 1 << 20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_PART = "part-"
+_PART, _PROBE = "part-", "probe-"
+_PROBE_SECONDS = 5.0
 
 
 class ArtifactStore:
     """Files under an fsspec URL, a local folder or an object store."""
 
     def __init__(self, url: str) -> None:
-        self._fs, root = fsspec.core.url_to_fs(url)
+        in_bucket = bucket.is_bucket(url)
+        self._fs, root = fsspec.core.url_to_fs(url, **(bucket.options() if in_bucket else {}))
         self._root = root.rstrip("/")
         self._local = "file" in ([self._fs.protocol] if isinstance(self._fs.protocol, str) else self._fs.protocol)
-        self._fs.makedirs(self._root, exist_ok=True)
+        self._bucket = bucket.Bucket(self._fs, self._root) if in_bucket else None
+        self._probed: tuple[float, bool] | None = None
+        if self._bucket is None:
+            self._fs.makedirs(self._root, exist_ok=True)
 
     @property
     def kind(self) -> str:
@@ -51,6 +56,13 @@ class ArtifactStore:
             with suppress(FileNotFoundError):  # deleted a moment ago: store it again
                 os.utime(target)  # young again, so that no sweep takes it for an orphan before its row is written
                 return digest
+        if self._bucket is not None:
+            # An object appears whole or not at all; a rename would be a copy.
+            faults.reach(Step.ARTIFACT_WRITING)
+            with self._refusals():
+                self._fs.put_file(str(source), target, chunksize=bucket.BLOCK, max_concurrency=bucket.UPLOADS_AT_ONCE)
+            faults.reach(Step.ARTIFACT_RENAMED)
+            return digest
         scratch = f"{self._root}/{_PART}{secrets.token_hex(12)}"
         self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
         if self._local:
@@ -82,7 +94,7 @@ class ArtifactStore:
     def open(self, digest: str) -> Iterator[IO[bytes]]:
         """Yield the bytes as a file. Raises NotFound."""
         try:
-            with self._fs.open(self._path(digest), "rb") as file:
+            with self._refusals(), self._fs.open(self._path(digest), "rb") as file:
                 yield file
         except FileNotFoundError:
             raise NotFound("The artifact store does not hold these bytes.", code="artifact_missing") from None
@@ -98,45 +110,82 @@ class ArtifactStore:
     def size(self, digest: str) -> int | None:
         """Return the size in bytes, or None if the digest is not there."""
         try:
-            return int(self._fs.info(self._path(digest))["size"])
+            with self._refusals():
+                return int(self._fs.info(self._path(digest))["size"])
         except FileNotFoundError:
             return None
 
     def purge(self, digest: str) -> bool:
-        """Delete the bytes and say whether they are absent now; absent before is fine."""
-        path = self._path(digest)
+        """Delete the bytes, all versions of them, and say whether they are absent now; absent before is fine."""
+        with self._refusals():
+            return self._remove(self._path(digest))
+
+    def _remove(self, path: str) -> bool:
+        if self._bucket is not None:
+            return self._bucket.purge(path)
         if self._fs.exists(path):
             self._fs.rm_file(path)
         self._fs.invalidate_cache()
         return not self._fs.exists(path)
 
+    def versioning(self) -> str | None:
+        """Return how the store keeps what is overwritten or deleted, None where it does not. Raises OSError."""
+        with self._refusals():
+            return self._bucket.versioning() if self._bucket is not None else None
+
     def older_than(self, seconds: float) -> list[str]:
         """Return the digests stored longer ago than that."""
         before = time.time() - seconds
-        found = self._fs.find(f"{self._root}/sha256", detail=True)
+        with self._refusals():
+            found = self._fs.find(f"{self._root}/sha256", detail=True)
         self._fs.invalidate_cache()  # a remembered listing would name bytes that have gone since
         return [path.rsplit("/", 1)[-1] for path, info in found.items() if _modified(info) < before]
 
     def remove_parts(self, seconds: float) -> int:
-        """Remove what a `put` that died left behind longer ago than that; return how many files."""
+        """Remove what a `put` or a probe that died left behind longer ago than that; return how many files."""
         before = time.time() - seconds
-        found = self._fs.ls(self._root, detail=True)
+        with self._refusals():
+            found = self._listed()
+            old = [info["name"] for info in found if _scratch(info["name"]) and _modified(info) < before]
+            for path in old:
+                self._remove(path)
+            return len(old) + (self._bucket.abort_uploads(before) if self._bucket is not None else 0)
+
+    def _listed(self) -> list[dict[str, Any]]:
+        try:
+            found: list[dict[str, Any]] = self._fs.ls(self._root, detail=True)
+        except FileNotFoundError:
+            if self._bucket is None:
+                raise
+            found = []  # a folder of a bucket begins with its first object
         self._fs.invalidate_cache()
-        old = [i["name"] for i in found if i["name"].rsplit("/", 1)[-1].startswith(_PART) and _modified(i) < before]
-        for path in old:
-            self._fs.rm_file(path)
-        return len(old)
+        return found
 
     def writable(self) -> bool:
-        """Say whether a file can be written, read and removed."""
-        probe = f"{self._root}/probe-{secrets.token_hex(8)}"
+        """Say whether a file can be written, read and removed; a store elsewhere is asked every few seconds."""
+        if self._probed is not None and time.monotonic() - self._probed[0] < _PROBE_SECONDS:
+            return self._probed[1]
         try:
-            self._fs.pipe_file(probe, b"ok")
-            found: Any = self._fs.cat_file(probe)
-            self._fs.rm_file(probe)
+            self.probe()
+            found = True
         except OSError:
-            return False
-        return bool(found == b"ok")
+            found = False
+        if not self._local:
+            self._probed = time.monotonic(), found
+        return found
+
+    def probe(self) -> None:
+        """Write, read and remove a file. Raises OSError."""
+        path = f"{self._root}/{_PROBE}{secrets.token_hex(8)}"
+        with self._refusals():
+            self._fs.pipe_file(path, b"ok")
+            found: Any = self._fs.cat_file(path)
+            gone = self._remove(path)
+        if found != b"ok" or not gone:
+            raise OSError("the artifact store does not give back what was written, or does not delete it")
+
+    def _refusals(self) -> AbstractContextManager[None]:
+        return bucket.refusals() if self._bucket is not None else nullcontext()
 
     def _path(self, digest: str) -> str:
         if not _DIGEST.fullmatch(digest):
@@ -148,6 +197,10 @@ def file_digest(path: Path) -> str:
     """Return the lowercase hex SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _scratch(path: str) -> bool:
+    return path.rsplit("/", 1)[-1].startswith((_PART, _PROBE))
 
 
 def _modified(info: dict[str, Any]) -> float:

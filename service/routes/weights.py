@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 
+from service import weights_stream
 from service.auth import Principal
 from service.deps import Parts, PartsDep, needs, writing_as
 from service.digest_headers import etag, names_tag, repr_digest
@@ -87,9 +88,28 @@ def download(
         length = {"Content-Length": str(version.size_bytes), "Accept-Ranges": "bytes"}
         return Response(headers=headers | length, media_type=WEIGHTS)
     sent = _applied_range(request, headers["ETag"], version.size_bytes)
-    path, cleanup = _file(parts, version.sha256)
+    answer = _answer(parts, version, sent, headers)
     _record(parts, who, name, version, sent)
+    return answer
+
+
+def _answer(parts: Parts, version: Version, sent: str | None, headers: dict[str, str]) -> Response:
+    if parts.artifacts.local_path(version.sha256) is None and (sent is None or "," not in sent):
+        asked = _first_and_end(sent, version.size_bytes) if sent is not None else None
+        typed = headers | {"Content-Type": WEIGHTS}
+        return weights_stream.answer(
+            parts.artifacts, version.sha256, version.size_bytes, byte_range=asked, headers=typed
+        )
+    path, cleanup = _file(parts, version.sha256)
     return WeightsFile(path, headers=headers, media_type=WEIGHTS, background=cleanup)
+
+
+def _first_and_end(byte_range: str, size: int) -> tuple[int, int]:
+    """Return where a single range begins and before which byte it ends."""
+    first, last = _RANGE.findall(byte_range)[0]
+    if not first:
+        return max(size - int(last), 0), size
+    return int(first), min(int(last) + 1, size) if last else size
 
 
 def _applied_range(request: Request, tag: str, size: int) -> str | None:
@@ -129,7 +149,7 @@ def _file(parts: Parts, sha256: str) -> tuple[Path, BackgroundTask | None]:
     local = parts.artifacts.local_path(sha256)
     if local is not None:
         return local, None
-    # Ranges need a file that can seek; its folder is gone again when the answer has been sent, or is swept away.
+    # Several ranges are cut from a file; its folder is gone again when the answer has been sent, or is swept away.
     parent = parts.settings.data_dir / "tmp"
     parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=parent))
@@ -138,6 +158,9 @@ def _file(parts: Parts, sha256: str) -> tuple[Path, BackgroundTask | None]:
     except ServiceError:
         shutil.rmtree(folder)
         raise
+    except OSError as error:
+        shutil.rmtree(folder)
+        raise weights_stream.unreachable() from error
     return folder / "weights", BackgroundTask(shutil.rmtree, folder)
 
 

@@ -1,0 +1,145 @@
+"""The erasure journal: what a service restored from a backup must learn again, kept outside of its database.
+
+A folder of numbered segments. Each holds the audit log's next entries as they were hashed, and the keyed hashes of ids
+that were suppressed; it ends with a MAC under a key derived from the master key. A segment is written once. Neither a
+sample ID nor a key is in it.
+"""
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from service import bucket
+from service.errors import PreconditionFailed
+from service.evidence.commitments import derive
+
+FORMAT = "unlearning-erasures/1"
+_NAME = "erasures-{:010d}.ndjson"
+_MAC = "mac"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """Entries ``first`` to before ``end`` of the audit log, and tokens as (dataset's id, hex)."""
+
+    number: int
+    first: int
+    end: int
+    last_leaf: str
+    entries: Sequence[dict[str, Any]] = ()
+    tokens: Sequence[tuple[str, str]] = ()
+
+
+def journal_key(master_key: bytes) -> bytes:
+    return derive(master_key, "erasure journal")
+
+
+class Journal:
+    """The segments under an fsspec URL. What the place refuses is an OSError."""
+
+    def __init__(self, url: str, key: bytes) -> None:
+        in_bucket = bucket.is_bucket(url)
+        self._fs, root = fsspec.core.url_to_fs(url, **(bucket.options() if in_bucket else {}))
+        self._root, self._key, self._in_bucket = root.rstrip("/"), key, in_bucket
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of the segments there are, in order."""
+        try:
+            with self._refusals():
+                found = self._fs.ls(self._root, detail=False)
+        except FileNotFoundError:
+            return []
+        names = [str(path).rsplit("/", 1)[-1] for path in found]
+        return sorted(int(name[9:19]) for name in names if name.startswith("erasures-") and name.endswith(".ndjson"))
+
+    def last(self) -> Segment | None:
+        numbers = self.numbers()
+        return self.read(numbers[-1]) if numbers else None
+
+    def read(self, number: int) -> Segment:
+        """Return a segment. Raises PreconditionFailed for one that is not as it was written."""
+        with self._refusals():
+            content: bytes = self._fs.cat_file(self._path(number))
+        body, _, end = content.rstrip(b"\n").rpartition(b"\n")
+        mac = json.loads(end).get(_MAC, "") if end.startswith(b"{") else ""
+        if not hmac.compare_digest(str(mac), self._mac(body + b"\n")):
+            detail = f"Segment {number} of the erasure journal was changed, is cut short, or has another master key."
+            raise PreconditionFailed(detail, code="erasure_journal_damaged")
+        head, *lines = (json.loads(line) for line in body.splitlines())
+        if head["format"] != FORMAT or head["number"] != number:
+            raise PreconditionFailed(f"Segment {number} is not one of {FORMAT}.", code="erasure_journal_damaged")
+        return Segment(
+            number=number,
+            first=head["first"],
+            end=head["end"],
+            last_leaf=head["last_leaf"],
+            entries=[line for line in lines if "seq" in line],
+            tokens=[(line["dataset"], line["token"]) for line in lines if "token" in line],
+        )
+
+    def append(self, segment: Segment) -> None:
+        """Write a segment, whole or not at all. Raises FileExistsError if there is one of its number."""
+        path = self._path(segment.number)
+        head = {"format": FORMAT, "number": segment.number, "first": segment.first, "end": segment.end}
+        lines: list[dict[str, Any]] = [{**head, "last_leaf": segment.last_leaf}, *segment.entries]
+        lines += [{"dataset": dataset, "token": token} for dataset, token in sorted(segment.tokens)]
+        body = b"".join(json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in lines)
+        content = body + json.dumps({_MAC: self._mac(body)}).encode() + b"\n"
+        if self._in_bucket:
+            with self._refusals():
+                self._fs.pipe_file(path, content, mode="create")
+        elif "file" in self._fs.protocol:
+            _write(Path(path), content)
+        else:
+            self._fs.makedirs(self._root, exist_ok=True)
+            self._fs.pipe_file(path, content, mode="create")
+
+    def remove_before(self, number: int) -> int:
+        """Delete the segments before this one, which no backup that is kept needs any more; return how many."""
+        old = [each for each in self.numbers() if each < number]
+        with self._refusals():
+            for each in old:
+                self._fs.rm_file(self._path(each))
+        return len(old)
+
+    def _refusals(self) -> AbstractContextManager[None]:
+        return bucket.refusals() if self._in_bucket else nullcontext()
+
+    def _mac(self, body: bytes) -> str:
+        return hmac.new(self._key, body, hashlib.sha256).hexdigest()
+
+    def _path(self, number: int) -> str:
+        return f"{self._root}/{_NAME.format(number)}"
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    scratch = path.with_name(f".{secrets.token_hex(8)}")
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(scratch, path)  # fails where there is one: two processes may write at once, and the first was whole
+    finally:
+        scratch.unlink()
+
+
+def story(segments: Iterable[Segment]) -> dict[int, dict[str, Any]]:
+    """Return the log's entries by number; where the log was taken up again after a restore, as it went on."""
+    found: dict[int, dict[str, Any]] = {}
+    for segment in segments:
+        for seq in [seq for seq in found if seq >= segment.first]:
+            del found[seq]
+        found.update({entry["seq"]: entry for entry in segment.entries})
+    return found
