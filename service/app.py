@@ -11,6 +11,7 @@ from service.artifacts import ArtifactStore
 from service.body_limit import BodyLimit, NoNulInUrl
 from service.deps import Parts
 from service.dispatch import Bell
+from service.draining import Draining
 from service.duties import Duties, Duty
 from service.evidence.commitments import suppression_key
 from service.evidence.key_wrapping import wrapping_key
@@ -111,6 +112,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyLimit, json_bytes=settings.max_body_bytes, weights_bytes=settings.max_weights_bytes)
     app.add_middleware(NextLink)
     app.add_middleware(RateLimits, limits=limits_of(settings), meter=Meter.of(settings), seen=parts.seen)
+    app.add_middleware(Draining, draining=parts.draining)
     app.add_middleware(Unforeseen)  # added last, so that it stands around the others
     for route in _ROUTES:
         app.include_router(route.router)

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, NoResultFound
 
 from service import faults
 from service.deps import Parts
@@ -50,9 +50,11 @@ class Issuer:
             self._failed(_SIGNING, error)
             return
         for request_id in ready:
+            if parts.draining.is_set():
+                return
             try:
                 _issue(parts, request_id, signed)
-            except (Refused, ServiceError, LookupError, TypeError, ValueError) as error:
+            except (Refused, ServiceError, LookupError, NoResultFound, TypeError, ValueError) as error:
                 self._failed(request_id, error)  # and holds no other up
 
     def _failed(self, what: str, error: Exception) -> None:

@@ -6,19 +6,20 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from sqlalchemy.exc import SQLAlchemyError
 
 from service import audit_log_cli, logs, migrate, shredding, signing_keys_cli
 from service.auth import SCOPES
 from service.errors import ServiceError
 from service.evidence import receipts
 from service.settings import Settings
-from service.store import caches, keys, request_keys, traces
+from service.store import caches, keys, request_keys, schema, traces
 from service.store.session import Database
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -44,12 +45,17 @@ def _settings(data_dir: Path | None) -> Settings:
     return settings
 
 
-def _run_api(settings: Settings, host: str, port: int) -> None:
-    import uvicorn
-
+def _run_api(
+    settings: Settings, host: str, port: int, *, on_drain: Callable[[], None] = lambda: None, wait_seconds: float = 0.0
+) -> None:
+    """Serve until asked to end. ``wait_seconds``: how long the process may then wait for others."""
+    from service import server
     from service.app import create_app
 
-    uvicorn.run(create_app(settings), host=host, port=port, log_level="warning", timeout_graceful_shutdown=5)
+    # Until the server has a handler of its own, and from when it has ended.
+    signal.signal(signal.SIGTERM, _leave)
+    exit_seconds = server.LAST_SECONDS + wait_seconds
+    server.run(create_app(settings), settings, host=host, port=port, on_drain=on_drain, exit_seconds=exit_seconds)
 
 
 def _leave(*_: Any) -> None:
@@ -62,14 +68,14 @@ def serve(data_dir: DataDir = None, host: str = "127.0.0.1", port: int = 8000) -
     """Run the embedded service: the API and one supervised worker process."""
     settings = _settings(data_dir)
     logs.configure(settings.log_level)
-    migrate.upgrade(settings.resolved_database_url)
+    with _told():
+        migrate.upgrade(settings.resolved_database_url)
     supervisor = Supervisor()
-    # Uvicorn ends in good order on SIGTERM, and then raises the signal again for whoever had it before.
     signal.signal(signal.SIGTERM, _leave)
     try:
         supervisor.start()
         typer.echo(f"Serving on http://{host}:{port}; data in {settings.data_dir}.", err=True)
-        _run_api(settings, host, port)
+        _run_api(settings, host, port, on_drain=supervisor.ask, wait_seconds=STOP_SECONDS)
     finally:
         supervisor.stop()
 
@@ -79,6 +85,7 @@ def api(data_dir: DataDir = None, host: str = "127.0.0.1", port: int = 8000) -> 
     """Run the API alone; migrations and workers are run apart."""
     settings = _settings(data_dir)
     logs.configure(settings.log_level)
+    _refuse_unfit_schema(settings)
     _run_api(settings, host, port)
 
 
@@ -90,9 +97,18 @@ def worker(data_dir: DataDir = None) -> None:
 
 
 @app.command("migrate")
-def migrate_command(data_dir: DataDir = None) -> None:
-    """Bring the database to the newest schema."""
-    migrate.upgrade(_settings(data_dir).resolved_database_url)
+def migrate_command(
+    expand: Annotated[
+        bool, typer.Option("--expand", help="Stop before the first step that the version now running cannot live with.")
+    ] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Bring the database to the newest schema. May run while the service works: see docs/upgrade.md."""
+    settings = _settings(data_dir)
+    logs.configure(settings.log_level)
+    with _told():
+        revision = migrate.upgrade(settings.resolved_database_url, expand_only=expand, strict=True)
+    typer.echo(f"The schema is at {revision}.", err=True)
 
 
 @app.command()
@@ -239,11 +255,24 @@ def lost_cache(
     typer.echo(f"declared lost; {count} requests waited for it")
 
 
+def _refuse_unfit_schema(settings: Settings) -> None:
+    """End with the reason if the database's schema is not for this code; one that is away is seen to elsewhere."""
+    database = Database.open(settings)
+    try:
+        with _told():
+            schema.refuse_unfit(database)
+    except SQLAlchemyError:
+        return
+    finally:
+        database.dispose()
+
+
 @contextmanager
 def _store(data_dir: Path | None) -> Iterator[Database]:
     """Yield the database, at its newest schema."""
     settings = _settings(data_dir)
-    migrate.upgrade(settings.resolved_database_url)
+    with _told():
+        migrate.upgrade(settings.resolved_database_url)
     database = Database.open(settings)
     try:
         yield database
@@ -273,11 +302,18 @@ class Supervisor:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
+    def ask(self) -> None:
+        """Have the worker end, once, and no other be started; wait for nothing."""
         with self._starting:
+            if self._stop.is_set():
+                return
             self._stop.set()
+            if self._process is not None and self._process.poll() is None:
+                self._process.send_signal(signal.SIGTERM)
+
+    def stop(self) -> None:
+        self.ask()
         if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
             try:
                 self._process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:

@@ -15,6 +15,8 @@ def run(parts: Parts) -> None:
     with parts.database.reading() as session:
         found = deadline_marks.due_to_be_announced(session)
     for request_id in found:
+        if parts.draining.is_set():
+            return
         try:
             with parts.database.writing() as session:
                 deadline_marks.announce(session, request_id)

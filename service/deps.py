@@ -1,5 +1,6 @@
 """What routes ask for: the process's parts, the principal, and a transaction under their name."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ _bearer = HTTPBearer(auto_error=False, description="An API key made by `unlearn 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What one API process holds open."""
+    """What one API process holds open. ``draining`` is set once it is asked to end."""
 
     settings: Settings
     database: Database
@@ -32,6 +33,7 @@ class Parts:
     bell: Bell
     secrets: Secrets
     seen: SeenKeys = field(default_factory=SeenKeys)
+    draining: threading.Event = field(default_factory=threading.Event)
 
 
 async def parts(request: Request) -> Parts:

@@ -18,12 +18,16 @@ from service.store.stillness import Watch
 LEASE_TURNS, LEAST_LEASE_SECONDS = 3, 15.0
 # While nothing happens, nothing is looked for more often than this.
 REST_SECONDS = 15.0
+# For all of them together, so that the process ends in time.
+STOP_SECONDS = 5.0
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Duty:
     """``run`` is called every so many seconds; what it raises is logged, and it is called again.
+
+    Where it does one thing after another it looks at ``Parts.draining`` in between.
 
     ``everywhere``: in each process, whoever holds the lease, and once more when the process ends.
     ``rests``: what it looks for comes with an audit entry, or may be seen to `REST_SECONDS` late.
@@ -37,12 +41,11 @@ class Duty:
 
 
 class Duties:
-    """Runs duties while the process lives."""
+    """Runs duties until the process drains."""
 
     def __init__(self, parts: Parts, duties: Sequence[Duty]) -> None:
-        self._parts, self._stop = parts, threading.Event()
+        self._parts, self._stop, self._duties = parts, parts.draining, duties
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-        self._leased = any(not duty.everywhere for duty in duties)
         self._renew_at: dict[str, float] = {}
         self._threads = [
             threading.Thread(target=self._loop, args=(duty,), daemon=True, name=duty.name) for duty in duties
@@ -53,13 +56,14 @@ class Duties:
             thread.start()
 
     def stop(self) -> None:
-        """End the threads, each after what it is at, and let another process take over."""
+        """Wait for the threads to end, each after what it is at; those of this process alone run once more."""
         self._stop.set()
+        end = time.monotonic() + STOP_SECONDS
         for thread in self._threads:
-            thread.join(10)
-        if self._leased:
-            with self._parts.database.writing() as session:
-                duty_leases.give_back(session, self._owner)
+            thread.join(max(0.0, end - time.monotonic()))
+        for duty in self._duties:
+            if duty.everywhere:
+                self._turn(duty)
 
     def _loop(self, duty: Duty) -> None:
         watch, rest_until = Watch(self._parts.database), 0.0
@@ -68,8 +72,16 @@ class Duties:
                 continue
             went_well = self._turn(duty)
             rest_until = time.monotonic() + REST_SECONDS if went_well else 0.0
-        if duty.everywhere:
-            self._turn(duty)
+        if not duty.everywhere:
+            self._give_back(duty)
+
+    def _give_back(self, duty: Duty) -> None:
+        """Let another process take over at once."""
+        try:
+            with self._parts.database.writing() as session:
+                duty_leases.give_back(session, self._owner, duty.name)
+        except Exception as error:  # noqa: BLE001 - a thread's boundary: the lease runs out by itself
+            log.warning("duty.not_given_back", duty=duty.name, error=type(error).__name__)
 
     def _may_be_news(self, watch: Watch) -> bool:
         """Say so before each turn: what is committed while the duty looks is then seen at the next."""

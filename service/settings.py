@@ -111,6 +111,12 @@ class Settings(BaseSettings):
     )
     webhook_workers: int = Field(8, ge=1, le=64, description="Webhook endpoints called at the same time.")
     webhook_retention_days: float = Field(30.0, gt=0, description="Webhook events older than this are deleted, days.")
+    drain_seconds: float = Field(
+        1.0, ge=0, le=300, description="How long an API asked to end says so by `/readyz` before it stops accepting."
+    )
+    shutdown_seconds: float = Field(
+        20.0, ge=1, le=3600, description="How long requests in flight may take once the API accepts no more, seconds."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
     fault_points: Path | None = Field(
         None, description="Folder of a test that holds or fails the service at named steps; `production` refuses it."

@@ -1,5 +1,7 @@
 """Keys at the end of their retention, and the files they were in: what the API process and the CLI see to."""
 
+import threading
+
 import structlog
 
 from service.deps import Parts
@@ -28,12 +30,12 @@ def wrap_keys(parts: Parts) -> None:
 
 def shred_expired(parts: Parts) -> None:
     """Shred every key that is past its date."""
-    count = shred_over(parts.database, parts.settings)
+    count = shred_over(parts.database, parts.settings, stop=parts.draining)
     if count:
         log.info("request_keys.shredded", count=count)
 
 
-def shred_over(database: Database, settings: Settings) -> int:
+def shred_over(database: Database, settings: Settings, *, stop: threading.Event | None = None) -> int:
     """Give keys of requests that are over their date, shred those past it, and return how many."""
     with database.reading() as session:
         if not request_keys.waiting(session):
@@ -42,7 +44,9 @@ def shred_over(database: Database, settings: Settings) -> int:
         request_keys.set_dates(session, days=settings.request_key_days)
     with database.reading() as session:
         found = request_keys.expired(session)
-    for request_id in found:
+    for done, request_id in enumerate(found):
+        if stop is not None and stop.is_set():
+            return done
         with database.writing() as session:
             request_keys.shred(session, request_id, reason="retention_over")
     return len(found)

@@ -10,11 +10,13 @@ import threading
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_ready, worker_shutting_down
+from celery.signals import worker_init, worker_ready, worker_shutting_down
+from sqlalchemy.exc import SQLAlchemyError
 
 from service import faults, logs
 from service.broker import TASK, celery_config
 from service.settings import Settings
+from service.store import schema
 from workers.bench import Bench
 from workers.sweeper import Sweeper
 from workers.tasks import run_all
@@ -38,6 +40,17 @@ def bench() -> Bench:
 def run(_job_id: str) -> None:
     """Answer the bell. Which job comes first is decided in SQL, not by the order of messages."""
     run_all(bench())
+
+
+@worker_init.connect  # type: ignore[untyped-decorator]
+def _refuse_unfit_schema(**_: Any) -> None:
+    """End at once, with the reason, if the database's schema is not for this code; one that is away is waited for."""
+    try:
+        schema.refuse_unfit(bench().database)
+    except schema.SchemaUnfit as error:
+        raise SystemExit(error.detail) from None
+    except SQLAlchemyError:
+        return
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]

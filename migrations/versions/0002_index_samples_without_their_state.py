@@ -18,3 +18,8 @@ depends_on = None
 def upgrade() -> None:
     op.create_index("ix_samples_dataset_id_pool", "samples", ["dataset_id", "pool"])
     op.drop_index("ix_samples_dataset_id_pool_state", "samples")
+
+
+def downgrade() -> None:
+    op.create_index("ix_samples_dataset_id_pool_state", "samples", ["dataset_id", "pool", "state"])
+    op.drop_index("ix_samples_dataset_id_pool", "samples")

@@ -17,6 +17,8 @@ from service.store import events, requests
 router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"])
 POLL_SECONDS = 0.4
 PING_SECONDS = 15.0
+# To a client of a process that ends: when to come again. It goes on after the last event it has (Last-Event-ID).
+GOODBYE = "retry: 1000\n: this process ends; connect again\n\n"
 # Failed and held requests wait for a person: there may be no news for days, so those streams end too.
 OVER = (
     RequestStatus.COMPLETED,
@@ -61,6 +63,9 @@ def _frame(name: str, data: dict[str, Any], event_id: int | None = None) -> str:
 async def _stream(parts: Parts, request_id: str, follower: _Follower, request: Request) -> AsyncIterator[str]:
     quiet = 0.0
     while not follower.over and not await request.is_disconnected():
+        if parts.draining.is_set():
+            yield GOODBYE
+            return
         frames = await run_in_threadpool(_news, parts, request_id, follower)
         for frame in frames:
             yield frame

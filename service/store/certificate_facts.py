@@ -193,6 +193,8 @@ def _dataset(session: Session, request: DeletionRequest, master_key: bytes) -> D
 
 
 def _model(session: Session, job: Job, name: str, story: Sequence[LoggedEntry]) -> tuple[ModelFacts, list[LoggedEntry]]:
+    if job.version_id is None or job.parent_id is None:
+        raise LookupError(f"job {job.id} is older than certificates: it names no version, or none that it began from")
     version, parent = session.get_one(Version, job.version_id), session.get_one(Version, job.parent_id)
     evaluation = session.get_one(Evaluation, version.evaluation_id)
     found = audit.find(session, actions=_OF_JOB, links={"job": job.id}, limit=None)

@@ -23,6 +23,7 @@ def take(session: Session, name: str, *, owner: str, seconds: float) -> bool:
     return True
 
 
-def give_back(session: Session, owner: str) -> None:
-    """Let others take at once what the owner held."""
-    session.execute(update(DutyLease).where(DutyLease.owner == owner).values(until=now()))
+def give_back(session: Session, owner: str, name: str) -> None:
+    """Let others take at once what the owner held; a duty it did not hold stays whose it is."""
+    held = update(DutyLease).where(DutyLease.name == name, DutyLease.owner == owner)
+    session.execute(held.values(until=now()))

@@ -52,7 +52,7 @@ class Courier:
         self._guard = guard or Guard(allowed=Allowed.parse(settings.webhook_allowed_hosts))
         self._ssl_context = ssl_context
         self._waits = settings.webhook_waits
-        self._lock, self._busy, self._stopping = threading.Lock(), dict[str, threading.Thread](), threading.Event()
+        self._lock, self._busy, self._stopping = threading.Lock(), dict[str, threading.Thread](), parts.draining
         self._pruned_at: datetime | None = None
 
     @property
@@ -63,7 +63,7 @@ class Courier:
         """Fan new events out and have what is due delivered, without waiting for any receiver."""
         waiting = self._waiting()
         if None in waiting:
-            while self._fan_out():
+            while not self._stopping.is_set() and self._fan_out():
                 pass
             waiting = self._waiting()
         due = [endpoint_id for endpoint_id in waiting if endpoint_id is not None]
@@ -77,8 +77,9 @@ class Courier:
         self._stopping.set()
         with self._lock:
             threads = list(self._busy.values())
+        end = time.monotonic() + _WAIT_FOR_THREADS_SECONDS
         for thread in threads:
-            thread.join(_WAIT_FOR_THREADS_SECONDS)
+            thread.join(max(0.0, end - time.monotonic()))
 
     def _waiting(self) -> list[str | None]:
         with self._database.looking_up() as connection:
@@ -91,7 +92,8 @@ class Courier:
     def _serve(self, endpoint_id: str) -> None:
         """Start a thread for the endpoint, unless it has one or there are enough; the next turn asks again."""
         with self._lock:
-            if endpoint_id in self._busy or len(self._busy) >= self._settings.webhook_workers:
+            enough = len(self._busy) >= self._settings.webhook_workers
+            if endpoint_id in self._busy or enough or self._stopping.is_set():
                 return
             thread = threading.Thread(target=self._deliver_due, args=(endpoint_id,), daemon=True, name="webhook")
             self._busy[endpoint_id] = thread
@@ -166,7 +168,8 @@ class Courier:
             return
         before = moment - timedelta(days=self._settings.webhook_retention_days)
         while self._prune_some(before) == deliveries.PRUNED_AT_ONCE:
-            pass
+            if self._stopping.is_set():
+                return
         self._pruned_at = moment
 
     def _prune_some(self, before: datetime) -> int:

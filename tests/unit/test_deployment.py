@@ -15,6 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from service.server import LAST_SECONDS
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -180,6 +181,12 @@ def test_the_composed_settings_are_accepted(monkeypatch: pytest.MonkeyPatch) -> 
     assert settings.environment == "production"
     assert settings.resolved_database_url == "postgresql+psycopg://unlearn:p1@postgres:5432/unlearn"
     assert settings.resolved_broker_url == "redis://:p2@redis:6379/0"
+
+
+def test_a_service_is_given_the_time_it_takes_to_end() -> None:
+    settings = Settings()
+    takes = settings.drain_seconds + settings.shutdown_seconds + LAST_SECONDS
+    assert int(SERVICES["api"]["stop_grace_period"].removesuffix("s")) > takes
 
 
 # --- locks ------------------------------------------------------------------------------------------------

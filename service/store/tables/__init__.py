@@ -12,6 +12,7 @@ from service.store.tables.models import Model, PreparedFile, ReferenceFile, Vers
 from service.store.tables.notices import DutyLease, Event, WebhookDelivery, WebhookEndpoint, WebhookEvent
 from service.store.tables.requests import DeletionRequest, RequestKey, RequestSample
 from service.store.tables.retirement import DatasetCache, Recipient, Residual, Withdrawal
+from service.store.tables.schema import SchemaCompatibility
 from service.store.tables.signing_keys import SigningKey
 from service.store.tables.traces import FileTrace
 
@@ -48,6 +49,7 @@ __all__ = [
     "RequestSample",
     "Residual",
     "Sample",
+    "SchemaCompatibility",
     "SigningKey",
     "Suppression",
     "Version",

@@ -1,0 +1,79 @@
+"""Runs the HTTP server, and ends it in good order when the process is asked to.
+
+Asked to end (SIGTERM, SIGINT), the process first announces it: `/readyz` says `draining`, answers close their
+connections, streams of events end, duties stop. Only after the time a balancer needs to notice does it stop accepting;
+then what is in flight has a bounded time to end. Asked a second time, it stops accepting at once.
+"""
+
+import asyncio
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from service.deps import Parts
+from service.settings import Settings
+
+# What the end takes beside the requests: duties and webhook deliveries that are at something, connections to close.
+LAST_SECONDS = 12.0
+log = structlog.get_logger()
+
+
+class Server(uvicorn.Server):
+    """Uvicorn's server with a drain before the stop. It does not raise the signal again once it has ended."""
+
+    def __init__(self, config: uvicorn.Config, *, parts: Parts, on_drain: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._parts, self._on_drain = parts, on_drain
+        self._signals = 0
+        self._stop_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the library's signature
+        # Counted alone: locks may be held by the very code that the signal interrupts.
+        self._signals += 1
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._signals and self._stop_at is None:
+            self._stop_at = asyncio.get_running_loop().time() + self._parts.settings.drain_seconds
+            log.info("server.draining", connections=len(self.server_state.connections))
+            self._parts.draining.set()
+            self._on_drain()
+        if self._stop_at is not None:
+            over = asyncio.get_running_loop().time() >= self._stop_at
+            self.should_exit = self.should_exit or over or self._signals > 1
+        return await super().on_tick(counter)
+
+
+def run(
+    app: FastAPI, settings: Settings, *, host: str, port: int, on_drain: Callable[[], None], exit_seconds: float
+) -> None:
+    """Serve until asked to end. A process that has not ended ``exit_seconds`` after its bound is ended the hard way."""
+    config = uvicorn.Config(
+        app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds)
+    )
+    bound = settings.drain_seconds + settings.shutdown_seconds + exit_seconds
+
+    def drain() -> None:
+        threading.Thread(target=_end_after, args=(bound,), daemon=True, name="last-resort").start()
+        on_drain()
+
+    try:
+        server = Server(config, parts=app.state.parts, on_drain=drain)
+        server.run()
+    except KeyboardInterrupt:  # before the server had its own handler, or after
+        return
+    if not server.started:
+        raise SystemExit(3)
+
+
+def _end_after(seconds: float) -> None:
+    """End the process though a thread hangs: what that had not committed is rolled back."""
+    time.sleep(seconds)
+    log.error("server.killed", seconds=seconds)
+    os._exit(1)
