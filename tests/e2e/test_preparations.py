@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
 from safetensors.numpy import load_file
 
 from service.artifacts import ArtifactStore
@@ -17,7 +16,6 @@ def _prepared(stack: Stack, number: int | str) -> dict[str, Any]:
     return {file["name"]: file for file in version["prepared"]}
 
 
-@pytest.mark.timeout(300)
 def test_what_is_prepared_serves_a_request_when_the_retain_data_has_gone_and_goes_with_its_version(
     tmp_path: Path,
 ) -> None:

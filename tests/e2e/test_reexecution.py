@@ -35,7 +35,6 @@ def _negative(images: Path) -> None:
         file.write(content)
 
 
-@pytest.mark.timeout(300)
 def test_data_changed_between_the_two_executions_keeps_the_result_unpublished(stack: Stack) -> None:
     request = stack.erase(stack.ids(30), method_options={"epochs": 2})
     job_path = f"/v1/jobs/{request['jobs'][0]['id']}"
@@ -64,7 +63,6 @@ def test_data_changed_between_the_two_executions_keeps_the_result_unpublished(st
     assert account["draw"] == hashlib.sha256(note.encode() + job["id"].encode()).hexdigest()
 
 
-@pytest.mark.timeout(300)
 def test_a_worker_killed_in_the_second_execution_draws_nothing_new(stack: Stack) -> None:
     request = stack.erase(stack.ids(30), **LONG)
     job_id = request["jobs"][0]["id"]

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 from safetensors.numpy import load_file
 
 from service.store import retention
@@ -10,7 +9,6 @@ from service.store.tables import Dataset, Model, ReferenceFile
 from tests.stack import running
 
 
-@pytest.mark.timeout(300)
 def test_prepared_references_sharpen_the_report_and_lose_the_rows_of_erased_samples(tmp_path: Path) -> None:
     with running(tmp_path, worker=True) as stack:
         stack.register()

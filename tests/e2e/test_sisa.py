@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load
 
@@ -23,7 +22,6 @@ def _shards_that_moved(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
     return {name.split(".")[1] for name in one if not np.array_equal(one[name], other[name])}
 
 
-@pytest.mark.timeout(300)
 def test_a_sharded_model_forgets_one_sample_at_a_time_by_training_one_shard_again(tmp_path: Path) -> None:
     with running(tmp_path, worker=True) as stack:
         stack.register()

@@ -13,10 +13,10 @@ import httpx
 import psutil
 import pytest
 
-from service.free_port import free_port
 from service.settings import Settings
 from service.store import jobs
 from service.store.session import Database
+from tests.ports import free_port
 from tests.stack import Stack, running
 
 LONG: dict[str, Any] = {"method": "finetune", "method_options": {"epochs": 25, "seed": 3, "lr": 0.05, "batch_size": 16}}

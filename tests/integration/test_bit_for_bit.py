@@ -138,7 +138,6 @@ def _network(method: str) -> str:
     return "in shards" if method == "sisa" else "plain"
 
 
-@pytest.mark.timeout(300)
 def test_every_method_repeats_bit_for_bit_in_the_same_child_and_in_another(place: Place, tmp_path: Path) -> None:
     digests: dict[str, list[str]] = {}
     for turn, methods in {"warm": [*METHODS, *METHODS], "fresh": [*reversed(METHODS)]}.items():
@@ -154,7 +153,6 @@ def test_every_method_repeats_bit_for_bit_in_the_same_child_and_in_another(place
     assert {len(found) for found in digests.values()} == {3}
 
 
-@pytest.mark.timeout(120)
 def test_dropout_and_several_threads_repeat_too(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     found = set()

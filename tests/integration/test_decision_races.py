@@ -1,17 +1,15 @@
 """What a person decides in the instant in which a worker claims or publishes: one of the two wins, whole."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from sqlalchemy import select, update
 
-from service import migrate
 from service.errors import Conflict
 from service.lifecycle import JobStatus, RequestStatus, SampleState
-from service.settings import Settings
 from service.store import decisions, intake, jobs, models, versions
 from service.store.intake import Secrets
 from service.store.jobs import Claim, LeaseLost
@@ -29,16 +27,6 @@ REPORT: dict[str, Any] = {
     "gate": {"verdict": "pass", "sentence": "-"},
     "seconds": {"unlearning": 1.0, "evaluation": 1.0},
 }
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    url = request.getfixturevalue("postgres_database_url") if request.param == "postgresql" else ""
-    settings = Settings(data_dir=tmp_path_factory.mktemp("decision-races"), database_url=url)
-    migrate.upgrade(settings.resolved_database_url)
-    found = Bench.open(settings)
-    yield found
-    found.database.dispose()
 
 
 @pytest.fixture

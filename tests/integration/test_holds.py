@@ -1,13 +1,8 @@
 """A request may be on hold for several causes; each is lifted by itself, and the last one lets the request go on."""
 
-from collections.abc import Iterator
-
-import pytest
 from sqlalchemy import select
 
-from service import migrate
 from service.lifecycle import JobStatus, RequestStatus
-from service.settings import Settings
 from service.store import attaching, holds, intake, models, requests
 from service.store.intake import Secrets
 from service.store.tables import DeletionRequest, Job, JobRequest
@@ -15,16 +10,6 @@ from tests import factories
 from workers.bench import Bench
 
 SECRETS = Secrets(suppression=b"s" * 32, wrapping=b"w" * 32, time_zone="UTC")
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    url = request.getfixturevalue("postgres_database_url") if request.param == "postgresql" else ""
-    settings = Settings(data_dir=tmp_path_factory.mktemp("holds"), database_url=url)
-    migrate.upgrade(settings.resolved_database_url)
-    found = Bench.open(settings)
-    yield found
-    found.database.dispose()
 
 
 def _idle(bench: Bench, name: str) -> str:

@@ -1,7 +1,6 @@
 """What two processes can do to one job at once: claim and cancel, publish late, index under a lost lease."""
 
 import hashlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -9,10 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from service import migrate
 from service.errors import Conflict
 from service.lifecycle import JobKind, JobStatus, RequestStatus, SampleState
-from service.settings import Settings
 from service.store import cancel, datasets, intake, jobs, models, requests, samples
 from service.store.intake import Secrets
 from service.store.jobs import Claim, LeaseLost
@@ -26,14 +23,9 @@ from workers.orders import Prepared
 SECRETS = Secrets(suppression=b"s" * 32, wrapping=b"w" * 32, time_zone="UTC")
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    url = request.getfixturevalue("postgres_database_url") if request.param == "postgresql" else ""
-    settings = Settings(data_dir=tmp_path_factory.mktemp("races"), database_url=url, lease_seconds=20, max_attempts=2)
-    migrate.upgrade(settings.resolved_database_url)
-    found = Bench.open(settings)
-    yield found
-    found.database.dispose()
+@pytest.fixture(scope="module")
+def bench_settings() -> dict[str, Any]:
+    return {"lease_seconds": 20, "max_attempts": 2}
 
 
 @pytest.fixture

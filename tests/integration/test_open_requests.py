@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -11,10 +10,8 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from service import migrate
 from service.errors import Conflict
 from service.lifecycle import JobKind, JobStatus, RequestStatus, VersionState
-from service.settings import Settings
 from service.store import attaching, audit, cancel, intake, jobs, models, requests, versions
 from service.store.intake import Order, Secrets
 from service.store.jobs import Claim
@@ -32,16 +29,6 @@ REPORT: dict[str, Any] = {
     "seconds": {"unlearning": 1.0, "evaluation": 1.0},
 }
 SECRETS = Secrets(suppression=b"s" * 32, wrapping=b"w" * 32, time_zone="UTC")
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    url = request.getfixturevalue("postgres_database_url") if request.param == "postgresql" else ""
-    settings = Settings(data_dir=tmp_path_factory.mktemp("open"), database_url=url)
-    migrate.upgrade(settings.resolved_database_url)
-    found = Bench.open(settings)
-    yield found
-    found.database.dispose()
 
 
 @pytest.fixture

@@ -2,16 +2,13 @@
 
 import json
 import secrets
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from sqlalchemy import update
 
-from service import migrate
 from service.errors import Conflict
 from service.lifecycle import JobKind, JobStatus, SampleState, VersionState
-from service.settings import Settings
 from service.store import jobs, models, preparations, samples, versions
 from service.store.jobs import Claim
 from service.store.tables import AuditEntry, Job, PreparedFile, Sample, Version
@@ -21,16 +18,6 @@ from workers import publish_prepared, retirement
 from workers.bench import Bench
 from workers.orders import Place, Prepared, prepare
 from workers.publish_prepared import Kept
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    url = request.getfixturevalue("postgres_database_url") if request.param == "postgresql" else ""
-    settings = Settings(data_dir=tmp_path_factory.mktemp("preparations"), database_url=url)
-    migrate.upgrade(settings.resolved_database_url)
-    found = Bench.open(settings)
-    yield found
-    found.database.dispose()
 
 
 @pytest.fixture

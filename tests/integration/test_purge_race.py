@@ -3,14 +3,13 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import update
 
-from service import migrate
 from service.app import create_app
 from service.auth import Principal
 from service.deps import Parts
@@ -18,7 +17,6 @@ from service.errors import Conflict
 from service.lifecycle import JobKind, JobStatus, VersionState
 from service.routes import jobs as job_routes
 from service.routes import versions as routes
-from service.settings import Settings
 from service.store import jobs, models
 from service.store.tables import Job, Version
 from service.store.types import now
@@ -29,14 +27,9 @@ from workers.bench import Bench
 WHO = Principal(id="key_test", name="test", scopes=frozenset({"admin"}))
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    url = request.getfixturevalue("postgres_database_url") if request.param == "postgresql" else ""
-    settings = Settings(data_dir=tmp_path_factory.mktemp("purge"), database_url=url, lease_seconds=10)
-    migrate.upgrade(settings.resolved_database_url)
-    found = Bench.open(settings)
-    yield found
-    found.database.dispose()
+@pytest.fixture(scope="module")
+def bench_settings() -> dict[str, Any]:
+    return {"lease_seconds": 10}
 
 
 @pytest.fixture

@@ -2,16 +2,14 @@
 
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import select, update
 
-from service import migrate
 from service.lifecycle import JobKind, JobStatus, RequestStatus, SampleState, VersionState
-from service.settings import Settings
 from service.store import audit, jobs, models, references, retention, samples, versions
 from service.store.jobs import Claim
 from service.store.tables import DeletionRequest, Job, ReferenceFile, RequestSample, Sample
@@ -22,16 +20,6 @@ from workers.bench import Bench
 from workers.orders import Place, Prepared, prepare
 
 DAYS = 30
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    url = request.getfixturevalue("postgres_database_url") if request.param == "postgresql" else ""
-    settings = Settings(data_dir=tmp_path_factory.mktemp("references"), database_url=url)
-    migrate.upgrade(settings.resolved_database_url)
-    found = Bench.open(settings)
-    yield found
-    found.database.dispose()
 
 
 @pytest.fixture

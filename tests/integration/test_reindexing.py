@@ -1,15 +1,12 @@
 """A source taken in again, on both databases: rows keep their identity, erased samples stay erased."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
-from service import migrate
 from service.errors import Conflict
 from service.lifecycle import JobKind, JobStatus
-from service.settings import Settings
 from service.store import (
     audit,
     datasets,
@@ -31,16 +28,6 @@ from workers.orders import NoMethodLeft, Place, prepare
 
 SECRETS = Secrets(suppression=b"s" * 32, wrapping=b"w" * 32, time_zone="UTC")
 FACTS = {"digest": "1" * 64, "num_classes": 4, "image_shape": [1, 8, 8]}
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    url = request.getfixturevalue("postgres_database_url") if request.param == "postgresql" else ""
-    settings = Settings(data_dir=tmp_path_factory.mktemp("again"), database_url=url)
-    migrate.upgrade(settings.resolved_database_url)
-    found = Bench.open(settings)
-    yield found
-    found.database.dispose()
 
 
 def _source(bench: Bench, name: str) -> list[SourceRow]:

@@ -1,7 +1,6 @@
 """The ledger of what held a request's samples: written with each move, on both databases, repaired after a crash."""
 
 import secrets
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -42,16 +41,6 @@ from workers import retirement as purging
 from workers.bench import Bench
 
 SECRETS = Secrets(suppression=b"s" * 32, wrapping=b"w" * 32, time_zone="UTC")
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    url = request.getfixturevalue("postgres_database_url") if request.param == "postgresql" else ""
-    settings = Settings(data_dir=tmp_path_factory.mktemp("residuals"), database_url=url)
-    migrate.upgrade(settings.resolved_database_url)
-    found = Bench.open(settings)
-    yield found
-    found.database.dispose()
 
 
 @pytest.fixture

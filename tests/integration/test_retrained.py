@@ -1,15 +1,13 @@
 """Which version is the yardstick of an approximate method: trained from scratch on what is left, on no more or less."""
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from sqlalchemy import select, update
 
-from service import migrate
 from service.lifecycle import JobKind, RequestStatus, SampleState, VersionState
-from service.settings import Settings
 from service.store import jobs, models, retrained, samples, versions
 from service.store.tables import Dataset, DeletionRequest, Job, RequestSample, Sample, Version
 from service.store.types import new_id, now
@@ -18,16 +16,6 @@ from workers.bench import Bench
 from workers.orders import Place, prepare
 
 FORGOTTEN = range(6)
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    url = request.getfixturevalue("postgres_database_url") if request.param == "postgresql" else ""
-    settings = Settings(data_dir=tmp_path_factory.mktemp("retrained"), database_url=url)
-    migrate.upgrade(settings.resolved_database_url)
-    found = Bench.open(settings)
-    yield found
-    found.database.dispose()
 
 
 @pytest.fixture

@@ -3,19 +3,16 @@
 import json
 import secrets
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from service import migrate
 from service.app import create_app
 from service.auth import Principal
 from service.deps import Parts
 from service.errors import Conflict
 from service.lifecycle import VersionState
 from service.routes import versions as routes
-from service.settings import Settings
 from service.store import jobs, models, retirement, versions
 from tests import factories
 from tests.integration.test_residuals import ask, ledger, publish, states
@@ -24,16 +21,6 @@ from workers import retirement as purging
 from workers.bench import Bench
 
 WHO = Principal(id="key_test", name="test", scopes=frozenset({"admin"}))
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    url = request.getfixturevalue("postgres_database_url") if request.param == "postgresql" else ""
-    settings = Settings(data_dir=tmp_path_factory.mktemp("same"), database_url=url)
-    migrate.upgrade(settings.resolved_database_url)
-    found = Bench.open(settings)
-    yield found
-    found.database.dispose()
 
 
 @pytest.fixture

@@ -1,15 +1,13 @@
 """Requests too small to test membership gather for a while, never at the cost of a due date."""
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import select, update
 
-from service import migrate
-from service.settings import Settings
 from service.store import intake, jobs, models, versions
 from service.store.intake import Order, Secrets
 from service.store.tables import Job, Sample
@@ -21,16 +19,6 @@ from workers.orders import Place, Prepared, prepare
 SECRETS = Secrets(suppression=b"s" * 32, wrapping=b"w" * 32, time_zone="UTC")
 ENOUGH = 268
 """The smallest n with 4 sqrt((2n + 1) / (12 n^2)) <= 0.10."""
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    url = request.getfixturevalue("postgres_database_url") if request.param == "postgresql" else ""
-    settings = Settings(data_dir=tmp_path_factory.mktemp("small-sets"), database_url=url)
-    migrate.upgrade(settings.resolved_database_url)
-    found = Bench.open(settings)
-    yield found
-    found.database.dispose()
 
 
 @pytest.fixture

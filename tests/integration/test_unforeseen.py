@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.free_port import free_port
+from tests.ports import free_port
 
 SECRET = "patient-0042"
 # The app as `unlearn api` runs it, with four routes that fail, each in its own way, quoting an ID.

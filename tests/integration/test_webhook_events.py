@@ -11,10 +11,8 @@ import jsonschema
 import pytest
 from sqlalchemy import delete, event, select, update
 
-from service import migrate
 from service.catalogue.webhook_events import EVENTS
 from service.lifecycle import JobStatus, RequestStatus, VersionState
-from service.settings import Settings
 from service.store import audit, cancel, intake, jobs, outbox, requests, versions
 from service.store.intake import Secrets
 from service.store.tables import DeletionRequest, Job, Version, WebhookEndpoint, WebhookEvent
@@ -27,14 +25,9 @@ SECRETS = Secrets(suppression=b"s" * 32, wrapping=b"w" * 32, time_zone="UTC")
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    url = request.getfixturevalue("postgres_database_url") if request.param == "postgresql" else ""
-    settings = Settings(data_dir=tmp_path_factory.mktemp("events"), database_url=url, max_attempts=1)
-    migrate.upgrade(settings.resolved_database_url)
-    found = Bench.open(settings)
-    yield found
-    found.database.dispose()
+@pytest.fixture(scope="module")
+def bench_settings() -> dict[str, Any]:
+    return {"max_attempts": 1}
 
 
 @pytest.fixture
