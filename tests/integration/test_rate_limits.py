@@ -135,5 +135,5 @@ def test_processes_with_one_valkey_share_one_count_and_go_on_without_it(tmp_path
         with cut.client_with("models:read") as client:
             started = time.monotonic()
             assert _statuses(client, "/v1/models", 3) == [200, 200, 429]
-            assert time.monotonic() - started < 5
+            assert time.monotonic() - started < 20
         assert "rate_limits.storage_unreachable" in cut.log.read_text()

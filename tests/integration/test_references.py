@@ -1,7 +1,6 @@
 """Reference models: their jobs one at a time, and no row of an erased sample that stays in their file."""
 
 import secrets
-import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,6 +14,7 @@ from service.store.jobs import Claim
 from service.store.tables import DeletionRequest, Job, ReferenceFile, RequestSample, Sample
 from service.store.types import new_id, now
 from tests import factories
+from tests.clock import Clock
 from workers import publish, publish_prepared
 from workers.bench import Bench
 from workers.orders import Place, Prepared, prepare
@@ -137,18 +137,20 @@ def test_what_is_erased_while_a_trim_runs_is_trimmed_next(bench: Bench, name: st
 
 
 def test_what_may_no_longer_be_read_by_the_end_of_a_trim_is_trimmed_next(bench: Bench, name: str) -> None:
-    _model(bench, name, days=DAYS)
-    first = _complete(bench, name, 0, at=now() - timedelta(days=DAYS, hours=1))
-    lapse = now() + timedelta(seconds=2)
-    second = _complete(bench, name, 1, at=lapse - timedelta(days=DAYS))
-    claim, prepared = _start_trim(bench, name)
-    assert _removed(prepared) == [first]
-    time.sleep(max(0.0, (lapse - now()).total_seconds()) + 0.01)
-    _end_trim(bench, claim, prepared)
-    assert _to_trim(bench, name)
-    claim, prepared = _start_trim(bench, name)
-    assert _removed(prepared) == [first, second]
-    _end_trim(bench, claim, prepared)
+    clock = Clock()
+    with clock.installed():
+        _model(bench, name, days=DAYS)
+        first = _complete(bench, name, 0, at=now() - timedelta(days=DAYS, hours=1))
+        lapse = now() + timedelta(seconds=2)
+        second = _complete(bench, name, 1, at=lapse - timedelta(days=DAYS))
+        claim, prepared = _start_trim(bench, name)
+        assert _removed(prepared) == [first]
+        clock.advance(3)
+        _end_trim(bench, claim, prepared)
+        assert _to_trim(bench, name)
+        claim, prepared = _start_trim(bench, name)
+        assert _removed(prepared) == [first, second]
+        _end_trim(bench, claim, prepared)
 
 
 @pytest.mark.parametrize(
