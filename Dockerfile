@@ -44,7 +44,7 @@ ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10001:10001
 HEALTHCHECK --interval=60s --timeout=30s --start-period=60s --retries=3 \
-    CMD ["sh", "-c", "python -m celery -A workers.app inspect ping --timeout 10 --destination \"celery@$(hostname)\""]
+    CMD ["unlearn", "worker-health"]
 # A thread pool of one keeps the worker answering while a spawned child holds the GPU. More GPUs: more workers.
 CMD ["python", "-m", "celery", "-A", "workers.app", "worker", "--pool", "threads", "--concurrency", "1", \
      "--prefetch-multiplier", "1", "--without-gossip", "--without-mingle", "--loglevel", "INFO"]

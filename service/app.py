@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from service import certifying, checkpointing, clock, faults, key_use, problems, shredding
+from service import certifying, checkpointing, clock, faults, journaling, key_use, problems, shredding
 from service.artifacts import ArtifactStore
 from service.body_limit import BodyLimit, NoNulInUrl
 from service.deps import Parts
@@ -17,6 +17,8 @@ from service.evidence.commitments import suppression_key
 from service.evidence.key_wrapping import wrapping_key
 from service.next_link import NextLink
 from service.rate_limits import Meter, RateLimits, limits_of
+from service.request_ids import RequestIds
+from service.restore_gate import RestoreGate, ShutUntilReplayed
 from service.routes import (
     approvals,
     audit,
@@ -64,6 +66,7 @@ _DUTIES: tuple[Duty, ...] = (
     key_use.DUTY,
     certifying.DUTY,
     checkpointing.DUTY,
+    journaling.DUTY,
 )
 
 
@@ -83,8 +86,9 @@ def create_app(settings: Settings) -> FastAPI:
         ),
     )
 
+    gate = RestoreGate(parts.database)
     courier = Courier(parts)
-    duties = Duties(parts, (*_DUTIES, courier.duty))
+    duties = Duties(parts, (*_DUTIES, courier.duty), idle=lambda: not gate.opened and gate.due())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -108,12 +112,14 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.parts = parts
     problems.install(app)
+    app.add_middleware(ShutUntilReplayed, gate=gate)
     app.add_middleware(NoNulInUrl)
     app.add_middleware(BodyLimit, json_bytes=settings.max_body_bytes, weights_bytes=settings.max_weights_bytes)
     app.add_middleware(NextLink)
     app.add_middleware(RateLimits, limits=limits_of(settings), meter=Meter.of(settings), seen=parts.seen)
     app.add_middleware(Draining, draining=parts.draining)
-    app.add_middleware(Unforeseen)  # added last, so that it stands around the others
+    app.add_middleware(Unforeseen)  # stands around the others
+    app.add_middleware(RequestIds)  # and around that, so that its line has the id too
     for route in _ROUTES:
         app.include_router(route.router)
     app.include_router(catalogue.description)

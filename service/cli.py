@@ -8,18 +8,19 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
-from service import audit_log_cli, logs, migrate, shredding, signing_keys_cli
+from service import audit_log_cli, backup_cli, doctor, logs, migrate, shredding, signing_keys_cli, worker_health
 from service.auth import SCOPES
 from service.errors import ServiceError
 from service.evidence import receipts
 from service.settings import Settings
-from service.store import caches, keys, request_keys, schema, traces
+from service.store import caches, keys, replays, request_keys, schema, traces
 from service.store.session import Database
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -96,6 +97,57 @@ def worker(data_dir: DataDir = None) -> None:
     os.execv(sys.executable, [sys.executable, *WORKER, "--loglevel", "warning"])  # noqa: S606 - no shell on purpose
 
 
+@app.command("doctor")
+def doctor_command(
+    data_dir: DataDir = None, as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False
+) -> None:
+    """Look at settings, database, keys, broker, artifacts, disk, clock and device. Exit 1 if one is at fault."""
+    if data_dir is not None:
+        os.environ["UNLEARN_DATA_DIR"] = str(data_dir.resolve())
+    found = []
+    for finding in doctor.examine(Settings):
+        found.append(finding)
+        if not as_json:
+            typer.echo(finding.line)
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in found], indent=1))
+    raise typer.Exit(1 if any(finding.level == doctor.Level.FAULT for finding in found) else 0)
+
+
+@app.command("backup")
+def backup_command(
+    folder: backup_cli.Folder, prune_journal: backup_cli.Prune = False, data_dir: DataDir = None
+) -> None:
+    """Copy the database and the artifacts it needs into a new folder, while the service runs."""
+    with _told():
+        backup_cli.make(_settings(data_dir), folder, prune=prune_journal)
+
+
+@app.command("restore")
+def restore_command(folder: backup_cli.Folder, data_dir: DataDir = None) -> None:
+    """Put a backup where there is no database yet. Nothing is served before `unlearn replay`."""
+    with _told():
+        backup_cli.restore(_settings(data_dir), folder)
+
+
+@app.command("replay")
+def replay_command(nothing_to_replay: backup_cli.Nothing = None, data_dir: DataDir = None) -> None:
+    """Have a restored service forget again what was erased after its backup, by the erasure journal."""
+    with _told():
+        backup_cli.replay(_settings(data_dir), nothing=nothing_to_replay)
+
+
+@app.command("worker-health")
+def worker_health_command(data_dir: DataDir = None) -> None:
+    """Say whether this host's workers are well: 0 if each is idle or busy, 1 if one is deaf or none lives."""
+    try:
+        well, found = worker_health.check(_settings(data_dir))
+    except SQLAlchemyError as error:
+        well, found = False, f"the database does not answer ({type(error).__name__})"
+    typer.echo(found)
+    raise typer.Exit(0 if well else 1)
+
+
 @app.command("migrate")
 def migrate_command(
     expand: Annotated[
@@ -124,6 +176,8 @@ def shred(
     migrate.upgrade(settings.resolved_database_url)
     database = Database.open(settings)
     try:
+        with database.reading() as session:
+            replays.refuse_writing(session)
         count = 1
         if request_id is None:
             count = shredding.shred_over(database, settings)
@@ -275,6 +329,8 @@ def _store(data_dir: Path | None) -> Iterator[Database]:
         migrate.upgrade(settings.resolved_database_url)
     database = Database.open(settings)
     try:
+        with _told(), database.reading() as session:
+            replays.refuse_writing(session)
         yield database
     finally:
         database.dispose()

@@ -43,8 +43,9 @@ class Duty:
 class Duties:
     """Runs duties until the process drains."""
 
-    def __init__(self, parts: Parts, duties: Sequence[Duty]) -> None:
-        self._parts, self._stop, self._duties = parts, parts.draining, duties
+    def __init__(self, parts: Parts, duties: Sequence[Duty], *, idle: Callable[[], bool] = lambda: False) -> None:
+        """``idle``: whether nothing is to be done at the moment."""
+        self._parts, self._stop, self._duties, self._idle = parts, parts.draining, duties, idle
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._renew_at: dict[str, float] = {}
         self._threads = [
@@ -93,7 +94,7 @@ class Duties:
     def _turn(self, duty: Duty) -> bool:
         """See to the duty if it is this process's; say whether that went well."""
         try:
-            if duty.everywhere or self._mine(duty):
+            if not self._idle() and (duty.everywhere or self._mine(duty)):
                 duty.run(self._parts)
         except Exception as error:  # noqa: BLE001 - a thread's boundary: a duty that ends is never seen to again
             log.warning("duty.failed", duty=duty.name, error=type(error).__name__)

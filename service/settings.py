@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in the data folder.")
     broker_url: str = Field("", description="Celery broker URL; empty: files in the data folder.")
     artifacts_url: str = Field("", description="fsspec URL of the artifact store; empty: in the data folder.")
+    erasure_journal_url: str = Field(
+        "", description="fsspec URL of the erasure journal, best elsewhere; empty: `erasures` in the data folder."
+    )
     allowed_roots: str = Field("", description="Folders datasets may be read from, joined by the path separator.")
     master_key: SecretStr | None = Field(
         None,
@@ -218,6 +221,10 @@ class Settings(BaseSettings):
     @property
     def resolved_artifacts_url(self) -> str:
         return self.artifacts_url or str((self.data_dir / "artifacts").resolve())
+
+    @property
+    def resolved_erasure_journal_url(self) -> str:
+        return self.erasure_journal_url or str((self.data_dir / "erasures").resolve())
 
     @property
     def webhook_waits(self) -> tuple[float, ...]:

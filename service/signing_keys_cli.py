@@ -10,7 +10,7 @@ import typer
 from service import migrate
 from service.errors import ServiceError
 from service.settings import Settings
-from service.store import audit, signing_keys
+from service.store import audit, replays, signing_keys
 from service.store.session import Database
 from service.store.tables import SigningKey
 
@@ -26,6 +26,8 @@ def _opened(data_dir: Path | None) -> Iterator[tuple[Settings, Database]]:
     migrate.upgrade(settings.resolved_database_url)
     database = Database.open(settings)
     try:
+        with database.reading() as session:
+            replays.refuse_writing(session)
         yield settings, database
     except ServiceError as error:
         typer.echo(error.detail, err=True)

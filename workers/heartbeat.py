@@ -1,5 +1,6 @@
 """Keeps the lease of a running attempt alive and writes its progress, at most twice a second."""
 
+import contextvars
 import threading
 import time
 from types import TracebackType
@@ -24,7 +25,8 @@ class Heartbeat:
         self._bench, self._claim = bench, claim
         self._done = threading.Event()
         self._progress: tuple[str, int, int] | None = None
-        self._thread = threading.Thread(target=self._beat, daemon=True)
+        # In the attempt's context, so that the ids bound there are on this thread's log lines too.
+        self._thread = threading.Thread(target=contextvars.copy_context().run, args=(self._beat,), daemon=True)
         self.lost = threading.Event()
 
     def __enter__(self) -> Self:

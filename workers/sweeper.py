@@ -1,15 +1,16 @@
 """Finds lost work: frees expired leases, rings again for jobs nobody picked up, purges retired bytes."""
 
 import itertools
+import os
 import threading
 from collections.abc import Callable
 
 import structlog
 
 from service.lifecycle import JobKind, JobStatus
-from service.store import candidates, jobs, preparations, references, retirement, workers
+from service.store import candidates, jobs, preparations, references, replays, retirement, workers
 from service.store.stillness import Watch
-from workers import attempt_end, caches, leftovers
+from workers import attempt_end, caches, gpu_memory, leftovers
 from workers.bench import Bench
 from workers.retirement import purge
 
@@ -42,6 +43,8 @@ class Sweeper:
             except Exception as error:  # noqa: BLE001 - a thread's boundary: a sweeper that ends is work lost
                 log.warning("sweep.failed", error=type(error).__name__)
             if self._bench.stopping.wait(self._bench.settings.sweep_seconds):
+                with self._bench.database.writing() as session:
+                    workers.left(session, self._bench.owner)
                 return
 
     def _turn(self) -> None:
@@ -63,12 +66,15 @@ class Sweeper:
 def sign(bench: Bench) -> None:
     """Show that this worker lives."""
     with bench.database.writing() as session:
-        workers.seen(session, bench.owner)
+        workers.seen(session, bench.owner, gpu_memory=_gpu_memory(bench))
 
 
 def sweep(bench: Bench, ring: Callable[[str], None]) -> None:
-    """Show a sign of life and do one round."""
+    """Show a sign of life and do one round, unless a restored database waits for its replay."""
     sign(bench)
+    with bench.database.reading() as session:
+        if replays.pending(session) is not None:
+            return
     with bench.database.writing() as session:
         for job in jobs.expired(session):
             log.warning("lease.expired", job_id=job.id, attempts=job.attempts)
@@ -89,3 +95,13 @@ def sweep(bench: Bench, ring: Callable[[str], None]) -> None:
     caches.clean(bench)
     leftovers.remove_strange_caches(bench)
     bench.runner.release_idle()
+
+
+def _gpu_memory(bench: Bench) -> tuple[int, int] | None:
+    # The processes of one machine see each GPU; the first that this one may use is the one its child takes.
+    return gpu_memory.read(_first_visible()) if bench.settings.device != "cpu" else None
+
+
+def _first_visible() -> int:
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    return int(first) if first.isdigit() else 0

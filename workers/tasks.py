@@ -15,7 +15,7 @@ import structlog
 from service import faults
 from service.faults import Step
 from service.lifecycle import JobStatus
-from service.store import job_phase, jobs
+from service.store import job_phase, jobs, replays, requests
 from service.store.jobs import Claim, LeaseLost
 from service.store.tables import Job
 from workers import attempt_end, caches, orders, outcomes, publish, publish_prepared
@@ -26,12 +26,16 @@ from workers.orders import Place, Prepared
 from workers.reexecution import Unconfirmed
 from workers.runner import ChildFailed, ChildLost
 
+MOST_REQUESTS_LOGGED = 20
 log = structlog.get_logger()
 __all__ = ["Bench", "attempt", "run_all"]
 
 
 def run_all(bench: Bench) -> int:
     """Do every job that may run now, most urgent first; return how many were claimed."""
+    with bench.database.reading() as session:
+        if replays.pending(session) is not None:
+            return 0  # what was erased after the backup could be trained on
     count = 0
     while not bench.stopping.is_set():
         claim = jobs.claim_next(bench.database, owner=bench.owner, lease_seconds=bench.settings.lease_seconds)
@@ -39,9 +43,16 @@ def run_all(bench: Bench) -> int:
             return count
         count += 1
         faults.reach(Step.JOB_CLAIMED)
-        with structlog.contextvars.bound_contextvars(job_id=claim.job_id, fence=claim.fence, kind=claim.kind):
+        ids = {"job_id": claim.job_id, "fence": claim.fence, "kind": claim.kind, "requests": _requests(bench, claim)}
+        with structlog.contextvars.bound_contextvars(**ids):
             attempt(bench, claim)
     return count
+
+
+def _requests(bench: Bench, claim: Claim) -> list[str]:
+    """Return the requests that the job is for, to be on its log lines; of a large group the first."""
+    with bench.database.reading() as session:
+        return [request.id for request in requests.of_job(session, claim.job_id)][:MOST_REQUESTS_LOGGED]
 
 
 def attempt(bench: Bench, claim: Claim) -> None:

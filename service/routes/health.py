@@ -6,8 +6,9 @@ from fastapi import APIRouter, Response
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
+from service import restore_gate
 from service.deps import Parts, PartsDep
-from service.store import schema, workers
+from service.store import replays, schema, workers
 from service.store.tables import AuditHead
 
 router = APIRouter(tags=["health"])
@@ -21,17 +22,30 @@ def healthz() -> dict[str, str]:
 
 @router.get("/readyz", operation_id="readyz")
 def readyz(response: Response, parts: PartsDep) -> dict[str, Any]:
-    """Say whether requests can be taken in: database migrated and reachable, artifacts writable, no end in sight."""
+    """Say whether requests can be taken in: database migrated and reachable, artifacts writable, no end in sight.
+
+    Workers are told of, idle, busy, deaf or gone, but do not count: requests are taken in without them.
+    """
     if parts.draining.is_set():
         response.status_code = 503
         return {"status": "draining", "detail": "This process was asked to end; send requests to another."}
     unfit = _unfit(parts)
     checks = {"database": _database(parts), "schema": unfit is None, "artifacts": parts.artifacts.writable()}
+    if checks["database"] and _replay_is_due(parts):
+        checks["restore_replayed"] = False
     ready = all(checks.values())
     if not ready:
         response.status_code = 503
-    found = {"status": "ready" if ready else "not ready", "checks": checks, "workers": _workers(parts)}
-    return found if unfit is None else {**found, "detail": unfit}
+    states = _workers(parts)
+    alive = sum(count for state, count in states.items() if state != workers.WorkerState.GONE)
+    return {
+        "status": "ready" if ready else "not ready",
+        **({"code": restore_gate.CODE} if "restore_replayed" in checks else {}),
+        "checks": checks,
+        "workers": alive,
+        "worker_states": states,
+        **({"detail": unfit} if unfit is not None else {}),
+    }
 
 
 def _database(parts: Parts) -> bool:
@@ -50,9 +64,17 @@ def _unfit(parts: Parts) -> str | None:
         return None
 
 
-def _workers(parts: Parts) -> int:
+def _replay_is_due(parts: Parts) -> bool:
     try:
         with parts.database.reading() as session:
-            return workers.alive(session, within_seconds=4 * parts.settings.sweep_seconds)
+            return replays.pending(session) is not None
     except SQLAlchemyError:
-        return 0
+        return False
+
+
+def _workers(parts: Parts) -> dict[str, int]:
+    try:
+        with parts.database.reading() as session:
+            return workers.count_states(workers.states(session, sweep_seconds=parts.settings.sweep_seconds))
+    except SQLAlchemyError:
+        return workers.count_states([])

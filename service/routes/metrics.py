@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from fastapi import APIRouter, Response
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
@@ -17,12 +17,12 @@ _PREFIX = "unlearning_"
 
 
 class _Store(Collector):
-    """Gauges of one moment. Labels are statuses and kinds, never anything a caller named."""
+    """Figures of one moment. Labels are statuses, kinds, methods and workers, never anything a caller named."""
 
     def __init__(self, read: Callable[[], Readings]) -> None:
         self._read = read
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         found = self._read()
         yield _by("deletion_requests_open", "Open deletion requests.", "status", found.requests_by_status)
         yield _one("deletion_requests_overdue", "Open deletion requests past their due date.", found.overdue)
@@ -33,9 +33,36 @@ class _Store(Collector):
         waited = "Seconds since the oldest job in the queue was made."
         yield _by("jobs_oldest_queued_age_seconds", waited, "kind", found.oldest_queued_age_by_kind)
         yield _by("jobs_stuck", "Jobs that wait for a person.", "status", found.stuck_by_status)
-        yield _one("workers_alive", "Workers that gave a sign of life.", found.workers)
+        yield from _of_workers(found)
+        yield _one("versions_awaiting_purge", "Retired versions whose bytes a sweep did not delete.", found.undeletable)
+        yield _one("erasures_unjournaled", "Erased ids that the journal has not yet.", found.unjournaled)
+        yield _one("restore_pending", "1 while a restored database waits for its replay.", found.restore_pending)
+        yield _one("webhook_deliveries_dead", "Webhook deliveries given up.", found.webhooks_dead)
+        yield _one("webhook_deliveries_pending", "Webhook deliveries on their way.", found.webhooks_pending)
         yield _one("audit_log_entries", "Entries of the audit log.", found.log_size)
         yield _one("audit_checkpoint_entries", "Entries that the newest checkpoint covers.", found.checkpoint_size)
+        yield _one("audit_checkpoint_age_seconds", "Seconds since a checkpoint was signed.", found.checkpoint_age)
+
+
+def _of_workers(found: Readings) -> Iterator[Metric]:
+    yield _one("workers_alive", "Workers that gave a sign of life.", found.workers)
+    yield _by("workers", "Workers seen within a day.", "state", found.workers_by_state)
+    memory = GaugeMetricFamily(_PREFIX + "gpu_memory_bytes", "Memory of a worker's GPU.", labels=["worker", "of"])
+    for worker, (used, total) in found.gpu_memory.items():
+        memory.add_metric([worker, "used"], used)
+        memory.add_metric([worker, "total"], total)
+    yield memory
+    yield CounterMetricFamily(_PREFIX + "leases_lost", "Attempts whose worker went silent.", value=found.leases_lost)
+    verdicts = CounterMetricFamily(_PREFIX + "gate_verdicts", "Evaluations by the gate's verdict.", labels=["verdict"])
+    for verdict, count in found.verdicts.items():
+        verdicts.add_metric([verdict], count)
+    yield verdicts
+    attempts = SummaryMetricFamily(
+        _PREFIX + "attempt_seconds", "Attempts that ended, and their seconds.", labels=["method", "outcome"]
+    )
+    for each in found.attempts:
+        attempts.add_metric([each.method, each.outcome], count_value=each.count, sum_value=each.seconds)
+    yield attempts
 
 
 def _one(name: str, text: str, value: float) -> GaugeMetricFamily:
@@ -55,7 +82,7 @@ def metrics(parts: PartsDep) -> Response:
 
     def read() -> Readings:
         with parts.database.reading() as session:
-            return gauges.read(session, sign_of_life_seconds=4 * parts.settings.sweep_seconds)
+            return gauges.read(session, sweep_seconds=parts.settings.sweep_seconds)
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Store(read))

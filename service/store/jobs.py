@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, and_, case, exists, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, Select, and_, case, exists, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
@@ -144,17 +144,19 @@ def claim_next(database: Database, *, owner: str, lease_seconds: float) -> Claim
     return None
 
 
-def _claim(session: Session, *, owner: str, lease_seconds: float) -> Claim | None:
+def claimable() -> Select[str]:
+    """Return the query of the jobs that a worker may claim now."""
     other = aliased(Job)
     busy = exists().where(other.model_id == Job.model_id, other.status.in_(JOB_BUSY))
-    candidate = (
+    return (
         select(Job.id)
         .where(Job.status == JobStatus.QUEUED, Job.on_hold.is_(False), ~busy, _dataset_at_rest())
         .where(or_(Job.not_before.is_(None), Job.not_before <= now()))
-        .order_by(*CLAIM_ORDER)
-        .limit(1)
-        .with_for_update(skip_locked=True)
     )
+
+
+def _claim(session: Session, *, owner: str, lease_seconds: float) -> Claim | None:
+    candidate = claimable().order_by(*CLAIM_ORDER).limit(1).with_for_update(skip_locked=True)
     row = session.execute(
         update(Job)
         .where(Job.id == candidate.scalar_subquery(), Job.status == JobStatus.QUEUED)

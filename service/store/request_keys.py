@@ -152,12 +152,7 @@ def shred(session: Session, request_id: str, *, reason: str) -> None:
     if request.status not in OVER:
         detail = f"The request is {request.status}; its key is needed until it is over."
         raise Conflict(detail, code="request_is_open")
-    deleted = delete(RequestKey).where(RequestKey.request_id == request.id).returning(func.length(RequestKey.key))
-    if session.execute(deleted.execution_options(synchronize_session=False)).first() is None:
-        raise shredded()
-    traces.note(session, "request_keys")
-    decision_notes.forget(session, request.id)
-    _forget_beside(session, request)
+    destroy(session, request)
     dataset = session.get_one(Dataset, request.dataset_id).name
     audit.record(
         session,
@@ -166,6 +161,16 @@ def shred(session: Session, request_id: str, *, reason: str) -> None:
         payload={"reason": reason, "commitment_root": request.commitment_root},
         links={"request": request.id, "dataset": dataset},
     )
+
+
+def destroy(session: Session, request: DeletionRequest) -> None:
+    """Delete the key and what goes with it, without an entry; `shred` has one. Raises Gone."""
+    deleted = delete(RequestKey).where(RequestKey.request_id == request.id).returning(func.length(RequestKey.key))
+    if session.execute(deleted.execution_options(synchronize_session=False)).first() is None:
+        raise shredded()
+    traces.note(session, "request_keys")
+    decision_notes.forget(session, request.id)
+    _forget_beside(session, request)
 
 
 def _forget_beside(session: Session, request: DeletionRequest) -> None:

@@ -27,7 +27,7 @@ from sqlalchemy.types import BigInteger, String
 from service.evidence.commitments import suppression_token
 from service.lifecycle import SampleState
 from service.store import traces
-from service.store.tables import Sample, Suppression, table_of
+from service.store.tables import ErasedToken, Sample, Suppression, table_of
 
 INSERT_CHUNK = 5_000
 
@@ -190,6 +190,8 @@ def forget_ids(session: Session, key: bytes, dataset_id: str, ids: Sequence[int]
     tokens = [{"dataset_id": dataset_id, "token": suppression_token(key, dataset_id, row.sample_id)} for row in rows]
     if tokens:
         session.execute(insert(Suppression), tokens)
+        # Sorted, so that the journal's order does not tell the samples'.
+        session.execute(insert(ErasedToken), sorted(tokens, key=lambda row: bytes(row["token"])))  # type: ignore[arg-type]
         traces.note(session, "samples")
     session.execute(
         update(Sample).where(one_of(session, Sample.id, ids)).values(state=SampleState.ERASED, sample_id=None)

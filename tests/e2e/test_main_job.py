@@ -106,6 +106,18 @@ def test_each_leaf_hash_is_that_of_its_entry(stack: Stack, done: Any) -> None:
         assert hashlib.sha256(b"\x00" + rfc8785.dumps(entry)).hexdigest() == claimed
 
 
+def test_the_log_lines_of_a_request_are_found_by_its_id_and_those_of_an_attempt_by_theirs(
+    stack: Stack, done: Any
+) -> None:
+    lines = [json.loads(line) for line in stack.log.read_text().splitlines() if line.startswith("{")]
+    taken_in = next(line for line in lines if line.get("made") == done["id"])
+    assert (taken_in["action"], taken_in["method"], taken_in["status"]) == ("http.answered", "POST", 202)
+    assert taken_in["http_request_id"]
+    of_job = [line for line in lines if line.get("job_id") == done["jobs"][0]["id"] and "fence" in line]
+    assert {"attempt.started", "attempt.finished"} <= {line["action"] for line in of_job}
+    assert all(line["requests"] == [done["id"]] and line["kind"] == "erase" for line in of_job)
+
+
 def test_no_erased_id_is_left_anywhere(stack: Stack, done: Any, named: list[str]) -> None:
     """Database with its write-ahead log, broker files, caches, artifacts, logs, and every answer."""
     needles = [sample_id.encode() for sample_id in named]

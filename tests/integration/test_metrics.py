@@ -8,8 +8,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.lifecycle import JOB_STUCK, REQUEST_OPEN, JobKind
-from service.store import checkpoints, jobs, workers
-from service.store.tables import AuditHead, Job
+from service.store import audit, checkpoints, jobs, workers
+from service.store.tables import Attempt, AuditHead, Job, Version
 from service.store.types import now
 from tests import factories
 from tests.stack import Stack, running
@@ -76,6 +76,38 @@ def test_what_there_is_none_of_is_shown_as_0_and_all_of_it_is_counted(stack: Sta
     checkpoints.fresh(stack.database, stack.settings)
     found = _scrape(stack)
     assert 0 < found["audit_checkpoint_entries", ""] <= found["audit_log_entries", ""]
+
+
+def test_attempts_workers_and_what_was_left_lying_are_counted(stack: Stack) -> None:
+    with stack.database.writing() as session:
+        job = session.query(Job).filter(Job.kind == "erase").one()
+        begun = now() - timedelta(hours=1)
+        ends = [("published", 60), ("published", 120), ("gate_fail", 30), ("lost", 5)]
+        for fence, (outcome, seconds) in enumerate(ends, start=100):
+            ended = begun + timedelta(seconds=seconds)
+            attempt = Attempt(job_id=job.id, fence=fence, method="scrub", owner="w", outcome=outcome)
+            attempt.started_at, attempt.finished_at = begun, ended
+            session.add(attempt)
+        for verdict in ("pass", "pass", "fail"):
+            audit.record(session, "evaluation.recorded", subject="evaluation/x", payload={"gate": verdict})
+        version = session.query(Version).one()
+        state, version.state, version.retired_at = version.state, "retired", now() - timedelta(days=1)
+        workers.seen(session, "gpu-host:1", gpu_memory=(3, 7))
+    found = _scrape(stack)
+    with stack.database.writing() as session:
+        session.get_one(Version, version.id).state = state
+        session.get_one(Version, version.id).retired_at = None
+    assert found["attempt_seconds_count", "scrubpublished"] == 2
+    assert found["attempt_seconds_sum", "scrubpublished"] == pytest.approx(180, abs=0.01)
+    assert found["attempt_seconds_count", "scrubgate_fail"] == 1
+    assert found["leases_lost_total", ""] == 1
+    assert {v: found["gate_verdicts_total", v] for v in ("pass", "fail", "inconclusive")} == {
+        "pass": 2, "fail": 1, "inconclusive": 0
+    }  # fmt: skip
+    assert found["versions_awaiting_purge", ""] == 1
+    assert (found["gpu_memory_bytes", "usedgpu-host:1"], found["gpu_memory_bytes", "totalgpu-host:1"]) == (3, 7)
+    assert found["workers", "gone"] == 0
+    assert found["workers", "idle"] == found["workers_alive", ""]
 
 
 def test_a_scraper_needs_a_key_with_the_scope_and_that_key_does_nothing_else(stack: Stack) -> None:

@@ -6,6 +6,7 @@ from service.store.tables.base import Base, Json, table_of
 from service.store.tables.certificates import Certificate
 from service.store.tables.datasets import Dataset, Sample, Suppression
 from service.store.tables.decisions import RequestDecision
+from service.store.tables.erasures import ErasedToken, Restore
 from service.store.tables.id_checks import IdCheck
 from service.store.tables.jobs import Attempt, Evaluation, EvaluationPlot, Job, JobRequest, Worker
 from service.store.tables.models import Model, PreparedFile, ReferenceFile, Version, VersionExclusion
@@ -31,6 +32,7 @@ __all__ = [
     "DatasetCache",
     "DeletionRequest",
     "DutyLease",
+    "ErasedToken",
     "Evaluation",
     "EvaluationPlot",
     "Event",
@@ -48,6 +50,7 @@ __all__ = [
     "RequestKey",
     "RequestSample",
     "Residual",
+    "Restore",
     "Sample",
     "SchemaCompatibility",
     "SigningKey",

@@ -76,6 +76,7 @@ class Attempt(Base):
     """One try of one method by one worker, numbered by the fence it ran under."""
 
     __tablename__ = "attempts"
+    __table_args__ = (Index(None, "outcome", "method"),)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     fence: Mapped[int] = mapped_column(primary_key=True)
     method: Mapped[str | None] = mapped_column(String(64))
@@ -104,9 +105,15 @@ class EvaluationPlot(Base):
 
 
 class Worker(Base):
-    """A worker's sign of life, for readiness and for operators."""
+    """A worker's sign of life, for readiness and for operators.
+
+    ``leaves_work_since``: it works on nothing, though there has been a job since then that it could take.
+    """
 
     __tablename__ = "workers"
     id: Mapped[str] = mapped_column(String(200), primary_key=True)
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]
+    leaves_work_since: Mapped[datetime | None]
+    gpu_memory_used: Mapped[int | None] = mapped_column(BigId)
+    gpu_memory_total: Mapped[int | None] = mapped_column(BigId)

@@ -1,0 +1,113 @@
+"""Do the broker, the artifact store and the erasure journal take, give back and delete?"""
+
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from kombu import Connection, Exchange, Queue
+from kombu.exceptions import OperationalError
+from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.artifacts import ArtifactStore
+from service.broker import celery_config
+from service.doctor.finding import Finding
+from service.doctor.store import absent
+from service.erasure_journal import Journal, journal_key
+from service.errors import PreconditionFailed
+from service.settings import Settings
+from service.store.session import Database
+from service.store.tables import ErasedToken
+
+_SECONDS = 5.0
+_MOST_BACKLOG = 10_000
+
+
+def broker(settings: Settings) -> Iterator[Finding]:
+    config = celery_config(settings)
+    options = config.get("broker_transport_options", {})
+    began = time.monotonic()
+    try:
+        with Connection(
+            config["broker_url"], transport=config.get("broker_transport"), transport_options=options
+        ) as connection:
+            connection.ensure_connection(max_retries=1, timeout=_SECONDS)
+            _round_trip(connection)
+    except (OperationalError, OSError, TimeoutError, ValueError) as error:
+        todo = (
+            "Is it running, and are UNLEARN_BROKER_URL and its password right? Without it jobs start late, not never."
+        )
+        yield Finding.fault("broker", f"does not answer ({type(error).__name__})", todo)
+        return
+    yield Finding.ok("broker", f"gave a message back in {time.monotonic() - began:.2f} s")
+
+
+def _round_trip(connection: Connection) -> None:
+    # By the default exchange: one of its own would outlast the queue.
+    name = f"doctor-{secrets.token_hex(8)}"
+    queue = connection.SimpleQueue(Queue(name, Exchange(""), routing_key=name, durable=False, auto_delete=True))
+    sent = secrets.token_hex(8)
+    try:
+        queue.put(sent)
+        message = queue.get(block=True, timeout=_SECONDS)
+        message.ack()
+        if message.payload != sent:
+            raise ValueError("another message came back")
+    finally:
+        queue.queue.delete()
+        queue.close()
+
+
+def artifacts(settings: Settings) -> Iterator[Finding]:
+    try:
+        store = ArtifactStore(settings.resolved_artifacts_url)
+        store.probe()
+        versioning = store.versioning()
+    except (OSError, ImportError) as error:
+        todo = "Is the place there, and may the service write, read and delete in it?"
+        yield Finding.fault("artifacts", f"cannot be used ({type(error).__name__})", todo)
+        return
+    yield Finding.ok("artifacts", f"{store.kind}: written, read and deleted")
+    if versioning is not None:
+        todo = "Purges delete each version; a bucket without versioning needs no such right. See docs/operations.md."
+        yield Finding.warning("artifacts", f"the bucket keeps versions ({versioning})", todo)
+
+
+def journal(settings: Settings) -> Iterator[Finding]:
+    url = settings.resolved_erasure_journal_url
+    if _beside_the_data(settings, url):
+        todo = "Set UNLEARN_ERASURE_JOURNAL_URL to a place that is not lost with the database."
+        yield Finding.warning("erasure journal", "lies in the data folder", todo)
+    if settings.master_key is None and not (settings.data_dir / "master.key").exists():
+        return
+    try:
+        last = Journal(url, journal_key(settings.master_key_bytes)).last()
+    except PreconditionFailed as error:
+        yield Finding.fault("erasure journal", error.detail, "A restore could not replay it; make a new backup now.")
+        return
+    except OSError as error:
+        todo = "Is the place there, and may the service write in it? Erasures wait in the database until then."
+        yield Finding.fault("erasure journal", f"cannot be used ({type(error).__name__})", todo)
+        return
+    if not absent(settings):
+        yield from _backlog(settings, last.end if last else 0)
+
+
+def _beside_the_data(settings: Settings, url: str) -> bool:
+    return "://" not in url and Path(url).resolve().is_relative_to(settings.data_dir.resolve())
+
+
+def _backlog(settings: Settings, end: int) -> Iterator[Finding]:
+    database = Database.open(settings)
+    try:
+        with database.reading() as session:
+            waits = session.scalar(select(func.count()).select_from(ErasedToken)) or 0
+    except SQLAlchemyError:
+        return
+    finally:
+        database.dispose()
+    if waits > _MOST_BACKLOG:
+        yield Finding.warning("erasure journal", f"{waits} erasures are not in it", "Is the API running?")
+    else:
+        yield Finding.ok("erasure journal", f"holds {end} log entries; {waits} erasures wait")

@@ -1,0 +1,144 @@
+"""`unlearn doctor` names what is wrong and what to do, also where nothing else works, and no secret."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from service import doctor, migrate
+from service.doctor import Finding, machine
+from service.evidence.key_wrapping import wrapping_key
+from service.settings import Settings
+from service.store import intake, workers
+from service.store.intake import Secrets
+from service.store.session import Database
+from service.store.tables import Worker
+from service.store.types import now
+from tests import factories
+
+SECRET = "b7d0" * 16
+PASSWORD = "hunter2-hunter2"
+
+
+@dataclass
+class Store:
+    settings: Settings
+    database: Database
+
+
+@pytest.fixture(autouse=True)
+def _no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading torch takes seconds; the last test has it loaded."""
+    monkeypatch.setattr(machine, "_ASK_TORCH", 'print(\'{"torch": "2", "cuda": null, "visible": false}\')')
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path, allowed_roots=str(tmp_path))
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    migrate.upgrade(settings.resolved_database_url)
+    assert settings.master_key_bytes
+    found = Database.open(settings)
+    with found.writing() as session:
+        workers.seen(session, "w:1")
+    yield found
+    found.dispose()
+
+
+def _found(settings: Settings, level: str) -> dict[str, Finding]:
+    return {finding.part: finding for finding in doctor.examine(lambda: settings) if finding.level == level}
+
+
+def test_where_all_is_well_nothing_is_at_fault(settings: Settings, database: Database) -> None:
+    assert _found(settings, "fault") == {}
+    well = _found(settings, "ok")
+    assert {"database", "migrations", "broker", "artifacts", "workers", "master key", "device", "clock"} <= set(well)
+    assert {path.name for path in (settings.data_dir / "artifacts").rglob("*")} == set()
+    assert not list((settings.data_dir / "broker").rglob("*doctor*"))
+
+
+def test_on_postgresql_and_valkey_too(tmp_path: Path, postgres_database_url: str, valkey_url: str) -> None:
+    settings = Settings(data_dir=tmp_path, database_url=postgres_database_url, broker_url=valkey_url)
+    migrate.upgrade(postgres_database_url)
+    assert list(_found(settings, "fault")) == ["workers"], "none runs"
+    assert {"broker", "migrations", "clock"} <= set(_found(settings, "ok"))
+
+
+def test_without_a_database_it_says_so_and_makes_none(settings: Settings) -> None:
+    assert "unlearn migrate" in _found(settings, "fault")["database"].todo
+    assert not (settings.data_dir / "unlearn.db").exists()
+    assert not (settings.data_dir / "master.key").exists()
+
+
+def test_with_everything_down_it_still_reports_each(tmp_path: Path) -> None:
+    settings = Settings(
+        data_dir=tmp_path,
+        database_url=f"postgresql+psycopg://u:{PASSWORD}@127.0.0.1:9/x",
+        broker_url=f"redis://:{PASSWORD}@127.0.0.1:9/0",
+        artifacts_url=str(tmp_path / "file" / "below"),
+        master_key=SECRET,
+    )
+    (tmp_path / "file").write_text("no folder")
+    found = list(doctor.examine(lambda: settings))
+    assert {"database", "broker", "artifacts"} <= {finding.part for finding in found if finding.level == "fault"}
+    said = "".join(finding.line for finding in found)
+    assert PASSWORD not in said
+    assert SECRET not in said
+
+
+def test_settings_that_do_not_fit_are_each_named_without_their_values() -> None:
+    found = list(doctor.examine(lambda: Settings(master_key=SECRET[:-2], lease_seconds=-1, time_zone="Mars/Base")))
+    assert [finding.level for finding in found] == ["fault"] * 3
+    assert SECRET[:-2] not in "".join(finding.line for finding in found)
+
+
+def test_a_schema_that_is_behind_and_a_trigger_that_is_gone_are_faults(settings: Settings, database: Database) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(text("DROP TRIGGER audit_entries_no_update"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    found = _found(settings, "fault")
+    assert "compare the log" in found["database"].todo
+    assert "unlearn migrate" in found["migrations"].todo
+
+
+def test_workers_that_are_gone_or_deaf_are_faults(settings: Settings, database: Database) -> None:
+    with database.writing() as session:
+        session.get_one(Worker, "w:1").leaves_work_since = now() - timedelta(hours=1)
+    assert "1 deaf" in _found(settings, "fault")["workers"].found
+    with database.writing() as session:
+        session.get_one(Worker, "w:1").seen_at = now() - timedelta(hours=1)
+    assert "Start a worker" in _found(settings, "fault")["workers"].todo
+
+
+def test_another_master_key_than_the_database_was_written_with_is_a_fault(
+    settings: Settings, database: Database
+) -> None:
+    store = Store(settings, database)
+    factories.dataset(store)
+    wrapping = wrapping_key(settings.master_key_bytes)
+    with database.writing() as session:
+        intake.accept(
+            session, factories.order("d", "train-1"), Secrets(suppression=b"s" * 32, wrapping=wrapping, time_zone="UTC")
+        )
+    assert "master key" in _found(settings, "ok")
+    other = Settings(data_dir=settings.data_dir, master_key=SECRET)
+    assert "written with" in _found(other, "fault")["master key"].todo
+
+
+def test_the_command_exits_1_on_a_fault_and_speaks_json(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "service.cli", "doctor", "--json", "--data-dir", str(tmp_path)]
+    done = subprocess.run(command, env={**os.environ, "UNLEARN_DEVICE": "cpu"}, capture_output=True, timeout=200)
+    assert done.returncode == 1
+    found = {line["part"]: line for line in json.loads(done.stdout)}
+    assert (found["database"]["level"], found["device"]["level"]) == ("fault", "ok")
+    assert "torch" in found["device"]["found"]

@@ -1,0 +1,273 @@
+"""Backup, loss, restore and replay, on both databases: what was forgotten stays forgotten, and the log goes on."""
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, update
+
+from service import backup, backup_cli, journaling, migrate
+from service.erasure_journal import Journal, journal_key, story
+from service.errors import Conflict, PreconditionFailed, ServiceError
+from service.evidence.commitments import suppression_key
+from service.evidence.key_wrapping import wrapping_key
+from service.lifecycle import VersionState
+from service.settings import Settings
+from service.store import (
+    audit_tree,
+    cancel,
+    checkpoints,
+    decisions,
+    intake,
+    keys,
+    replays,
+    request_keys,
+    samples,
+    versions,
+)
+from service.store.intake import Secrets
+from service.store.session import Database
+from service.store.tables import (
+    ApiKey,
+    DeletionRequest,
+    ErasedToken,
+    Model,
+    RequestKey,
+    Restore,
+    Sample,
+    Suppression,
+    Version,
+)
+from tests import factories
+from tests.servers import fresh_database
+
+SECRETS = {"master_key": os.urandom(32).hex(), "signing_key": os.urandom(32).hex()}
+
+
+@dataclass
+class Service:
+    settings: Settings
+    database: Database
+
+    @property
+    def secrets(self) -> Secrets:
+        master = self.settings.master_key_bytes
+        return Secrets(suppression=suppression_key(master), wrapping=wrapping_key(master), time_zone="UTC")
+
+    def erase(self, *named: str) -> str:
+        with self.database.writing() as session:
+            return intake.accept(session, factories.order("d", *named), self.secrets).request.id
+
+    def journal(self) -> Journal:
+        return Journal(self.settings.resolved_erasure_journal_url, journal_key(self.settings.master_key_bytes))
+
+
+@dataclass
+class Case:
+    """A service with a dataset and a model, and an empty place to restore it to."""
+
+    root: Path
+    first: Service
+    second: Settings
+
+    def back_up(self) -> Path:
+        backup_cli.make(self.first.settings, self.root / "backup", prune=False)
+        return self.root / "backup"
+
+    def lose_and_restore(self) -> Service:
+        journaling.write(self.first.database, self.first.settings)
+        self.first.database.dispose()
+        shutil.rmtree(self.first.settings.data_dir)
+        backup_cli.restore(self.second, self.root / "backup")
+        return Service(self.second, Database.open(self.second))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
+    if request.param == "sqlite":
+        yield from _case(tmp_path, "", "")
+        return
+    server = request.getfixturevalue("postgres_url")
+    with fresh_database(server) as first, fresh_database(server) as second:
+        yield from _case(tmp_path, first, second)
+
+
+def _case(root: Path, first: str, second: str) -> Iterator[Case]:
+    common: dict[str, Any] = {**SECRETS, "erasure_journal_url": str(root / "journal")}
+    settings = Settings(data_dir=root / "first", database_url=first, **common)
+    settings.data_dir.mkdir()
+    migrate.upgrade(settings.resolved_database_url)
+    service = Service(settings, Database.open(settings))
+    factories.dataset(service)
+    factories.model(service)
+    factories.version(service)
+    (root / "second").mkdir()
+    yield Case(root, service, Settings(data_dir=root / "second", database_url=second, **common))
+    service.database.dispose()
+
+
+def test_what_was_erased_retired_shredded_and_revoked_since_the_backup_is_so_again(case: Case) -> None:
+    old = case.first
+    early = old.erase("audit-1")
+    with old.database.writing() as session:
+        key, _ = keys.create(session, name="k", scopes=["admin"])
+    case.back_up()
+    with old.database.writing() as session:
+        request_keys.shred(session, early, reason="ordered")
+        keys.revoke(session, key.id)
+        version = session.scalars(select(Version)).one()
+        versions.move(session, version, VersionState.RETIRED)
+        lost = versions.create(
+            session, session.get_one(Model, version.model_id), state=VersionState.ACTIVE, role="original",
+            origin="upload", sha256="c" * 64, size_bytes=1,
+        )  # fmt: skip
+    old.erase("audit-2")
+    missing = old.erase("train-2")
+    checkpoint = checkpoints.fresh(old.database, old.settings)
+
+    new = case.lose_and_restore()
+    with new.database.reading() as session:
+        assert replays.pending(session) is not None
+        assert session.get_one(Version, version.id).state == VersionState.ACTIVE, "so nothing may be served yet"
+    backup_cli.replay(new.settings, nothing=None)
+    with new.database.writing() as session:
+        assert replays.pending(session) is None
+        left = session.scalars(select(Sample.sample_id).where(Sample.sample_id.in_(["d-audit-1", "d-audit-2"])))
+        assert list(left) == []
+        known = samples.suppressed(session, new.secrets.suppression, version_dataset(session), ["d-audit-2"])
+        assert known == {"d-audit-2"}
+        assert session.get_one(Version, version.id).state == VersionState.RETIRED
+        assert versions.was_retired(session, version.sha256, None)
+        again = session.scalars(select(Version).where(Version.number == lost.number)).one()
+        assert (again.state, again.sha256) == (VersionState.REJECTED, "c" * 64)
+        assert not versions.was_retired(session, "c" * 64, None), "it may be uploaded again"
+        assert session.get(RequestKey, early) is None
+        assert session.get_one(ApiKey, key.id).revoked_at is not None
+        assert session.get(DeletionRequest, missing) is None
+        restore = session.scalars(select(Restore)).one()
+        assert restore.found is not None
+        assert (restore.found["suppressed"], restore.found["lost_requests"]) == (1, 1)
+        audit_tree.integrate(session)
+        assert audit_tree.root(session, checkpoint.size) == checkpoint.root, "as it was signed before the loss"
+    assert checkpoints.fresh(new.database, new.settings).size > checkpoint.size
+    assert new.erase("audit-3"), "and work goes on"
+    journaling.write(new.database, new.settings)
+    with new.database.reading() as session:
+        assert not session.scalar(select(func.count()).select_from(ErasedToken))
+    new.database.dispose()
+
+
+def version_dataset(session: Any) -> str:
+    return str(session.scalars(select(Model.dataset_id)).one())
+
+
+def test_decisions_taken_since_the_backup_are_taken_again(case: Case) -> None:
+    old = case.first
+    cancelled, denied, held = (old.erase(f"train-{number}") for number in (1, 2, 3))
+    case.back_up()
+    with old.database.writing() as session:
+        cancel.cancel(session, cancelled)
+    with old.database.writing() as session:
+        decisions.deny(session, denied, reason="identity_not_verified", note=None, by="key_x")
+    with old.database.writing() as session:
+        decisions.hold(session, held, note="a court says so", by="key_x")
+    new = case.lose_and_restore()
+    backup_cli.replay(new.settings, nothing=None)
+    with new.database.reading() as session:
+        found = {name: session.get_one(DeletionRequest, name).status for name in (cancelled, denied, held)}
+    assert found == {cancelled: "cancelled", denied: "denied", held: "on_hold"}
+    new.database.dispose()
+
+
+def test_a_backup_is_refused_where_something_is_or_when_it_is_damaged(case: Case) -> None:
+    folder = case.back_up()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    with pytest.raises(Conflict, match="not empty"):
+        backup.make(case.first.settings, folder)
+    with pytest.raises(Conflict):
+        backup.restore(case.first.settings, folder)
+    content = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    assert not [secret for secret in SECRETS.values() if secret.encode() in content or bytes.fromhex(secret) in content]
+    damaged = next(path for path in (folder / "artifacts").rglob("*") if path.is_file())
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-1] + b"x")
+    with pytest.raises(PreconditionFailed, match=damaged.name):
+        backup.restore(case.second, folder)
+    damaged.write_bytes(whole)
+    (folder / "manifest.json").rename(folder / "elsewhere.json")
+    with pytest.raises(PreconditionFailed, match="no whole backup"):
+        backup.restore(case.second, folder)
+
+
+def test_no_journal_or_one_that_lacks_or_changed_a_segment_is_no_replay(case: Case) -> None:
+    case.back_up()
+    journal = case.first.journal()
+    for name in ("audit-1", "audit-2"):
+        case.first.erase(name)
+        journaling.write(case.first.database, case.first.settings)
+    new = case.lose_and_restore()
+    paths = sorted((case.root / "journal").iterdir())
+    assert len(paths) >= 3
+    middle = paths[-2]
+    whole = middle.read_bytes()
+    middle.write_bytes(whole.replace(b'"token":"', b'"token":"00', 1))
+    with pytest.raises(PreconditionFailed, match="changed"):
+        backup_cli.replay(new.settings, nothing=None)
+    middle.unlink()
+    with pytest.raises(Conflict, match="lacks entries"):
+        backup_cli.replay(new.settings, nothing=None)
+    shutil.move(case.root / "journal", case.root / "away")
+    with pytest.raises(ServiceError, match="There is no erasure journal"):
+        backup_cli.replay(new.settings, nothing=None)
+    with new.database.reading() as session:
+        assert replays.pending(session) is not None
+        with pytest.raises(Conflict, match="unlearn replay"):
+            replays.refuse_writing(session)
+    backup_cli.replay(new.settings, nothing="the journal burnt too")
+    with new.database.reading() as session:
+        restore = session.scalars(select(Restore)).one()
+    assert restore.finished_at is not None
+    assert restore.found == {"nothing_to_replay": True, "reason": "the journal burnt too"}
+    assert journal.numbers() == []
+    new.database.dispose()
+
+
+def test_the_journal_holds_each_entry_and_token_once_and_neither_id_nor_key(case: Case) -> None:
+    old, journal = case.first, case.first.journal()
+    old.erase("audit-1")
+    size = journaling.write(old.database, old.settings)
+    assert journaling.write(old.database, old.settings) == size, "and nothing where nothing is new"
+    old.erase("audit-2", "audit-3")
+    size = journaling.write(old.database, old.settings)
+    segments = [journal.read(number) for number in journal.numbers()]
+    assert [entry["seq"] for segment in segments for entry in segment.entries] == list(range(size))
+    tokens = [token for segment in segments for token in segment.tokens]
+    with old.database.reading() as session:
+        rows = session.scalars(select(Suppression)).all()
+    assert sorted(tokens) == sorted((row.dataset_id, row.token.hex()) for row in rows)
+    for path in (case.root / "journal").iterdir():
+        assert b"d-audit" not in path.read_bytes()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert journal.remove_before(max(journal.numbers())) == len(segments) - 1
+
+
+def test_a_log_taken_up_again_without_a_replay_is_journaled_from_where_it_was_restored(case: Case) -> None:
+    case.back_up()
+    case.first.erase("audit-1")
+    new = case.lose_and_restore()
+    backup_cli.replay(new.settings, nothing="it was a drill")
+    new.erase("audit-2")
+    journaling.write(new.database, new.settings)
+    journal = new.journal()
+    found = story([journal.read(number) for number in journal.numbers()])
+    with new.database.writing() as session:
+        size = audit_tree.head(session)
+        session.execute(update(Restore).values(finished_at=None))
+    assert sorted(found) == list(range(size))
+    assert [entry["action"] for entry in found.values()].count("service.restored") == 1
+    new.database.dispose()
