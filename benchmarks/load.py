@@ -1,7 +1,7 @@
 """Mixed traffic of many clients against a real stack: PostgreSQL, Valkey, the API, and a worker that erases meanwhile.
 
 Everything runs on this machine, clients and worker too: they take from the API what they use. Three phases: *idle*, one
-client reading states before there is any load, while the worker has nothing to do; *load*, every client sending as soon
+client reading states before there is any load, while the worker stands still; *load*, every client sending as soon
 as it is answered; *half*, the same clients paced to half of the rate that the load came to. Memory of the API and the
 worker's parent is taken all along; `--minutes 10` is the long form, which tells whether it grows. PostgreSQL runs as in
 the tests, without fsync.
@@ -63,8 +63,8 @@ def _missed(figures: dict[str, Any]) -> list[str]:
 
 def _phases(served: Served, seconds: float, clients: int) -> dict[str, Any]:
     _run(served, seconds=5, clients=clients, threads=1, mix=MIX, seed=1)  # warms up every path
-    served.rest()
     idle = _run(served, seconds=IDLE_SECONDS, clients=1, threads=1, mix={"status": 1}, seed=2, pace=0.02)
+    served.go_on()
     memory = _Memory(served.processes)
     with memory:
         load = _run(served, seconds=seconds, clients=clients, threads=THREADS, mix=MIX, seed=3)

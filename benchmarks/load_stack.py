@@ -25,12 +25,12 @@ from service.artifacts import ArtifactStore
 from service.free_port import free_port
 from service.lifecycle import SampleState, VersionState
 from service.settings import Settings
-from service.store import datasets, jobs, keys, models, samples, versions
+from service.store import datasets, keys, models, samples, versions
 from service.store.session import Database
 from service.store.tables import AuditEntry, DeletionRequest, Job
 
 SAMPLES, CLASSES, NUM_MODELS, WEIGHTS_BYTES, KEYS = 20_000, 10, 4, 16 << 20, 32
-WAIT_SECONDS = 180.0
+WAIT_SECONDS = 300.0
 WORKER = ("-m", "celery", "-A", "workers.app", "worker", "--pool", "threads", "--concurrency", "1")
 
 
@@ -61,14 +61,17 @@ class Served:
             "weights_bytes": WEIGHTS_BYTES,
         }
 
-    def rest(self) -> None:
-        """Wait until the workers have nothing to do."""
+    def pause(self) -> None:
+        """Stop the workers where they are; the API goes on."""
+        for process in self._workers():
+            process.suspend()
 
-        def at_rest() -> bool:
-            with self.database.reading() as session:
-                return not jobs.any_open(session)
+    def go_on(self) -> None:
+        for process in self._workers():
+            process.resume()
 
-        until(at_rest)
+    def _workers(self) -> list[psutil.Process]:
+        return [process for name, process in self.processes.items() if name.startswith("worker")]
 
     def done(self) -> dict[str, Any]:
         """Return how many requests and jobs there are by status, and how long the log is."""
@@ -83,7 +86,7 @@ class Served:
 def serve(
     folder: Path, *, processes: int = 1, workers: int = 1, num_models: int = NUM_MODELS, num_samples: int = SAMPLES
 ) -> Iterator[Served]:
-    """Yield a stack in the folder, with models that were trained and one open request."""
+    """Yield a stack in the folder, with trained models, one open request of all of them, and its workers paused."""
     from tests.servers import fresh_database, postgres_server, valkey_server
 
     with ExitStack() as stack:
@@ -109,7 +112,12 @@ def serve(
         apis = [each for each in apis if "resource_tracker" not in " ".join(each.cmdline())]
         watched = {f"api_{number}": each for number, each in enumerate(apis)}
         watched |= {f"worker_{number}": psutil.Process(each.pid) for number, each in enumerate(parents)}
-        yield Served(port=port, database=database, client=client, processes=watched, keys=found)
+        served = Served(port=port, database=database, client=client, processes=watched, keys=found)
+        served.pause()
+        stack.callback(served.go_on)
+        body = {"dataset": "data", "sample_ids": ["train/0"], "method": "finetune"}
+        client.post("/v1/deletion-requests", json=body).raise_for_status()
+        yield served
 
 
 @contextmanager
@@ -187,8 +195,6 @@ def _train(client: httpx.Client, root: Path, num_models: int) -> None:
     for answer in asked:
         job = answer.raise_for_status().json()["job"]["id"]
         until(lambda job=job: client.get(f"/v1/jobs/{job}").json()["status"] == "published")  # type: ignore[misc]
-    body = {"dataset": "data", "sample_ids": ["train/0"], "method": "finetune"}
-    client.post("/v1/deletion-requests", json=body).raise_for_status()
 
 
 def register(client: httpx.Client, name: str) -> None:

@@ -32,7 +32,6 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         stack = serve(Path(folder), workers=given.workers, num_models=given.models, num_samples=SAMPLES)
         with stack as served:
-            served.rest()
             figures = _measure(served, given.models)
     # Workers claim at the same time: each may be ahead of those that the others are just taking.
     missed = [] if figures["furthest_out_of_turn"] < given.workers else ["earliest due first"]
@@ -46,15 +45,10 @@ def _measure(served: Served, count: int) -> dict[str, Any]:
     random.Random(0).shuffle(ages)
     newest = datetime.now(UTC) - timedelta(hours=1)
     # Nobody works until all are asked: the workers would take what there is.
-    for name, process in served.processes.items():
-        if name.startswith("worker"):
-            process.suspend()
     started = time.monotonic()
     asked = [_ask(served, number, newest - timedelta(hours=3 * age)) for number, age in enumerate(ages)]
     taken_in = time.monotonic() - started
-    for name, process in served.processes.items():
-        if name.startswith("worker"):
-            process.resume()
+    served.go_on()
     started = time.monotonic()
     path = "/v1/deletion-requests/"
     for request_id in asked:
