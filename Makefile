@@ -11,7 +11,7 @@ LOCK  := requirements/dev.lock
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install lock demo serve lint test clean
+.PHONY: help install lock demo serve lint test crash clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,11 @@ lint: $(STAMP) ## Check style, types and the arrows between modules
 # A file's tests stay in one process, which shares what they start; the long files come first.
 test: lint ## Lint, then run every test (ARGS="-k name" narrows, JOBS=n processes)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+crash: $(STAMP) ## Play the whole crash matrix and write docs/crash-matrix.md (ARGS="-n 4": more at a time)
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT; \
+	  CRASH_RESULTS=$$folder $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS) tests/crash/matrix.py; code=$$?; \
+	  $(BIN)/python -m tests.crash.table $$folder && exit $$code
 
 clean: ## Remove caches and build outputs; .venv and var stay
 	rm -rf dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
