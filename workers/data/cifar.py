@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.data.inside_roots import first_file
-from workers.data.source import DataError, SourceArrays, subset
+from workers.data.source import MAX_UNPACKED_BYTES, DataError, SourceArrays, subset
 
 _SHAPE = (3, 32, 32)
 _PIXELS = 3 * 32 * 32
@@ -87,6 +87,8 @@ def _records(root: Path, name: str, roots: Sequence[Path], layout: _Layout) -> N
     if path is None:
         raise _missing(root, name, roots, layout)
     try:
+        if path.stat().st_size > MAX_UNPACKED_BYTES:
+            raise DataError("source_too_large", f"{name} has over {MAX_UNPACKED_BYTES} bytes.")
         raw = np.fromfile(path, np.uint8)
     except OSError:
         raise DataError("source_unreadable", f"{name} cannot be read.") from None

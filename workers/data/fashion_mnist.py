@@ -1,20 +1,22 @@
 """Fashion-MNIST from its IDX files, plain or gzipped, read offline. IDs are ``<split>/<index>``."""
 
 import gzip
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workers.data.inside_roots import first_file
-from workers.data.source import DataError, SourceArrays, subset
+from workers.data.source import MAX_UNPACKED_BYTES, DataError, SourceArrays, subset
 
 _FILES = {"train": "train", "test": "t10k"}
 _FOLDERS = (".", "raw", "FashionMNIST/raw", "fashion-mnist")
 _UINT8 = 0x08
+_CHUNK = 2**20
 
 
 def read(source: Mapping[str, Any], roots: Sequence[Path]) -> SourceArrays:
@@ -42,13 +44,24 @@ def _idx(root: Path, name: str, dimensions: int, roots: Sequence[Path]) -> NDArr
     if path is None:
         raise DataError("source_file_missing", f"{name} (or {name}.gz) is not under the root.")
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return _array(file, path.name, dimensions)
     except (OSError, EOFError, zlib.error):
         raise DataError("source_unreadable", f"{path.name} cannot be decompressed.") from None
-    header = 4 + 4 * dimensions
-    if len(raw) < header or raw[:4] != bytes((0, 0, _UINT8, dimensions)):
-        raise DataError("source_unreadable", f"{path.name} is not an IDX file of bytes in {dimensions} dimensions.")
-    shape = tuple(int(n) for n in np.frombuffer(raw, ">u4", dimensions, 4))
-    if len(raw) - header != int(np.prod(shape, dtype=np.int64)):
-        raise DataError("source_unreadable", f"{path.name} does not hold what its header says.")
-    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
+
+
+def _array(file: IO[bytes] | gzip.GzipFile, name: str, dimensions: int) -> NDArray[np.uint8]:
+    """Read what the header speaks of and not a byte more: what a file unpacks to is known only when it has."""
+    header = file.read(4 + 4 * dimensions)
+    if len(header) < 4 + 4 * dimensions or header[:4] != bytes((0, 0, _UINT8, dimensions)):
+        raise DataError("source_unreadable", f"{name} is not an IDX file of bytes in {dimensions} dimensions.")
+    shape = tuple(int(n) for n in np.frombuffer(header, ">u4", dimensions, 4))
+    size = math.prod(shape)
+    if size > MAX_UNPACKED_BYTES:
+        raise DataError("source_too_large", f"{name} unpacks to over {MAX_UNPACKED_BYTES} bytes.")
+    raw = bytearray()
+    while len(raw) < size and (chunk := file.read(min(_CHUNK, size - len(raw)))):
+        raw += chunk
+    if len(raw) < size or file.read(1):
+        raise DataError("source_unreadable", f"{name} does not hold what its header says.")
+    return np.frombuffer(raw, np.uint8).reshape(shape)

@@ -1,19 +1,21 @@
 """A NumPy archive with arrays sample_id (str), image (uint8 NHWC or NHW), label (int), split (str)."""
 
+import math
 import sys
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workers.data.inside_roots import real_path
-from workers.data.source import MAX_UNPACKED_BYTES, SPLIT_ALIASES, DataError, SourceArrays, subset
+from workers.data.source import MAX_ID_LENGTH, MAX_UNPACKED_BYTES, SPLIT_ALIASES, DataError, SourceArrays, subset
 
 NAMES = ("sample_id", "image", "label", "split")
+_MAX_TEXT_BYTES = 4 * MAX_ID_LENGTH
 
 
 def read(source: Mapping[str, Any], roots: Sequence[Path]) -> SourceArrays:
@@ -34,26 +36,49 @@ def read(source: Mapping[str, Any], roots: Sequence[Path]) -> SourceArrays:
 
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:
+    # A pipe or a device would keep its reader for ever.
+    if not path.is_file():
+        raise DataError("source_file_missing", "There is no file at the path any more.")
     try:
         with zipfile.ZipFile(path) as archive:
-            if sum(info.file_size for info in archive.infolist()) > MAX_UNPACKED_BYTES:
-                raise DataError("source_too_large", f"The archive unpacks to over {MAX_UNPACKED_BYTES} bytes.")
+            _refuse_large(archive)
         with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in NAMES if name not in archive.files]
-            if missing:
-                raise DataError("invalid_dataset", f"The archive lacks {', '.join(missing)}.")
             arrays = {name: archive[name] for name in NAMES}
-    except FileNotFoundError:
-        raise DataError("source_file_missing", "There is no file at the path any more.") from None
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError):  # RuntimeError: encrypted
         raise DataError("source_unreadable", "The file is not a readable .npz archive.") from None
-    except ValueError as error:
+    except (ValueError, MemoryError, TypeError, SyntaxError, OverflowError, LookupError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(
             "source_unreadable", "An array is damaged or holds Python objects; store plain arrays."
         ) from None
     return _typed(arrays)
+
+
+def _refuse_large(archive: zipfile.ZipFile) -> None:
+    """Raise DataError for arrays that are too much, by what archive and headers say, before any is unpacked."""
+    members = archive.namelist()
+    missing = [name for name in NAMES if f"{name}.npy" not in members]
+    if missing:
+        raise DataError("invalid_dataset", f"The archive lacks {', '.join(missing)}.")
+    if sum(archive.getinfo(f"{name}.npy").file_size for name in NAMES) > MAX_UNPACKED_BYTES:
+        raise DataError("source_too_large", f"The archive unpacks to over {MAX_UNPACKED_BYTES} bytes.")
+    for name in NAMES:
+        with archive.open(f"{name}.npy") as file:
+            shape, kind = _header(file)
+            held = archive.getinfo(f"{name}.npy").file_size - file.tell()
+        if math.prod(shape) * kind.itemsize != held and kind.kind != "O":
+            raise DataError("source_unreadable", f"{name} does not hold what its header says.")
+        if kind.kind in "SU" and kind.itemsize > _MAX_TEXT_BYTES:
+            detail = f"An array is too wide: sample_id and split have {MAX_ID_LENGTH} characters at most."
+            raise DataError("invalid_dataset", detail)
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    major, _ = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    shape, _, kind = read(file)
+    return shape, kind
 
 
 def _typed(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -13,14 +13,29 @@ from numpy.typing import NDArray
 
 from workers.data.decoding import ImageDecoder, ImageStack, Pixels, Undecodable
 from workers.data.inside_roots import real_path
-from workers.data.source import MAX_CLASSES, SPLIT_ALIASES, DataError, SourceArrays, subset_positions
+from workers.data.source import (
+    MAX_CLASSES,
+    MAX_ID_LENGTH,
+    MAX_UNPACKED_BYTES,
+    SPLIT_ALIASES,
+    DataError,
+    SourceArrays,
+    subset_positions,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
 
-_BATCH = 64
+_BATCH, _BATCH_BYTES = 64, 2**25
 _MAX_ROWS = 10**8
 _SMALL = ("sample_id", "label", "split")
+_MAX_TEXT_BYTES = 4 * MAX_ID_LENGTH
+_MAX_VALUES = 4 * 1024 * 1024
+"""Of one image that is a list of numbers."""
+
+# A value that comes a million times is in a file once, and stays so in memory.
+_AS_DICTIONARY = ("sample_id", "split", "image")
 
 
 def read(source: Mapping[str, Any], roots: Sequence[Path]) -> SourceArrays:
@@ -56,20 +71,50 @@ def _paths(path: Path, roots: Sequence[Path]) -> list[Path]:
 
 def _rows(paths: Sequence[Path]) -> dict[str, list[Any]]:
     """Return all columns but the images, checked. Raises DataError with every fault."""
-    from pyarrow import parquet
-
     rows: dict[str, list[Any]] = {name: [] for name in _SMALL}
     for path in paths:
-        with parquet.ParquetFile(path) as file:
+        with _opened(path) as file:
             _refuse(_schema_faults(file.schema_arrow))
+            _refuse_large(file.metadata)
             if sum(map(len, rows.values())) + 3 * file.metadata.num_rows > 3 * _MAX_ROWS:
                 raise DataError("source_too_large", f"There are over {_MAX_ROWS} rows.")
             for batch in file.iter_batches(_BATCH * _BATCH, columns=list(_SMALL)):
                 for name in _SMALL:
-                    rows[name] += batch.column(name).to_pylist()
+                    rows[name] += _cells_of(batch.column(name))
     _refuse([f"{name} has empty cells" for name in _SMALL if None in rows[name]])
     _refuse([f"labels must be 0 to {MAX_CLASSES - 1}"] if not all(0 <= n < MAX_CLASSES for n in rows["label"]) else [])
     return rows
+
+
+def _opened(path: Path) -> "ParquetFile":
+    from pyarrow import parquet
+
+    columns = parquet.read_metadata(path).schema
+    there = {columns.column(i).path for i in range(len(columns))}
+    return parquet.ParquetFile(path, read_dictionary=[name for name in _AS_DICTIONARY if name in there])
+
+
+def _refuse_large(metadata: Any) -> None:
+    """Raise DataError for what the footer says is too much, before any of it is unpacked."""
+    unpacked = 0
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            unpacked += column.total_uncompressed_size
+            if column.num_values > group.num_rows * _MAX_VALUES:
+                raise DataError("source_too_large", f"An image has over {_MAX_VALUES} values.")
+    if unpacked > MAX_UNPACKED_BYTES:
+        raise DataError("source_too_large", f"The file unpacks to over {MAX_UNPACKED_BYTES} bytes.")
+
+
+def _cells_of(column: Any) -> list[Any]:
+    """Return an Arrow column as Python's values. Raises DataError for texts that are too long to be ids."""
+    from pyarrow import compute, types
+
+    texts = column.dictionary if types.is_dictionary(column.type) else column
+    if _is_text(texts.type) and (compute.max(compute.binary_length(texts)).as_py() or 0) > _MAX_TEXT_BYTES:
+        raise DataError("invalid_dataset", f"sample_id and split have {MAX_ID_LENGTH} characters at most.")
+    cells: list[Any] = column.to_pylist()
+    return cells
 
 
 def _refuse(faults: Sequence[str]) -> None:
@@ -123,7 +168,8 @@ def _inner(kind: "pa.DataType") -> "pa.DataType":
     """Return the type of a struct's field `bytes`, or the type itself."""
     from pyarrow import types
 
-    return kind.field("bytes").type if types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
+    is_struct = types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    return _plain(kind.field("bytes").type) if is_struct else kind
 
 
 def _decoded(paths: Sequence[Path], positions: NDArray[np.int64], decoder: ImageDecoder) -> Pixels:
@@ -139,12 +185,21 @@ def _decoded(paths: Sequence[Path], positions: NDArray[np.int64], decoder: Image
 
 def _cells(paths: Sequence[Path]) -> Iterator[Any]:
     """Yield one image cell after another; few are in memory at a time."""
-    from pyarrow import parquet
-
     for path in paths:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(_BATCH, columns=["image"]):
+        with _opened(path) as file:
+            for batch in file.iter_batches(_rows_at_once(file.metadata), columns=["image"]):
                 yield from batch.column("image")
+
+
+def _rows_at_once(metadata: Any) -> int:
+    """Return so few rows that their images are not too much, though each were as large as all of its row group.
+
+    Arrow makes no dictionary of what is within a struct, so there a value that repeats is in memory for each row.
+    """
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+    largest = max((c.total_uncompressed_size for c in columns if c.path_in_schema == "image.bytes"), default=1)
+    return max(1, min(_BATCH, _BATCH_BYTES // max(1, largest)))
 
 
 def _pixels(cell: Any, decoder: ImageDecoder) -> Pixels:
