@@ -30,6 +30,7 @@ _HTTP_CODES = {
     404: "not_found",
     405: "method_not_allowed",
     400: "bad_request",
+    408: "body_too_slow",
     413: "body_too_large",
     415: "unsupported_media_type",
     416: "range_not_satisfiable",
@@ -121,7 +122,15 @@ def install(app: FastAPI) -> None:
         return response(errors.InvalidRequest(detail, faults=validation_faults(error.errors())))
 
     @app.exception_handler(HTTPException)
-    def _http_error(_: Request, error: HTTPException) -> ProblemResponse:
+    def _http_error(request: Request, error: HTTPException) -> ProblemResponse:
         code = _HTTP_CODES.get(error.status_code, "http_error")
         body = problem(error.status_code, code, str(error.detail), str(error.detail))
-        return ProblemResponse(body, error.status_code, dict(error.headers or {}))
+        headers = {"Allow": _allowed(request)} if error.status_code == 405 else dict(error.headers or {})
+        return ProblemResponse(body, error.status_code, headers)
+
+
+def _allowed(request: Request) -> str:
+    """Return the methods of a path: the router names those of the first route that has it, and there may be more."""
+    path = getattr(request.scope.get("route"), "path_format", "")
+    described: dict[str, Any] = request.app.openapi()["paths"].get(path, {})
+    return ", ".join(sorted(method.upper() for method in described))

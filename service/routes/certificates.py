@@ -14,6 +14,7 @@ from service.store import certificates
 from service.store.tables import Certificate
 
 HTML, JSON = "text/html", "application/json"
+SCHEMA = "application/schema+json"
 # The page is complete in itself: it may load nothing and run nothing.
 _INERT = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
@@ -64,11 +65,12 @@ def page(request_id: str, parts: PartsDep, who: Reader) -> HTMLResponse:
     "/schemas/unlearning-certificate/v1",
     operation_id="get_certificate_schema",
     response_class=Response,
+    responses={200: {"content": {SCHEMA: {"schema": {"type": "object"}}}}},
     dependencies=[Depends(principal)],
 )
 def schema() -> Response:
     """Return the JSON Schema (2020-12) of the predicate `unlearning-certificate/v1`; any key may read it."""
-    return JSONResponse(PREDICATE_SCHEMA, media_type="application/schema+json")
+    return JSONResponse(PREDICATE_SCHEMA, media_type=SCHEMA)
 
 
 def _fetched(parts: Parts, who: Principal, request_id: str, *, form: str) -> Certificate:

@@ -16,6 +16,7 @@ from service.store import plots
 from service.store.tables import Evaluation
 
 SVG = "image/svg+xml"
+SCHEMA = "application/schema+json"
 # An SVG is a document: opened by itself it may neither load nor run anything, nor be taken for anything else.
 INERT = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox",
@@ -27,10 +28,15 @@ CACHED = {"Cache-Control": "private, max-age=86400, immutable"}
 router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"], dependencies=[needs("requests:read")])
 
 
-@router.get("/schema", operation_id="get_evaluation_schema")
+@router.get(
+    "/schema",
+    operation_id="get_evaluation_schema",
+    response_class=Response,
+    responses={200: {"content": {SCHEMA: {"schema": {"type": "object"}}}}},
+)
 def schema() -> Response:
     """Return the JSON Schema (2020-12) of what `GET /v1/evaluations/{evaluation_id}` answers."""
-    return JSONResponse(evaluation_schema(), media_type="application/schema+json")
+    return JSONResponse(evaluation_schema(), media_type=SCHEMA)
 
 
 @router.get("/{evaluation_id}", operation_id="get_evaluation", responses={200: {"model": EvaluationOut}})
@@ -53,7 +59,7 @@ def get(evaluation_id: str, parts: PartsDep) -> dict[str, Any]:
     "/{evaluation_id}/plots/{name}.svg",
     operation_id="get_evaluation_plot",
     response_class=Response,
-    responses={200: {"content": {SVG: {}}}},
+    responses={200: {"content": {SVG: {}}}, 304: {"description": "The client has this plot."}},
 )
 def plot(evaluation_id: str, name: str, parts: PartsDep, if_none_match: Annotated[str, Header()] = "") -> Response:
     """Return one plot. A 404 lists the plots there are."""

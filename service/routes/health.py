@@ -20,7 +20,7 @@ def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", operation_id="readyz")
+@router.get("/readyz", operation_id="readyz", responses={503: {"description": "Not ready.", "model": dict[str, Any]}})
 def readyz(response: Response, parts: PartsDep) -> dict[str, Any]:
     """Say whether requests can be taken in: database migrated and reachable, artifacts writable, no end in sight.
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
@@ -76,7 +77,9 @@ def _by(name: str, text: str, label: str, values: Mapping[str, float]) -> GaugeM
     return family
 
 
-@router.get("/metrics", operation_id="get_metrics", dependencies=[needs("metrics:read")], response_class=Response)
+@router.get(
+    "/metrics", operation_id="get_metrics", dependencies=[needs("metrics:read")], response_class=PlainTextResponse
+)
 def metrics(parts: PartsDep) -> Response:
     """Return the gauges of requests, queue and log for a scraper, which sends its key as a bearer token."""
 

@@ -1,7 +1,7 @@
 """/v1/audit: the log as C2SP tlog-tiles serves it (checkpoint, tiles, entry bundles), its proofs, and its keys."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import PlainTextResponse, Response
@@ -14,6 +14,9 @@ from service.store import audit, audit_tree, checkpoints, signing_keys
 from service.store.checkpoints import SignedCheckpoint
 
 OCTETS = "application/octet-stream"
+BYTES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {OCTETS: {"schema": {"type": "string", "format": "binary"}}}}
+}
 # What is once in a tile stays: the log only grows.
 FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 NOT_KEPT = {"Cache-Control": "no-cache"}
@@ -22,7 +25,12 @@ MAX_SEQ = 2**53 - 1
 _LEVEL = re.compile("[0-5]", re.ASCII)
 _PLACE = re.compile(r"((?:x\d{3}/)*)(\d{3})(?:\.p/([1-9]\d{0,2}))?", re.ASCII)
 
+_INDEX_PATTERN = r"^(?!x000/)(x[0-9]{3}/){0,4}[0-9]{3}(\.p/([1-9][0-9]?|1[0-9]{2}|2[0-4][0-9]|25[0-5]))?$"
+
 router = APIRouter(prefix="/v1/audit", tags=["audit"], dependencies=[needs("audit:read")])
+# What the document says; the routes check by themselves, and say what a tile is named like.
+Index = Annotated[str, Path(json_schema_extra={"pattern": _INDEX_PATTERN})]
+Level = Annotated[str, Path(json_schema_extra={"enum": [str(level) for level in range(MAX_LEVEL + 1)]})]
 Size = Annotated[int, Query(ge=1, le=MAX_SEQ)]
 
 
@@ -36,8 +44,10 @@ def _fresh(parts: Parts) -> SignedCheckpoint:
     return checkpoints.fresh(parts.database, parts.settings)
 
 
-@router.get("/tile/entries/{index:path}", operation_id="get_audit_entry_bundle", response_class=Response)
-def entry_bundle(index: str, parts: PartsDep) -> Response:
+@router.get(
+    "/tile/entries/{index:path}", operation_id="get_audit_entry_bundle", response_class=Response, responses=BYTES
+)
+def entry_bundle(index: Index, parts: PartsDep) -> Response:
     """Return up to 256 entries, each the bytes that its leaf hashes, with their length before them in two bytes."""
     number, width = _place(index)
     first = number * WIDTH
@@ -50,8 +60,8 @@ def entry_bundle(index: str, parts: PartsDep) -> Response:
     return Response(body, media_type=OCTETS, headers=FOR_EVER)
 
 
-@router.get("/tile/{level}/{index:path}", operation_id="get_audit_tile", response_class=Response)
-def tile(level: str, index: str, parts: PartsDep) -> Response:
+@router.get("/tile/{level}/{index:path}", operation_id="get_audit_tile", response_class=Response, responses=BYTES)
+def tile(level: Level, index: Index, parts: PartsDep) -> Response:
     """Return up to 256 hashes of the Merkle tree side by side (C2SP tlog-tiles)."""
     if _LEVEL.fullmatch(level) is None:
         raise _bad_path("/level", level)

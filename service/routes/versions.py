@@ -3,7 +3,7 @@
 import json
 import tempfile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -21,7 +21,7 @@ from service.errors import Conflict, InvalidRequest, MalformedBody, Precondition
 from service.lifecycle import JobKind, VersionState
 from service.problems import validation_faults
 from service.schemas.common import Limit, Number, Page, decode_number, encode_cursor
-from service.schemas.models import PreparationOut, PrepareIn, PreparingOut, TrainIn, VersionOut
+from service.schemas.models import PreparationOut, PrepareIn, PreparingOut, TrainIn, TrainingOut, VersionOut
 from service.store import attaching, datasets, digests, jobs, models, preparations, versions
 from service.store.tables import Model, Version
 
@@ -55,7 +55,15 @@ _BODY = {
 }
 
 
-@router.post("", status_code=201, operation_id="create_version", openapi_extra=_BODY, response_model=None)
+_CREATED: dict[int | str, dict[str, Any]] = {
+    201: {"model": VersionOut, "description": "Stored; a worker checks the weights."},
+    202: {"model": TrainingOut, "description": "A worker trains them."},
+}
+
+
+@router.post(
+    "", status_code=201, operation_id="create_version", openapi_extra=_BODY, response_model=None, responses=_CREATED
+)
 async def create(
     name: str, request: Request, parts: PartsDep, who: Annotated[Principal, needs("models:write")]
 ) -> Response:

@@ -4,7 +4,7 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, Response
@@ -25,6 +25,18 @@ from service.store.tables import Version
 
 _RANGES = re.compile(r"bytes=\d{0,18}-\d{0,18}( *, *\d{0,18}-\d{0,18})*", re.ASCII)
 _RANGE = re.compile(r"(\d*)-(\d*)", re.ASCII)
+_BYTES = {WEIGHTS: {"schema": {"type": "string", "format": "binary"}}}
+_TAGS: dict[str, Any] = {
+    "ETag": {"required": True, "schema": {"type": "string"}},
+    "Repr-Digest": {"required": True, "schema": {"type": "string"}},
+}
+_DOWNLOADED: dict[int | str, dict[str, Any]] = {
+    200: {"content": _BYTES, "headers": _TAGS},
+    206: {"description": "The ranges asked for.", "content": {**_BYTES, "multipart/byteranges": {}}, "headers": _TAGS},
+    304: {"description": "The client has these bytes.", "headers": _TAGS},
+}
+_TOLD: dict[int | str, dict[str, Any]] = {status: {"headers": _TAGS} for status in (200, 304)}
+_TOLD[304] |= {"description": "The client has these bytes."}
 
 router = APIRouter(prefix="/v1/models/{name}/versions", tags=["versions"])
 
@@ -62,7 +74,7 @@ def _rejected() -> Conflict:
     return Conflict("These weights were rejected; the version's `error` says why.", code="version_rejected")
 
 
-@router.api_route("/{number}/weights", methods=["GET"], operation_id="download_weights", response_class=Response)
+@router.get("/{number}/weights", operation_id="download_weights", response_class=Response, responses=_DOWNLOADED)
 def download(
     name: str,
     number: VersionNumber,
@@ -123,9 +135,18 @@ def _applied_range(request: Request, tag: str, size: int) -> str | None:
     if not _RANGES.fullmatch(given) or _backwards(given) or request.headers.get("if-range", tag) != tag:
         request.scope["headers"] = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
         return None
-    if any(int(first or 0) >= size or (first, last) == ("", "0") for first, last in _RANGE.findall(given)):
+    there = [f"{first}-{last}" for first, last in _RANGE.findall(given) if _overlaps(first, last, size)]
+    if not there:
         raise HTTPException(416, f"The weights have {size} bytes.", {"Content-Range": f"bytes */{size}"})
+    # A set of ranges is satisfiable if one of them is; what answers would refuse the set for any that is not.
+    kept = ("bytes=" + ", ".join(there)).encode()
+    headers = request.scope["headers"]
+    request.scope["headers"] = [(name, kept if name == b"range" else value) for name, value in headers]
     return given
+
+
+def _overlaps(first: str, last: str, size: int) -> bool:
+    return int(first) < size if first else int(last) > 0
 
 
 def _backwards(ranges: str) -> bool:
@@ -133,7 +154,7 @@ def _backwards(ranges: str) -> bool:
     return any((first and last and int(first) > int(last)) or not (first or last) for first, last in found)
 
 
-@router.head("/{number}/weights", operation_id="head_weights", response_class=Response)
+@router.head("/{number}/weights", operation_id="head_weights", response_class=Response, responses=_TOLD)
 def head(
     name: str,
     number: VersionNumber,

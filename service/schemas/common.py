@@ -3,10 +3,12 @@
 import base64
 import binascii
 import hashlib
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Generic, TypeVar
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
 
 from service.errors import Fault, InvalidRequest
 
@@ -14,7 +16,25 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,9
 Number = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Limit = Annotated[int, Field(ge=1, le=1000)]
 CHECK_BYTES = 6
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]", re.ASCII)
 T = TypeVar("T")
+
+
+def _whole(value: object) -> object:
+    """Let 2 and 2.0 be integers, as JSON Schema does, but neither true nor a text."""
+    if isinstance(value, bool | str):
+        raise PydanticCustomError("int_type", "Input should be a valid integer")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+
+
+def _is_written_out(value: object) -> object:
+    """Refuse a number, in which seconds since 1970 would be seen."""
+    if not isinstance(value, datetime) and not (isinstance(value, str) and _DATE.match(value)):
+        raise PydanticCustomError("datetime_type", "Input should be a moment such as 2026-01-31T12:00:00Z")
+    return value
 
 
 def _has_a_utc_time(moment: datetime) -> datetime:
@@ -25,7 +45,7 @@ def _has_a_utc_time(moment: datetime) -> datetime:
     return moment
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(_has_a_utc_time)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_is_written_out), AfterValidator(_has_a_utc_time)]
 
 
 class Body(BaseModel):
@@ -69,7 +89,7 @@ def decode_number(cursor: str | None, default: int, *, pointer: str = "/cursor")
     text = decode_cursor(cursor, pointer=pointer)
     if text is None:
         return default
-    if not text.isdecimal() or len(text) > 18:
+    if not (text.isascii() and text.isdecimal()) or len(text) > 18:
         raise _bad_cursor(pointer)
     return int(text)
 

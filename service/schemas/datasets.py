@@ -6,18 +6,18 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from service.catalogue.sources import SOURCES, Source
-from service.schemas.common import Body, Name
+from service.schemas.common import Body, Name, Whole
 
 T = TypeVar("T")
-Side = Annotated[int, Field(ge=1, le=1024)]
+Side = Annotated[Whole, Field(ge=1, le=1024)]
 
 
 class Subset(Body):
     """Take a seeded, class-balanced part of the source's splits."""
 
-    train: int | None = Field(None, ge=2)
-    test: int | None = Field(None, ge=2)
-    seed: int = Field(0, ge=0, lt=2**31)
+    train: Whole | None = Field(None, ge=2)
+    test: Whole | None = Field(None, ge=2)
+    seed: Whole = Field(0, ge=0, lt=2**31)
 
 
 class Decode(Body):

@@ -6,10 +6,10 @@ from typing import Annotated
 from pydantic import BaseModel, Field, field_validator
 
 from service.auth import SCOPES
-from service.schemas.common import Body, Moment, Name
+from service.schemas.common import Body, Moment, Name, Whole
 from service.store.keys import MAX_OVERLAP_SECONDS, OVERLAP_SECONDS
 
-PerDay = Annotated[int, Field(ge=1, le=2**31 - 1)]
+PerDay = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
 
 
 class QuotasIn(Body):
@@ -30,7 +30,7 @@ class KeyIn(Body):
     def _known(cls, value: list[str]) -> list[str]:
         unknown = sorted(set(value) - SCOPES)
         if unknown:
-            raise ValueError(f"unknown scopes {', '.join(unknown)}; known: {', '.join(sorted(SCOPES))}")
+            raise ValueError(f"unknown scopes {unknown}; known: {', '.join(sorted(SCOPES))}")
         return value
 
     @field_validator("expires_at")
@@ -42,7 +42,7 @@ class KeyIn(Body):
 
 
 class KeyRotateIn(Body):
-    overlap_seconds: int = Field(
+    overlap_seconds: Whole = Field(
         OVERLAP_SECONDS,
         ge=0,
         le=MAX_OVERLAP_SECONDS,

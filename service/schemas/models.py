@@ -67,6 +67,12 @@ class TrainIn(Body):
     train: Literal[True]
 
 
+class TrainingOut(BaseModel):
+    job: dict[str, str]
+    model: str
+    state: Literal["queued"]
+
+
 class VersionOut(BaseModel):
     model: str
     number: int

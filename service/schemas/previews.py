@@ -1,16 +1,21 @@
 """The answer of a preview: what a deletion request would do."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
+
+
+def _encodable(value: Any) -> Any:
+    """Write half a surrogate pair as text does: what a client sent may hold one, and UTF-8 cannot carry it."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 class FaultOut(BaseModel):
-    pointer: str
+    pointer: Annotated[str, BeforeValidator(_encodable)]
     code: str
-    value: Any = None
-    detail: str | None = None
+    value: Annotated[Any, BeforeValidator(_encodable)] = None
+    detail: Annotated[str | None, BeforeValidator(_encodable)] = None
 
 
 class PreviewCounts(BaseModel):

@@ -3,11 +3,11 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, StrictInt, StringConstraints, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, StringConstraints, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from service.deadlines import MAX_EXTENSION_MONTHS
-from service.schemas.common import Body
+from service.schemas.common import Body, Whole
 
 MAX_NOTE_LENGTH = 500
 Note = Annotated[
@@ -26,7 +26,7 @@ DenialReason = Literal[
 
 
 class ExtensionIn(Body):
-    months: StrictInt = Field(ge=1, le=MAX_EXTENSION_MONTHS, description="Months more, counted from `received_at`.")
+    months: Whole = Field(ge=1, le=MAX_EXTENSION_MONTHS, description="Months more, counted from `received_at`.")
     reason: Note = Field(description="Why; kept beside the request, never in the log. It may name no sample.")
 
 

@@ -3,9 +3,9 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, Field, StrictBool, StringConstraints
 
-from service.schemas.common import Body, Moment
+from service.schemas.common import Body, Moment, Whole
 
 MOST_OVERLAP_SECONDS = 7 * 86_400
 DAY_SECONDS = 86_400
@@ -37,7 +37,7 @@ class WebhookPatch(Body):
     url: Url | None = None
     events: list[str] | None = Field(None, min_length=1, max_length=100)
     description: Description | None = None
-    enabled: bool | None = None
+    enabled: StrictBool | None = None
 
 
 class WebhookOut(BaseModel):
@@ -58,7 +58,7 @@ class WebhookCreated(WebhookOut):
 
 class RotateIn(Body):
     secret: str | None = Field(None, max_length=200)
-    overlap_seconds: int = Field(
+    overlap_seconds: Whole = Field(
         DAY_SECONDS,
         ge=0,
         le=MOST_OVERLAP_SECONDS,
@@ -92,7 +92,7 @@ class DeliveryOut(BaseModel):
 
 class ReplayIn(Body):
     since: Annotated[Moment, AfterValidator(_past)]
-    include_delivered: bool = Field(default=True, description="False: only what was not delivered.")
+    include_delivered: StrictBool = Field(default=True, description="False: only what was not delivered.")
 
 
 class ReplayOut(BaseModel):
