@@ -6,9 +6,9 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from service import certifying, checkpointing, clock, faults, journaling, key_use, problems, shredding
+from service import certifying, checkpointing, clock, faults, journaling, key_use, openapi, problems, shredding
 from service.artifacts import ArtifactStore
-from service.body_limit import BodyLimit, NoNulInUrl
+from service.body_limit import BodyLimit, NoNulInUrl, Pace
 from service.deps import Parts
 from service.dispatch import Bell
 from service.draining import Draining
@@ -109,12 +109,19 @@ def create_app(settings: Settings) -> FastAPI:
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
+        # A path has one spelling; a redirect would be an answer that no operation speaks of.
+        redirect_slashes=False,
     )
     app.state.parts = parts
     problems.install(app)
     app.add_middleware(ShutUntilReplayed, gate=gate)
     app.add_middleware(NoNulInUrl)
-    app.add_middleware(BodyLimit, json_bytes=settings.max_body_bytes, weights_bytes=settings.max_weights_bytes)
+    app.add_middleware(
+        BodyLimit,
+        json_bytes=settings.max_body_bytes,
+        weights_bytes=settings.max_weights_bytes,
+        pace=Pace(seconds=settings.body_seconds, bytes_per_second=settings.body_bytes_per_second),
+    )
     app.add_middleware(NextLink)
     app.add_middleware(RateLimits, limits=limits_of(settings), meter=Meter.of(settings), seen=parts.seen)
     app.add_middleware(Draining, draining=parts.draining)
@@ -123,4 +130,5 @@ def create_app(settings: Settings) -> FastAPI:
     for route in _ROUTES:
         app.include_router(route.router)
     app.include_router(catalogue.description)
+    openapi.install(app)
     return app

@@ -1,7 +1,10 @@
 """Refuses bodies over the limit, whether or not they announce their length, and URLs no store can look up."""
 
+import asyncio
 import json
 import re
+import time
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -13,11 +16,19 @@ from service.problems import MEDIA_TYPE, problem
 _UPLOAD = re.compile(r"/v1/models/[^/]+/versions/?")
 
 
-class BodyLimit:
-    """ASGI middleware with two limits: one for JSON, one for weights."""
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How long a client may make the service wait for its body: so many seconds, and the time its bytes take."""
 
-    def __init__(self, app: ASGIApp, *, json_bytes: int, weights_bytes: int) -> None:
-        self._app, self._json, self._weights = app, json_bytes, weights_bytes
+    seconds: float
+    bytes_per_second: int
+
+
+class BodyLimit:
+    """ASGI middleware with two limits, one for JSON, one for weights, and a pace for both."""
+
+    def __init__(self, app: ASGIApp, *, json_bytes: int, weights_bytes: int, pace: Pace) -> None:
+        self._app, self._json, self._weights, self._pace = app, json_bytes, weights_bytes, pace
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
@@ -31,7 +42,7 @@ class BodyLimit:
         if declared.isdigit() and int(declared) > limit:
             await _refuse(send, problem(413, "body_too_large", "The body is too large", _detail(limit)))
             return
-        await self._app(scope, _counting(receive, limit), send)
+        await self._app(scope, _counting(receive, limit, self._pace), send)
 
 
 class NoNulInUrl:
@@ -48,18 +59,31 @@ class NoNulInUrl:
         await self._app(scope, receive, send)
 
 
-def _counting(receive: Receive, limit: int) -> Receive:
-    seen = 0
+def _counting(receive: Receive, limit: int, pace: Pace) -> Receive:
+    seen, waited, more = 0, 0.0, True
 
     async def counted() -> Message:
-        nonlocal seen
-        message = await receive()
+        nonlocal seen, waited, more
+        if not more:  # what comes now is that the client left, whenever that is
+            return await receive()
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(max(0.0, pace.seconds + seen / pace.bytes_per_second - waited)):
+                message = await receive()
+        except TimeoutError:
+            raise HTTPException(408, _too_slow(pace), {"Connection": "close"}) from None
+        waited += time.monotonic() - began
+        more = message.get("more_body", False)
         seen += len(message.get("body", b""))
         if seen > limit:
             raise HTTPException(413, _detail(limit))
         return message
 
     return counted
+
+
+def _too_slow(pace: Pace) -> str:
+    return f"The body came too slowly: send at least {pace.bytes_per_second} bytes a second."
 
 
 def _detail(limit: int) -> str:

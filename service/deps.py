@@ -19,6 +19,7 @@ from service.settings import Settings
 from service.store import audit, keys
 from service.store.intake import Secrets
 from service.store.session import Database
+from service.streams import Streams
 
 _bearer = HTTPBearer(auto_error=False, description="An API key made by `unlearn keys create`.")
 
@@ -34,6 +35,7 @@ class Parts:
     secrets: Secrets
     seen: SeenKeys = field(default_factory=SeenKeys)
     draining: threading.Event = field(default_factory=threading.Event)
+    streams: Streams = field(default_factory=Streams)
 
 
 async def parts(request: Request) -> Parts:

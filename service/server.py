@@ -17,6 +17,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from service.connections import options
 from service.deps import Parts
 from service.settings import Settings
 
@@ -55,7 +56,12 @@ def run(
 ) -> None:
     """Serve until asked to end. A process that has not ended ``exit_seconds`` after its bound is ended the hard way."""
     config = uvicorn.Config(
-        app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds)
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds),
+        **options(settings),
     )
     bound = settings.drain_seconds + settings.shutdown_seconds + exit_seconds
 

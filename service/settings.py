@@ -120,6 +120,13 @@ class Settings(BaseSettings):
     shutdown_seconds: float = Field(
         20.0, ge=1, le=3600, description="How long requests in flight may take once the API accepts no more, seconds."
     )
+    max_connections: int = Field(800, ge=10, description="Connections one API process answers; beyond it is 503.")
+    max_streams: int = Field(200, ge=1, description="Streams of events one API process holds open; beyond it is 503.")
+    stream_seconds: float = Field(3600.0, gt=0, description="A stream of events ends after this; resume it, seconds.")
+    head_seconds: float = Field(20.0, gt=0, description="Longest a request's head may take to come, seconds.")
+    body_seconds: float = Field(30.0, gt=0, description="Longest wait for a body, beside its bytes' time, seconds.")
+    body_bytes_per_second: int = Field(8192, gt=0, description="Slowest a body may come, bytes a second.")
+    unread_seconds: float = Field(60.0, gt=0, description="A client that reads nothing so long is cut off, seconds.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
     fault_points: Path | None = Field(
         None, description="Folder of a test that holds or fails the service at named steps; `production` refuses it."

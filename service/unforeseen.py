@@ -7,6 +7,7 @@ whole, so none may reach it.
 import json
 
 import structlog
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.logs import trace
@@ -38,6 +39,8 @@ class Unforeseen:
 
         try:
             await self._app(scope, receive, watched)
+        except ClientDisconnect:
+            return  # nobody is left to answer
         except Exception as error:  # noqa: BLE001 - the boundary of a request
             route = getattr(scope.get("route"), "path", None)
             log.error("request.failed", method=scope["method"], route=route, trace=trace(error))
