@@ -8,7 +8,7 @@ from typing import IO, Any
 
 from service.errors import Fault, InvalidRequest
 
-# Parsed in the API process, as some twelve times as much memory; ten thousand tensors take a tenth of it.
+# Parsed in the API process, in up to forty times as much memory; ten thousand tensors take a tenth of it.
 MAX_HEADER_BYTES = 10 * 2**20
 MAX_DIMENSIONS = 32
 _CHUNK = 1 << 20

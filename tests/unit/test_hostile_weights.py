@@ -128,4 +128,4 @@ def test_a_header_of_many_tensors_takes_bounded_memory(tmp_path: Path, entry: by
         process.kill()
         process.join()
     assert ("over 10485760 bytes" in told) == (size > 10 * MIB)
-    assert growth < 400 * MIB, f"{growth / MIB:.0f} MiB"
+    assert growth < 700 * MIB, f"{growth / MIB:.0f} MiB"
