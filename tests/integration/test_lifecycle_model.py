@@ -134,6 +134,23 @@ class Lifecycle(RuleBasedStateMachine):
     def crash(self, number: int) -> None:
         self.world.hands[number].crash()
 
+    @precondition(lambda self: self._requests)
+    @rule(number=HAND, outcome=st.sampled_from(OUTCOMES))
+    def sleep_through_the_lease(self, number: int, outcome: str) -> None:
+        """One worker sleeps until another has its job, wakes up and works on: nothing it says counts."""
+        sleeper, other = self.world.hands[number], self.world.hands[1 - number]
+        if other.claim is not None or not (sleeper.claim is not None or sleeper.take()):
+            return
+        if sleeper.at is None:
+            sleeper.go_on()
+        job_id, fence = sleeper.claim.job_id, sleeper.claim.fence  # type: ignore[union-attr]
+        self.world.clock.advance(LEASE_SECONDS + 1)
+        self.world.sweep(by=1 - number)
+        other.take()
+        before = self.world.states_of(job_id)
+        sleeper.finish(outcome)
+        assert self.world.states_of(job_id) == before, f"{job_id} heeded the lost fence {fence}"
+
     @rule()
     def sweep(self) -> None:
         self.world.sweep()

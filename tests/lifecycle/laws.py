@@ -173,6 +173,8 @@ def _their_samples_wait(session: Session, found: Iterable[DeletionRequest], keys
     wanted = {key for request in found if request.status in requests.OPEN for key in keys[request.id]}
     states = set(session.scalars(select(Sample.state).where(Sample.id.in_(wanted)).distinct()))
     assert states <= {SampleState.PENDING, SampleState.ERASED}, f"samples of open requests are {states}"
+    pending = set(session.scalars(select(Sample.id).where(Sample.state == SampleState.PENDING)))
+    assert pending <= wanted, "a sample is withheld from training though no open request names it"
 
 
 def _events_are_announced_once(session: Session, announced: Counter[str]) -> None:

@@ -16,7 +16,7 @@ from service.lifecycle import JOB_BUSY, JOB_STUCK, JobKind, JobStatus
 from service.routes import jobs as job_routes
 from service.routes import versions as version_routes
 from service.settings import Settings
-from service.store import approval, cancel, datasets, decisions, intake, jobs, models, requests
+from service.store import approval, audit, cancel, datasets, decisions, intake, jobs, models, requests
 from service.store.intake import Secrets
 from service.store.jobs import LeaseLost
 from service.store.tables import AuditHead, Job, Sample
@@ -162,6 +162,12 @@ class World:
     def _log_size(self) -> int:
         with self.bench.database.reading() as session:
             return session.get_one(AuditHead, 1).size
+
+    def states_of(self, job_id: str) -> tuple[str, int, int]:
+        """Return a job's status and fence, and how many entries the log has on it."""
+        with self.bench.database.reading() as session:
+            job = jobs.get(session, job_id)
+            return job.status, job.fence, len(audit.find(session, subject=f"job/{job_id}", limit=None))
 
     # The end.
 
