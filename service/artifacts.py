@@ -64,6 +64,16 @@ class ArtifactStore:
             faults.reach(Step.ARTIFACT_RENAMED)
             return digest
         scratch = f"{self._root}/{_PART}{secrets.token_hex(12)}"
+        try:
+            self._store(source, scratch, target)
+        except BaseException:
+            # What is left of it would fill a full disk for a day more.
+            with suppress(OSError):
+                self._fs.rm_file(scratch)
+            raise
+        return digest
+
+    def _store(self, source: Path, scratch: str, target: str) -> None:
         self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
         if self._local:
             _copy_to_disk(source, Path(scratch))
@@ -74,7 +84,6 @@ class ArtifactStore:
             faults.reach(Step.ARTIFACT_WRITING)
             self._fs.mv(scratch, target)
         faults.reach(Step.ARTIFACT_RENAMED)
-        return digest
 
     def ensure(self, source: Path, digest: str) -> None:
         """Store a file again whose bytes were deleted after `put`; for whoever holds the digest (`store.digests`)."""

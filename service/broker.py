@@ -25,6 +25,8 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "accept_content": ["json"],
         "worker_prefetch_multiplier": 1,
         "broker_connection_retry_on_startup": True,
+        # For ever: a worker that gave up on its broker would sit there deaf.
+        "broker_connection_max_retries": None,
         "worker_hijack_root_logger": False,
         "worker_enable_remote_control": not settings.resolved_broker_url.startswith("filesystem"),
     }

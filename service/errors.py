@@ -14,6 +14,8 @@ ServiceError
 ├── TooLarge                send less
 ├── PreconditionFailed      the content is not what the client states
 ├── JobFailed               the work itself failed; an operator decides
+├── Outage                  the database or the storage is away; try again later
+├── StorageFull             the storage has no room; the operator must make some
 └── Unavailable             ask the operator, who must act before this can work
 """
 
@@ -152,6 +154,24 @@ class JobFailed(ServiceError):
 
     code = "job_failed"
     title = "The job failed"
+
+
+class Outage(ServiceError):
+    """Something the service stands on does not answer. ``retry_after``: seconds after which it may."""
+
+    code = "database_unavailable"
+    title = "The service is not available now"
+
+    def __init__(self, detail: str, *, code: str | None = None, retry_after: int = 5) -> None:
+        super().__init__(detail, code=code)
+        self.retry_after = retry_after
+
+
+class StorageFull(ServiceError):
+    """There is no room to store anything."""
+
+    code = "storage_full"
+    title = "The storage is full"
 
 
 class Unavailable(ServiceError):

@@ -25,6 +25,7 @@ _TITLES = {
     429: "Come back later.",
     500: "The service failed; the operator's log says where.",
     503: "The service cannot do this now.",
+    507: "There is no room to store anything.",
 }
 _HEADERS: dict[int, dict[str, Any]] = {
     401: {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}},

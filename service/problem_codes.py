@@ -13,6 +13,7 @@ EVERY: Codes = {
     400: ("bad_request",),
     500: ("internal_error",),
     503: ("unavailable", "database_unavailable", "storage_unavailable", "restore_replay_pending"),
+    507: ("storage_full",),
 }
 WITH_A_KEY: Codes = {401: ("unauthenticated",), 403: ("forbidden",), 429: ("rate_limited",)}
 WITH_A_BODY: Codes = {

@@ -3,14 +3,17 @@
 import json
 from typing import Any
 
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
-from service import errors
+from service import errors, outages
 from service.errors import Fault, ServiceError
 
+log = structlog.get_logger()
 MEDIA_TYPE = "application/problem+json"
 _STATUS: dict[type[ServiceError], int] = {
     errors.InvalidRequest: 422,
@@ -25,6 +28,8 @@ _STATUS: dict[type[ServiceError], int] = {
     errors.TooLarge: 413,
     errors.PreconditionFailed: 422,
     errors.Unavailable: 503,
+    errors.Outage: 503,
+    errors.StorageFull: 507,
 }
 _HTTP_CODES = {
     404: "not_found",
@@ -50,7 +55,7 @@ def response(error: ServiceError) -> ProblemResponse:
     """Return the problem document of an error."""
     status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-    if isinstance(error, errors.TooManyRequests) and error.retry_after is not None:
+    if isinstance(error, errors.TooManyRequests | errors.Outage) and error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     body = problem(status, error.code, error.title, error.detail, error.faults, **error.extra)
     return ProblemResponse(body, status, headers)
@@ -112,6 +117,15 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(ServiceError)
     def _service_error(_: Request, error: ServiceError) -> ProblemResponse:
         return response(error)
+
+    @app.exception_handler(OSError)
+    @app.exception_handler(SQLAlchemyError)
+    def _outage(_: Request, error: Exception) -> ProblemResponse:
+        lack = outages.lacking(error)
+        if lack is None:
+            raise error  # nobody foresaw it: `service.unforeseen` answers
+        log.warning("request.refused", code=lack.code, error=type(error).__name__)
+        return response(lack)
 
     @app.exception_handler(RequestValidationError)
     def _validation_error(_: Request, error: RequestValidationError) -> ProblemResponse:

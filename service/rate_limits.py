@@ -103,6 +103,8 @@ class Meter:
 
 
 async def _spend(storage: Storage, name: str, limit: RateLimitItem, key: str) -> Spent:
+    if isinstance(storage, MemoryStorage) and await storage.get_expiry(key) - time.time() > limit.get_expiry() + 1:
+        await storage.clear(key)  # the clock was set back: the window would last as long as it was ahead
     used = await storage.incr(key, limit.get_expiry())
     return Spent(name=name, limit=limit, used=used, seconds_left=await _seconds_left(storage, limit, key))
 

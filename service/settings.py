@@ -70,6 +70,15 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(30.0, gt=0, description="How long a silent worker keeps a job, seconds.")
     sweep_seconds: float = Field(5.0, gt=0, description="How often each worker looks for lost work, seconds.")
     max_attempts: int = Field(5, ge=1, description="Claims after which a job that never ends is `poisoned`.")
+    outage_patience_seconds: float = Field(
+        600.0, ge=0, description="How long a worker keeps a result while the database is away or full, seconds."
+    )
+    storage_retry_seconds: float = Field(
+        60.0, gt=0, description="First wait of a job that the storage refused, seconds; each next is four times it."
+    )
+    max_clock_skew_seconds: float = Field(
+        5.0, gt=0, description="A worker whose clock differs more from the database's takes no job, seconds."
+    )
     job_time_limit_seconds: float = Field(86_400.0, gt=0, description="A child past this is killed, seconds.")
     child_idle_seconds: float = Field(300.0, gt=0, description="A warm child unused this long is released, seconds.")
     max_body_bytes: int = Field(16 * 2**20, gt=0, description="Largest JSON body, bytes.")

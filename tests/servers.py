@@ -103,6 +103,64 @@ class _Account:
     group: int
 
 
+class Restartable:
+    """A server of a test's own that can be stopped, and started again on the same port with what it had on disk."""
+
+    def __init__(self, url: str, running: Callable[[], AbstractContextManager[None]]) -> None:
+        self.url, self._running, self._up = url, running, ExitStack()
+
+    def start(self) -> None:
+        self._up.enter_context(self._running())
+
+    def stop(self) -> None:
+        self._up.close()
+
+
+@contextmanager
+def restartable_postgres() -> Iterator[Restartable]:
+    """Yield a PostgreSQL server of the test's own, started."""
+    account, port, password = _unprivileged_account(), free_port(), secrets.token_hex(16)
+    with _scratch_folder("unlearn-postgres-", account) as scratch:
+        url = f"postgresql+psycopg://postgres:{password}@127.0.0.1:{port}/postgres"
+        programs = _postgres_programs(scratch, account)
+        cluster = _new_cluster(programs, scratch=scratch, account=account, password=password)
+        command = [str(programs / "postgres"), "-D", str(cluster), f"--port={port}"]
+        command += [f"--{name}={value}" for name, value in POSTGRES_SETTINGS.items()]
+        yield from _restarted(url, command, scratch=scratch, account=account, probe=lambda: _connect(url))
+
+
+@contextmanager
+def restartable_valkey() -> Iterator[Restartable]:
+    """Yield a Valkey server of the test's own, started; it forgets everything when it is stopped."""
+    port = free_port()
+    with _scratch_folder("unlearn-valkey-", None) as scratch:
+        url = f"redis://127.0.0.1:{port}/0"
+        command = [str(get_binary_path())]
+        for name, value in {"port": str(port), "dir": str(scratch), **VALKEY_SETTINGS}.items():
+            command += [f"--{name}", value]
+        yield from _restarted(url, command, scratch=scratch, account=None, probe=lambda: _ping(url))
+
+
+def _restarted(
+    url: str, command: list[str], *, scratch: Path, account: _Account | None, probe: Callable[[], None]
+) -> Iterator[Restartable]:
+    @contextmanager
+    def running() -> Iterator[None]:
+        # The keeper removes its scratch folder, which must not be the one that the data are in.
+        with (
+            _scratch_folder("unlearn-run-", account) as log_folder,
+            _running(command, scratch=log_folder, account=account, probe=probe),
+        ):
+            yield
+
+    found = Restartable(url, running)
+    found.start()
+    try:
+        yield found
+    finally:
+        found.stop()
+
+
 def _start(server_on: Callable[[int], AbstractContextManager[str]], stack: ExitStack) -> str:
     # Between finding a port free and binding it somebody else may take it, so a start is tried again.
     for _ in range(START_ATTEMPTS - 1):

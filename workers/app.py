@@ -57,7 +57,7 @@ def _refuse_unfit_schema(**_: Any) -> None:
 def _start(**_: Any) -> None:
     if os.environ.get("UNLEARN_EXIT_WITH_PARENT"):
         threading.Thread(target=_exit_with_parent, daemon=True).start()
-    Sweeper(bench(), lambda job_id: app.send_task(TASK, [job_id])).start()
+    Sweeper(bench(), lambda job_id: app.send_task(TASK, [job_id], retry=False)).start()
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]

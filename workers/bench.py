@@ -3,13 +3,23 @@
 import os
 import socket
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from service.artifacts import ArtifactStore
 from service.evidence.commitments import suppression_key
 from service.settings import Settings
 from service.store.session import Database
 from workers.runner import Runner
+from workers.worker_clock import WorkerClock
+
+
+@dataclass(kw_only=True)
+class Turns:
+    """Where the sweeps have got to among what waits to be deleted, so that what cannot be deleted holds up nothing."""
+
+    versions: str = ""
+    detached: str = ""
+    contents: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +32,8 @@ class Bench:
     runner: Runner
     owner: str
     stopping: threading.Event
+    clock: WorkerClock = field(default_factory=WorkerClock)
+    purges: Turns = field(default_factory=Turns)
 
     @classmethod
     def open(cls, settings: Settings) -> "Bench":
@@ -32,6 +44,7 @@ class Bench:
             runner=Runner(time_limit_seconds=settings.job_time_limit_seconds, idle_seconds=settings.child_idle_seconds),
             owner=f"{socket.gethostname()}:{os.getpid()}",
             stopping=threading.Event(),
+            clock=WorkerClock(limit=settings.max_clock_skew_seconds),
         )
 
     @property

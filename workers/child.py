@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from service import faults
+from service import faults, outages
 
 PROGRESS_SECONDS = 0.2
 
@@ -98,6 +98,7 @@ def describe(error: Exception) -> dict[str, Any]:
     if isinstance(error, DataError):
         return {"code": error.code, "detail": str(error)}
     from workers.checkpoints import BadCheckpoint
+    from workers.micro_batches import OutOfMemoryError
     from workers.training import TrainingError
     from workers.unlearning.interface import InvalidSplitsError, UnlearningError, UtilityLostError
 
@@ -112,8 +113,10 @@ def describe(error: Exception) -> dict[str, Any]:
     for kind, code in known.items():
         if isinstance(error, kind):
             return {"code": code, "detail": str(error)}
-    if type(error).__name__ == "OutOfMemoryError":
-        return {"code": "out_of_memory", "detail": "the device's memory does not suffice: ask for smaller batches"}
+    if isinstance(error, OutOfMemoryError):
+        return {"code": "out_of_memory", "detail": str(error)}
+    if isinstance(error, OSError) and (lack := outages.lacking(error)) is not None:
+        return {"code": lack.code, "detail": lack.detail}
     frames = [f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)]
     return {"code": "internal_error", "detail": f"{type(error).__name__} at {' > '.join(frames[-4:])}"}
 

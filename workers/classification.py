@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from workers.micro_batches import in_parts
 from workers.samples import LabelledSet, normalise
 
 PREDICT_BATCH = 512
@@ -44,7 +45,10 @@ class Classification:
         return normalise(images)
 
     def logits(self, model: nn.Module, images: Tensor) -> Tensor:
-        """Return logits (N, K) of uint8 images (N, C, H, W), in whatever mode the model is."""
+        """Return logits (N, K) of uint8 images (N, C, H, W), in whatever mode the model is; in parts if need be."""
+        return in_parts(lambda part: self._logits_at_once(model, part), model, images)
+
+    def _logits_at_once(self, model: nn.Module, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.mixed):
             logits: Tensor = model(self.inputs(images))
         return logits.float() if self.mixed else logits

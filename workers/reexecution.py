@@ -61,9 +61,15 @@ def accounted(
         raise Unconfirmed(error.code, error.detail) from error
     told = _of_draw(draw, claim.job_id, committed.sha256)
     if told["chosen"]:
-        told |= _again(bench, claim, {**order, "kind": "reexecute"}, folder, run=run, sha256=committed.sha256)
+        again = {**order, "kind": "reexecute", "split": _split_of(report)}
+        told |= _again(bench, claim, again, folder, run=run, sha256=committed.sha256)
     seconds = {**report["seconds"], "reexecution": told.get("seconds")}
     return {**result, "report": {**report, "seconds": seconds, "reexecution": told}}
+
+
+def _split_of(report: dict[str, Any]) -> dict[str, Any]:
+    """Return what the first run split its batches into: in other parts, sums are rounded otherwise."""
+    return {"micro_batch": (report.get("accumulation") or {}).get("micro_batch_size")}
 
 
 def _committed_and_drawn(bench: Bench, claim: Claim, result: Committed) -> Draw:

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 
 import structlog
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service import faults, weights_header
+from service import faults, outages, weights_header
 from service.errors import InvalidRequest, NotFound
 from service.faults import Step
 from service.lifecycle import VersionState
@@ -26,10 +27,13 @@ log = structlog.get_logger()
 
 def purge(bench: Bench) -> None:
     """Delete the bytes of retired and rejected versions, and what else no row names any more; prove them absent."""
-    with _going_on("purge.digest_failed"):
-        digest_contents(bench)
+    digest_contents(bench)
     with bench.database.reading() as session:
-        found, detached = versions.to_purge(session), residuals.detached(session)
+        found = versions.to_purge(session, after=bench.purges.versions)
+        detached = residuals.detached(session, after=bench.purges.detached)
+    # On from the last one looked at, and from the first again after the end: what cannot be deleted is come back to.
+    bench.purges.versions = found[-1].id if len(found) == versions.PURGES_AT_ONCE else ""
+    bench.purges.detached = detached[-1] if len(detached) == versions.PURGES_AT_ONCE else ""
     for version in found:
         with _going_on("purge.failed", version_id=version.id):
             _purge_version(bench, version)
@@ -43,15 +47,22 @@ def _going_on(event: str, **concerned: str) -> Iterator[None]:
     """Log what the artifact store refuses, so that bytes which cannot be deleted keep no others from it."""
     try:
         yield
-    except OSError as error:
+    except Exception as error:
+        refused = isinstance(error, OSError) or outages.lacking(error) is not None
+        if isinstance(error, SQLAlchemyError) or not refused:
+            raise
         log.error(event, error=type(error).__name__, **concerned)
 
 
 def digest_contents(bench: Bench) -> None:
     """Digest the tensors of versions that came without, while their bytes are there to be read."""
     with bench.database.reading() as session:
-        found = versions.without_content_digest(session)
-    contents = {version.id: _content_digest(bench, version) for version in found}
+        found = versions.without_content_digest(session, after=bench.purges.contents)
+    bench.purges.contents = found[-1].id if len(found) == versions.PURGES_AT_ONCE else ""
+    contents = {}
+    for version in found:
+        with _going_on("purge.digest_failed", version_id=version.id):
+            contents[version.id] = _content_digest(bench, version)
     if contents:
         with bench.database.writing() as session:
             for version in session.scalars(select(Version).where(Version.id.in_(contents))):

@@ -10,11 +10,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import IO, Any
 
 Progress = Callable[[str, int, int], None]
 _TICK = 0.2
-_STOP_SECONDS = 5.0
+TIME_LIMIT_EXCEEDED = "time_limit_exceeded"
 
 
 class ChildFailed(Exception):
@@ -27,6 +28,17 @@ class ChildFailed(Exception):
 
 class ChildLost(Exception):
     """The child ended, hung or was stopped before it answered."""
+
+
+class TimeLimitExceeded(ChildFailed):
+    """The child was at it, hung or stood still for longer than it may; it is gone."""
+
+    def __init__(self, seconds: float) -> None:
+        detail = (
+            f"The work was not done within {seconds:.0f} seconds and was ended. Raise UNLEARN_JOB_TIME_LIMIT_SECONDS "
+            "and retry the job, or ask for another method."
+        )
+        super().__init__({"code": TIME_LIMIT_EXCEEDED, "detail": detail})
 
 
 class Runner:
@@ -45,7 +57,7 @@ class Runner:
             self._send(order)
             try:
                 return self._await(progress, stop, deadline=time.monotonic() + self._time_limit)
-            except ChildLost:
+            except (ChildLost, TimeLimitExceeded):
                 self._kill()
                 raise
             finally:
@@ -72,12 +84,10 @@ class Runner:
         child = self._child
         if child is None or child.stdin is None:
             raise ChildLost("the child could not be started")
-        try:
-            child.stdin.write(json.dumps(order) + "\n")
-            child.stdin.flush()
-        except OSError as error:
-            self._kill()
-            raise ChildLost("the child ended before it took the order") from error
+        # A stopped child takes nothing in, and a long order does not fit into the pipe: whoever waited for that would
+        # wait for ever. A child that has gone closes its own pipe too, which is what is then seen of it.
+        told = (child.stdin, json.dumps(order) + "\n")
+        threading.Thread(target=_tell, args=told, daemon=True).start()
 
     def _start(self) -> None:
         self._answers = queue.Queue()
@@ -91,7 +101,7 @@ class Runner:
             if stop():
                 raise ChildLost("stopped")
             if time.monotonic() > deadline:
-                raise ChildLost(f"no answer within {self._time_limit:.0f} s")
+                raise TimeLimitExceeded(self._time_limit)
             try:
                 message = self._answers.get(timeout=_TICK)
             except queue.Empty:
@@ -112,13 +122,18 @@ class Runner:
         child, self._child = self._child, None
         if child is None:
             return
+        # SIGKILL ends a stopped process too, and whoever is still telling it something; then the pipe can be closed.
+        child.kill()
+        child.wait()
         if child.stdin is not None:
-            child.stdin.close()
-        try:
-            child.wait(_STOP_SECONDS if child.poll() is not None else 0.1)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+            with suppress(OSError):
+                child.stdin.close()
+
+
+def _tell(pipe: IO[str], line: str) -> None:
+    with suppress(OSError, ValueError):
+        pipe.write(line)
+        pipe.flush()
 
 
 def _listen(pipe: IO[str] | None, answers: "queue.Queue[dict[str, Any] | None]") -> None:

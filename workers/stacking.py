@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from workers.classification import Classification, device_of
+from workers.micro_batches import is_split
 from workers.samples import LabelledSet
 from workers.stacked_training import Lesson, Stack
 
@@ -52,6 +53,8 @@ def plan_stacking(
         return StackingPlan(way="plain", at_once=1, reason="one after the other is faster on a CPU")
     if way == "plain":
         return StackingPlan(way="plain", at_once=1, reason="asked for")
+    if is_split():
+        return StackingPlan(way="plain", at_once=1, reason="the memory does not hold a whole batch")
     size = stacked_size(model, samples, batch_size=batch_size, budget_bytes=budget_bytes, task=task)
     if size < 2:
         return StackingPlan(way="plain", at_once=1, reason="two copies do not fit into the memory budget")

@@ -6,7 +6,9 @@ import threading
 from collections.abc import Callable
 
 import structlog
+from kombu.exceptions import OperationalError
 
+from service import outages
 from service.lifecycle import JobKind, JobStatus
 from service.store import candidates, jobs, preparations, references, replays, retirement, workers
 from service.store.stillness import Watch
@@ -41,6 +43,9 @@ class Sweeper:
                     with self._bench.database.writing() as session:
                         preparations.ask_where_missing(session)
             except Exception as error:  # noqa: BLE001 - a thread's boundary: a sweeper that ends is work lost
+                if outages.lacking(error) is not None:
+                    # Living workers could not lengthen their leases either.
+                    self._bench.clock.doubt_leases(self._bench.settings.lease_seconds)
                 log.warning("sweep.failed", error=type(error).__name__)
             if self._bench.stopping.wait(self._bench.settings.sweep_seconds):
                 with self._bench.database.writing() as session:
@@ -63,20 +68,27 @@ class Sweeper:
         self._bench.runner.release_idle()
 
 
-def sign(bench: Bench) -> None:
-    """Show that this worker lives."""
+def sign(bench: Bench) -> bool:
+    """Show that this worker lives, unless its clock is off; return whether it showed it."""
     with bench.database.writing() as session:
+        bench.clock.look(session, lease_seconds=bench.settings.lease_seconds)
+        if bench.clock.is_off:
+            log.error("clock.skewed", **bench.clock.told())
+            return False
         workers.seen(session, bench.owner, gpu_memory=_gpu_memory(bench))
+    return True
 
 
 def sweep(bench: Bench, ring: Callable[[str], None]) -> None:
-    """Show a sign of life and do one round, unless a restored database waits for its replay."""
-    sign(bench)
+    """Show a sign of life and do one round, unless the clock is off or a restored database waits for its replay."""
+    if not sign(bench):
+        return
     with bench.database.reading() as session:
         if replays.pending(session) is not None:
             return
     with bench.database.writing() as session:
-        for job in jobs.expired(session):
+        jobs.cut_leases(session, lease_seconds=bench.settings.lease_seconds)
+        for job in jobs.expired(session) if bench.clock.trusts_leases else ():
             log.warning("lease.expired", job_id=job.id, attempts=job.attempts)
             jobs.give_back(session, job, max_attempts=bench.settings.max_attempts, reason="lease_expired")
             if job.status == JobStatus.POISONED:
@@ -89,7 +101,8 @@ def sweep(bench: Bench, ring: Callable[[str], None]) -> None:
         session.flush()
         waiting = jobs.to_ring(session, older_than_seconds=2 * bench.settings.sweep_seconds)
     for job_id in waiting:
-        ring(job_id)
+        if not _rung(ring, job_id):
+            break  # the broker is away: the next sweep but one rings for all of them again
     purge(bench)
     leftovers.remove_scratch(bench)
     caches.clean(bench)
@@ -105,3 +118,12 @@ def _gpu_memory(bench: Bench) -> tuple[int, int] | None:
 def _first_visible() -> int:
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     return int(first) if first.isdigit() else 0
+
+
+def _rung(ring: Callable[[str], None], job_id: str) -> bool:
+    try:
+        ring(job_id)
+    except (OperationalError, OSError) as error:
+        log.warning("bell.not_rung", job_id=job_id, error=type(error).__name__)
+        return False
+    return True

@@ -4,15 +4,17 @@ One place decides how an attempt ends, and every outcome reaches it.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
-from service import faults
+from service import faults, outages
 from service.faults import Step
 from service.lifecycle import JobStatus
 from service.store import job_phase, jobs, replays, requests
@@ -23,8 +25,9 @@ from workers.bench import Bench
 from workers.heartbeat import Heartbeat
 from workers.ladder import next_rung
 from workers.orders import Place, Prepared
+from workers.patience import patiently
 from workers.reexecution import Unconfirmed
-from workers.runner import ChildFailed, ChildLost
+from workers.runner import TIME_LIMIT_EXCEEDED, ChildFailed, ChildLost
 
 MOST_REQUESTS_LOGGED = 20
 log = structlog.get_logger()
@@ -38,12 +41,17 @@ def run_all(bench: Bench) -> int:
             return 0  # what was erased after the backup could be trained on
     count = 0
     while not bench.stopping.is_set():
-        claim = jobs.claim_next(bench.database, owner=bench.owner, lease_seconds=bench.settings.lease_seconds)
+        claim = _next(bench)
         if claim is None:
             return count
         count += 1
         faults.reach(Step.JOB_CLAIMED)
-        ids = {"job_id": claim.job_id, "fence": claim.fence, "kind": claim.kind, "requests": _requests(bench, claim)}
+        ids = {
+            "job_id": claim.job_id,
+            "fence": claim.fence,
+            "kind": claim.kind,
+            "requests": patiently(bench, partial(_requests, bench, claim)),
+        }
         with structlog.contextvars.bound_contextvars(**ids):
             attempt(bench, claim)
     return count
@@ -53,6 +61,20 @@ def _requests(bench: Bench, claim: Claim) -> list[str]:
     """Return the requests that the job is for, to be on its log lines; of a large group the first."""
     with bench.database.reading() as session:
         return [request.id for request in requests.of_job(session, claim.job_id)][:MOST_REQUESTS_LOGGED]
+
+
+def _next(bench: Bench) -> Claim | None:
+    if bench.clock.is_off:
+        log.error("clock.skewed", **bench.clock.told())
+        return None
+    try:
+        return jobs.claim_next(bench.database, owner=bench.owner, lease_seconds=bench.settings.lease_seconds)
+    except SQLAlchemyError as error:
+        lack = outages.lacking(error)
+        if lack is None:
+            raise
+        log.warning("claim.refused", code=lack.code)  # the next sweep rings again
+        return None
 
 
 def attempt(bench: Bench, claim: Claim) -> None:
@@ -65,9 +87,7 @@ def attempt(bench: Bench, claim: Claim) -> None:
     except LeaseLost:
         log.warning("attempt.lease_lost")
     except ChildFailed as error:
-        log.error("attempt.failed", code=error.error.get("code"), detail=error.error.get("detail"))
-        held = error.error.get("code") == "utility_guard"
-        _record_failure(bench, claim, error.error, JobStatus.HELD if held else JobStatus.FAILED)
+        _failed(bench, claim, error.error)
     except ChildLost as error:
         if bench.stopping.is_set():
             log.info("attempt.handed_back")
@@ -85,9 +105,27 @@ def attempt(bench: Bench, claim: Claim) -> None:
         log.warning("attempt.lost", reason=type(error).__name__)
         _give_back(bench, claim, "the training set changed")
     except Exception as error:  # noqa: BLE001 - the task boundary: an unforeseen fault is recorded, not lost
-        # Type and place only: a database error quotes its parameters.
-        log.error("attempt.broken", error=type(error).__name__, where=_where(error))
-        _give_back(bench, claim, f"internal error ({type(error).__name__})")
+        _broken(bench, claim, error)
+
+
+def _failed(bench: Bench, claim: Claim, error: dict[str, Any]) -> None:
+    """Record what the child said of its failure, or wait where it is none of the work's own."""
+    code = error.get("code")
+    if code in _PASSING:
+        _postpone(bench, claim, error)
+        return
+    log.error("attempt.failed", code=code, detail=error.get("detail"))
+    _record_failure(bench, claim, error, JobStatus.HELD if code == "utility_guard" else JobStatus.FAILED)
+
+
+def _broken(bench: Bench, claim: Claim, error: Exception) -> None:
+    """Wait for what is away or full; give the job back after what nobody foresaw."""
+    if (lack := outages.lacking(error)) is not None:
+        _postpone(bench, claim, {"code": lack.code, "detail": lack.detail})
+        return
+    # Type and place only: a database error quotes its parameters.
+    log.error("attempt.broken", error=type(error).__name__, where=_where(error))
+    _give_back(bench, claim, f"internal error ({type(error).__name__})")
 
 
 @contextmanager
@@ -110,32 +148,52 @@ def _where(error: BaseException) -> str:
 
 def _work(bench: Bench, claim: Claim, folder: Path, beat: Heartbeat) -> None:
     place = Place(settings=bench.settings, artifacts=bench.artifacts, out=folder.resolve())
+    prepared = patiently(bench, lambda: _prepare(bench, claim, place))
+    ended = patiently(bench, lambda: _ended_at_once(bench, claim, prepared))
+    if ended or prepared.order is None:
+        return
+    run = partial(bench.runner.run, progress=beat.progress, stop=lambda: beat.lost.is_set() or bench.stopping.is_set())
+    try:
+        result = run(prepared.order)
+    except ChildFailed as error:
+        if not patiently(bench, partial(_climb_after_failure, bench, claim, prepared, error.error)):
+            raise
+        return
+    # All of it is done again where the database was away: what was stored is found, what was committed is refused.
+    patiently(bench, lambda: outcomes.record(bench, claim, prepared, result, folder, run=run))
+
+
+def _prepare(bench: Bench, claim: Claim, place: Place) -> Prepared:
     with bench.database.reading() as session:
-        job = session.get_one(Job, claim.job_id)
-        prepared = orders.prepare(session, job, place)
+        return orders.prepare(session, session.get_one(Job, claim.job_id), place)
+
+
+def _ended_at_once(bench: Bench, claim: Claim, prepared: Prepared) -> bool:
+    """Begin the attempt; say whether it ended without any work."""
     with bench.database.writing() as session:
+        job = session.get_one(Job, claim.job_id)
         if prepared.order is not None and prepared.order.keys() & {"dataset", "cache"}:
             # Before the child decodes them: whoever dies in between leaves no cache that nobody knows of.
             caches.note(session, caches.place_of(bench.settings.data_dir), job.dataset_id)
         approved = job_phase.begin_attempt(session, claim, rung=prepared.rung_name, parent_id=prepared.parent_id)
         if prepared.order is None:
             publish.nothing_left(session, claim, bench.suppression_key)
-            return
-        if approved is not None:
+        elif approved is not None:
             publish.approved(session, claim, prepared, bench.suppression_key)
-            return
-    run = partial(bench.runner.run, progress=beat.progress, stop=lambda: beat.lost.is_set() or bench.stopping.is_set())
-    try:
-        result = run(prepared.order)
-    except ChildFailed as error:
-        if not _climb_after_failure(bench, claim, prepared, error.error):
-            raise
-        return
-    outcomes.record(bench, claim, prepared, result, folder, run=run)
+        return prepared.order is None or approved is not None
 
 
-_OF_THE_METHOD = ("unlearning_failed", "utility_guard", "training_failed", "out_of_memory", "internal_error")
+_OF_THE_METHOD = (
+    "unlearning_failed",
+    "utility_guard",
+    "training_failed",
+    "out_of_memory",
+    TIME_LIMIT_EXCEEDED,
+    "internal_error",
+)
 """Failures that another method may not have. What is wrong with the data or the weights would meet every one."""
+_PASSING = ("storage_full", "storage_unavailable", "database_unavailable")
+"""Failures of what the work stands on: the same work goes well once that is cured."""
 
 
 def _climb_after_failure(bench: Bench, claim: Claim, prepared: Prepared, error: dict[str, Any]) -> bool:
@@ -151,27 +209,57 @@ def _climb_after_failure(bench: Bench, claim: Claim, prepared: Prepared, error: 
 
 
 def _record_failure(bench: Bench, claim: Claim, error: dict[str, Any], status: JobStatus) -> None:
-    try:
+    def act(session: Session) -> None:
+        attempt_end.failed(session, claim, error, bench.suppression_key, status=status)
+
+    _under_the_fence(bench, act)
+
+
+def _under_the_fence(bench: Bench, act: Callable[[Session], None]) -> None:
+    def write() -> None:
         with bench.database.writing() as session:
-            attempt_end.failed(session, claim, error, bench.suppression_key, status=status)
+            act(session)
+
+    try:
+        patiently(bench, write)
     except LeaseLost:
         log.warning("attempt.lease_lost")
+    except SQLAlchemyError as error:
+        # The database stayed away: the lease runs out, and whoever sweeps then gives the job back.
+        log.error("attempt.end_not_recorded", error=type(error).__name__)
+
+
+def _postpone(bench: Bench, claim: Claim, error: dict[str, Any]) -> None:
+    """Have the job wait for what is full or away."""
+    log.error("attempt.postponed", code=error["code"], detail=error["detail"])
+    settings = bench.settings
+
+    def act(session: Session) -> None:
+        job = job_phase.postpone(
+            session,
+            claim,
+            {"code": error["code"], "detail": error["detail"]},
+            max_attempts=settings.max_attempts,
+            first_wait_seconds=settings.storage_retry_seconds,
+        )
+        _tell_if_poisoned(bench, session, job)
+
+    _under_the_fence(bench, act)
+
+
+def _tell_if_poisoned(bench: Bench, session: Session, job: Job) -> None:
+    if job.status == JobStatus.POISONED:
+        attempt_end.give_up(session, job, job.error or {}, bench.suppression_key, status=None)
 
 
 def _hand_back(bench: Bench, claim: Claim) -> None:
-    try:
-        with bench.database.writing() as session:
-            job_phase.hand_back(session, claim, reason="the worker was asked to end")
-    except LeaseLost:
-        log.warning("attempt.lease_lost")
+    _under_the_fence(bench, lambda session: job_phase.hand_back(session, claim, reason="the worker was asked to end"))
 
 
 def _give_back(bench: Bench, claim: Claim, reason: str) -> None:
-    try:
-        with bench.database.writing() as session:
-            job = jobs.hold_lease(session, claim)
-            jobs.give_back(session, job, max_attempts=bench.settings.max_attempts, reason=reason[:200])
-            if job.status == JobStatus.POISONED:
-                attempt_end.give_up(session, job, job.error or {}, bench.suppression_key, status=None)
-    except LeaseLost:
-        log.warning("attempt.lease_lost")
+    def act(session: Session) -> None:
+        job = jobs.hold_lease(session, claim)
+        jobs.give_back(session, job, max_attempts=bench.settings.max_attempts, reason=reason[:200])
+        _tell_if_poisoned(bench, session, job)
+
+    _under_the_fence(bench, act)

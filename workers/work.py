@@ -21,7 +21,8 @@ from workers.evaluation.gate import Bar
 from workers.evaluation.plots.data import PlotData
 from workers.evaluation.reference_attacks import PlacedReferences
 from workers.evaluation.report import EvaluationSplits
-from workers.phases import REEXECUTE
+from workers.micro_batches import Split, surviving
+from workers.phases import EVALUATE, REEXECUTE
 from workers.pipeline import ModelSpec
 from workers.preparing import Made, prepare
 from workers.reference_training import PlacedSamples, spec_digest, train_references
@@ -36,8 +37,21 @@ REEXECUTED_FILE = "reexecuted.safetensors"
 
 
 def execute(order: Order, progress: Progress) -> dict[str, Any]:
-    """Do what the order says. Raises DataError, BadCheckpoint, TrainingError or UnlearningError."""
-    return _KINDS[order["kind"]](order, progress)
+    """Do what the order says, in smaller batches where the memory does not suffice.
+
+    Raises DataError, BadCheckpoint, TrainingError, UnlearningError or OutOfMemoryError.
+    """
+    split = Split(**order.get("split", {}))
+
+    def watched(phase: str, done: int, total: int) -> None:
+        split.measuring = split.measuring or phase == EVALUATE
+        progress(phase, done, total)
+
+    result = surviving(lambda: _KINDS[order["kind"]](order, watched), split)
+    if (account := split.account()) is not None:
+        for told in (result[key] for key in ("report", "info") if key in result):
+            told["accumulation"] = account
+    return result
 
 
 def _spec(order: Order) -> ModelSpec:

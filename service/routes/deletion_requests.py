@@ -81,6 +81,7 @@ def _document(
                 status=job.status,
                 version=numbers.get(job.version_id or ""),
                 evaluation_id=job.evaluation_id,
+                error=job.error,
             )
             for job, model in jobs
         ],

@@ -42,6 +42,7 @@ class RequestJobOut(BaseModel):
     status: str
     version: int | None
     evaluation_id: str | None
+    error: dict[str, Any] | None = Field(None, description="Why it is stuck, or waits to be tried again; what to do.")
 
 
 class DeletionRequestOut(BaseModel):

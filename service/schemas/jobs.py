@@ -36,7 +36,9 @@ class JobOut(BaseModel):
     error: dict[str, Any] | None
     evaluation_id: str | None
     approved_by: str | None
-    not_before: datetime | None = Field(description="Until then the job waits for more requests.")
+    not_before: datetime | None = Field(
+        description="Until then the job waits: for more requests, or for storage that refused it (`error` says which)."
+    )
     on_hold: bool = Field(description="It waits in the queue until its request is released.")
     due_at: datetime | None
     created_at: datetime

@@ -62,6 +62,19 @@ class InputsOut(BaseModel):
     counts: dict[str, int] = Field({}, description="Samples by set.")
 
 
+class AccumulationOut(BaseModel):
+    """Batches that did not fit into memory were split, and the gradients of their parts added up.
+
+    Networks with batch norm took its statistics from each part, so that their weights differ from those of whole
+    batches by more than rounding.
+    """
+
+    micro_batch_size: int | None = Field(description="Most samples in one pass with gradients; null: whole batches.")
+    halvings: int = Field(ge=0, description="How often that was halved.")
+    evaluation_batch_size: int | None = Field(description="Most samples in one pass without; null: as planned.")
+    evaluation_halvings: int = Field(ge=0, description="How often that was halved.")
+
+
 class RungOut(BaseModel):
     """One method tried for this job, this one included; a bar that several may try at is easier to pass."""
 
@@ -122,6 +135,9 @@ class ReportOut(BaseModel):
     )
     reexecution: ReexecutionOut | None = Field(
         None, description="Null: this attempt came to nothing that could be published."
+    )
+    accumulation: AccumulationOut | None = Field(
+        None, description="How batches were split because memory ran out; null: every batch fitted."
     )
     references: int | None = Field(None, description="How many reference models the attacks compared with.")
 

@@ -10,10 +10,14 @@ from service.store.types import now
 
 
 def take(session: Session, name: str, *, owner: str, seconds: float) -> bool:
-    """Take or renew the lease; False while somebody else holds it."""
+    """Take or renew the lease; False while somebody else holds it.
+
+    One that ends later than any taken now was taken before the clock was set back, and is free.
+    """
     moment = now()
     until = moment + timedelta(seconds=seconds)
-    free = or_(DutyLease.owner == owner, DutyLease.until <= moment)
+    impossible = DutyLease.until > moment + timedelta(seconds=2 * seconds)
+    free = or_(DutyLease.owner == owner, DutyLease.until <= moment, impossible)
     taken = update(DutyLease).where(DutyLease.name == name, free).values(owner=owner, until=until)
     if session.execute(taken.returning(DutyLease.name)).first() is not None:
         return True

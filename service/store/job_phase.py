@@ -1,13 +1,17 @@
 """What becomes of an attempt short of its end: evaluation began, or the job goes back to the queue unspent."""
 
+from datetime import timedelta
+
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from service.lifecycle import JobStatus
-from service.store import candidates, jobs
+from service.store import audit, candidates, jobs
 from service.store.jobs import Claim
 from service.store.tables import Attempt, Job
 from service.store.types import now
+
+WAIT_FACTOR, LONGEST_WAIT_SECONDS = 4, 6 * 3600.0
 
 
 def begin_attempt(session: Session, claim: Claim, *, rung: str | None, parent_id: str | None) -> str | None:
@@ -40,6 +44,28 @@ def begin_evaluation(session: Session, claim: Claim) -> None:
 def hand_back(session: Session, claim: Claim, *, reason: str) -> None:
     """Queue the claimed job again as if this attempt had not been: nothing went wrong with it. Raises LeaseLost."""
     _queue_again(session, jobs.hold_lease(session, claim), "job.handed_back", outcome="handed_back", reason=reason)
+
+
+def postpone(
+    session: Session, claim: Claim, error: dict[str, str], *, max_attempts: int, first_wait_seconds: float
+) -> Job:
+    """Queue the claimed job again, to wait four times as long after each attempt; poison it at the cap.
+
+    For what time or an operator cures: tried again at once it would only be refused again. Raises LeaseLost.
+    """
+    job = jobs.hold_lease(session, claim)
+    jobs.end_attempt(session, claim, error["code"], error)
+    if job.attempts >= max_attempts:
+        jobs.poison(session, job, reason=error["code"])
+        return job
+    seconds = min(first_wait_seconds * WAIT_FACTOR ** (job.attempts - 1), LONGEST_WAIT_SECONDS)
+    job.not_before, job.rung_at = now() + timedelta(seconds=seconds), None
+    job.phase, job.done, job.total = None, 0, 0
+    until = audit.moment(job.not_before)
+    job.error = {"code": error["code"], "detail": f"{error['detail']} The job is tried again at {until}."}
+    told = {"attempts": job.attempts, "code": error["code"], "until": until}
+    jobs.move(session, job, JobStatus.QUEUED, "job.postponed", **told)
+    return job
 
 
 def discard(session: Session, job: Job, *, reason: str) -> None:

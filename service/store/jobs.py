@@ -243,6 +243,17 @@ def expired(session: Session) -> list[Job]:
     )
 
 
+def cut_leases(session: Session, *, lease_seconds: float) -> None:
+    """Have no lease end later than one from now could: it was taken before the clock was set back."""
+    moment = now()
+    session.execute(
+        update(Job)
+        .where(Job.status.in_(JOB_BUSY), Job.lease_until > moment + timedelta(seconds=2 * lease_seconds))
+        .values(lease_until=moment + timedelta(seconds=lease_seconds))
+        .execution_options(synchronize_session=False)
+    )
+
+
 def give_back(session: Session, job: Job, *, max_attempts: int, reason: str) -> None:
     """Queue a job again after a lost attempt, or poison it at the cap."""
     session.execute(
@@ -251,11 +262,7 @@ def give_back(session: Session, job: Job, *, max_attempts: int, reason: str) -> 
         .values(outcome="lost", error={"code": "attempt_lost", "detail": reason}, finished_at=now())
     )
     if job.attempts >= max_attempts:
-        job.error = {
-            "code": "poisoned",
-            "detail": f"{job.attempts} attempts ended without a result ({reason}).",
-        }
-        move(session, job, JobStatus.POISONED, "job.poisoned", attempts=job.attempts, reason=reason)
+        poison(session, job, reason=reason)
     else:
         move(session, job, JobStatus.QUEUED, "job.requeued", attempts=job.attempts, reason=reason)
         job.rung_at = None
@@ -267,14 +274,27 @@ def any_open(session: Session) -> bool:
     return session.scalar(query) is not None
 
 
+def poison(session: Session, job: Job, *, reason: str) -> None:
+    """Take a job out of the queue that used up its attempts, and say what its operator does."""
+    job.error = {
+        "code": "poisoned",
+        "detail": f"{job.attempts} attempts ended without a result ({reason}). Find the cause in the worker's log, "
+        f"remove it, then POST /v1/jobs/{job.id}/retry.",
+    }
+    move(session, job, JobStatus.POISONED, "job.poisoned", attempts=job.attempts, reason=reason)
+
+
 def to_ring(session: Session, *, older_than_seconds: float) -> list[str]:
     """Return queued jobs whose bell may have been lost, and note that it is rung again."""
-    before = now() - timedelta(seconds=older_than_seconds)
+    moment = now()
+    before = moment - timedelta(seconds=older_than_seconds)
+    # Rung in the future: the clock was set back since.
+    unheard = or_(Job.rung_at.is_(None), Job.rung_at < before, Job.rung_at > moment)
     ids = list(
         session.scalars(
             select(Job.id)
             .where(Job.status == JobStatus.QUEUED, Job.on_hold.is_(False))
-            .where(or_(Job.rung_at.is_(None), Job.rung_at < before))
+            .where(unheard, or_(Job.not_before.is_(None), Job.not_before <= moment))
             .order_by(Job.id)
             .limit(100)
         )

@@ -231,9 +231,9 @@ def waiting_for(session: Session, artefact: Artefact) -> list[str]:
     return [row.request_id for row in _rows(session, artefact, None, waiting=True)]
 
 
-def detached(session: Session, limit: int = 20) -> list[str]:
-    """Return digests of bytes that held samples and that no row named any more when they were last looked at."""
-    query = select(Residual.sha256).where(Residual.waiting, Residual.state.in_(DETACHED))
+def detached(session: Session, *, after: str = "", limit: int = 20) -> list[str]:
+    """Return digests of bytes that held samples and that no row named any more when last looked at, in order."""
+    query = select(Residual.sha256).where(Residual.waiting, Residual.state.in_(DETACHED), Residual.sha256 > after)
     return list(session.scalars(query.distinct().order_by(Residual.sha256).limit(limit)))
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.orm import Session
@@ -24,6 +24,8 @@ from service.store import audit, events, outbox
 from service.store.pipelining import pipelined
 
 SQLITE_BUSY_SECONDS = 30
+# A host that is gone refuses nothing: without these a thread would wait for it for minutes, or for ever.
+CONNECT_SECONDS, SILENT_SECONDS = 5, 30
 # A server takes longer than this to restart.
 PING_AFTER_SECONDS = 1.0
 _IDLE_SINCE = "idle_since"
@@ -81,7 +83,9 @@ def may_write(session: Session) -> bool:
 def make_engine(url: str) -> Engine:
     """Return an engine for SQLite or PostgreSQL with the settings this store relies on."""
     if not url.startswith("sqlite"):
-        engine = create_engine(url, pool_size=10, max_overflow=30, hide_parameters=True)
+        engine = create_engine(
+            url, pool_size=10, max_overflow=30, hide_parameters=True, connect_args=_patience_of(make_url(url))
+        )
         event.listen(engine, "checkin", _note_idle_since)
         event.listen(engine, "checkout", partial(_refuse_if_dead, engine))
         return engine
@@ -95,6 +99,12 @@ def make_engine(url: str) -> Engine:
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _patience_of(url: URL) -> dict[str, int]:
+    """Return how long to wait for a server that does not answer at all; what the URL says goes before."""
+    limits = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": 1000 * SILENT_SECONDS}
+    return {name: limit for name, limit in limits.items() if name not in url.query}
 
 
 def _note_idle_since(_: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:

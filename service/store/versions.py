@@ -259,6 +259,7 @@ def _known(dialect: str) -> Select[int, int]:
     return select(Sample.id, Sample.position).where(named, Sample.pool == "train", ~excluded).order_by(Sample.position)
 
 
+PURGES_AT_ONCE = 20
 RETIRED_DIGEST = "These weights were retired because they hold erased data; upload weights trained without it."
 
 
@@ -286,21 +287,22 @@ def digest_in_use(session: Session, sha256: str) -> bool:
     )
 
 
-def to_purge(session: Session, limit: int = 20) -> list[Version]:
-    """Return versions that are out of circulation and whose bytes no version in circulation has."""
+def to_purge(session: Session, *, after: str = "", limit: int = PURGES_AT_ONCE) -> list[Version]:
+    """Return versions that are out of circulation and whose bytes no version in circulation has, by their ids."""
     other = aliased(Version)
     shared = exists().where(other.sha256 == Version.sha256, other.state.in_(LIVE_STATES))
     return list(
         session.scalars(
             select(Version)
-            .where(Version.state.in_((VersionState.RETIRED, VersionState.REJECTED)), ~shared)
+            .where(Version.state.in_((VersionState.RETIRED, VersionState.REJECTED)), ~shared, Version.id > after)
             .order_by(Version.id)
             .limit(limit)
         )
     )
 
 
-def without_content_digest(session: Session, limit: int = 20) -> list[Version]:
-    """Return versions whose bytes are there and whose tensors were not digested yet."""
+def without_content_digest(session: Session, *, after: str = "", limit: int = PURGES_AT_ONCE) -> list[Version]:
+    """Return versions whose bytes are there and whose tensors were not digested yet, by their ids."""
     query = select(Version).where(Version.content_sha256.is_(None), Version.state != VersionState.PURGED)
+    query = query.where(Version.id > after)
     return list(session.scalars(query.order_by(Version.id).limit(limit)))

@@ -53,8 +53,10 @@ def left(session: Session, worker_id: str) -> None:
 
 
 def alive(session: Session, *, within_seconds: float) -> int:
-    since = now() - timedelta(seconds=within_seconds)
-    return session.scalar(select(func.count()).select_from(Worker).where(Worker.seen_at >= since)) or 0
+    moment, within = now(), timedelta(seconds=within_seconds)
+    # Seen in the future: the clock was set back since.
+    recent = Worker.seen_at.between(moment - within, moment + within)
+    return session.scalar(select(func.count()).select_from(Worker).where(recent)) or 0
 
 
 def states(session: Session, *, sweep_seconds: float) -> list[tuple[Worker, WorkerState]]:

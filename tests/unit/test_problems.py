@@ -26,7 +26,7 @@ def test_every_kind_of_error_is_a_whole_problem_document(kind: type[ServiceError
     document = _document(kind("What happened."))
     assert set(document) >= {"type", "title", "status", "code", "detail"}
     assert document["type"].endswith(document["code"])
-    if kind not in (ServiceError, errors.JobFailed, errors.Unavailable):
+    if kind not in (ServiceError, errors.JobFailed, errors.Unavailable, errors.Outage, errors.StorageFull):
         assert 400 <= document["status"] < 500
 
 

@@ -29,6 +29,7 @@ from workers.evaluation.relearning_curve import (
     relearn,
     scratch_copy,
 )
+from workers.micro_batches import is_split
 from workers.samples import LabelledSet
 from workers.stacking import why_not_stacked
 from workers.training import take_step
@@ -72,7 +73,7 @@ def relearn_all(
     says otherwise. Only sets of one size are stacked, and only networks that can be vectorised.
     """
     if stacked is None:
-        stacked = device_of(model).type == "cuda"
+        stacked = device_of(model).type == "cuda" and not is_split()
     if stacked and runs:
         trial = scratch_copy(model)
         stacked = why_not_stacked(trial, runs[0].samples, task=protocol.task, training=False) is None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from workers.classification import Classification, evaluating
+from workers.micro_batches import at_most
 from workers.samples import LabelledSet
 
 Importance = Mapping[str, Tensor]
@@ -79,7 +80,7 @@ def diagonal_importance(
 
     per_sample = vmap(grad(of_one), in_dims=(None, 0, 0), randomness="error")
     sums = {name: torch.zeros_like(w, dtype=torch.float64) for name, w in weights.items()}
-    size = chunk or chunk_size(model, task.inputs(samples.images[:1]), budget)
+    size = at_most(min(len(samples), chunk or chunk_size(model, task.inputs(samples.images[:1]), budget)))
     # modes are set by hand: `evaluating` would also turn gradients off
     done = 0
     with evaluating(model), torch.enable_grad():

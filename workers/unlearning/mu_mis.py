@@ -35,6 +35,7 @@ from torch.nn.utils import get_total_norm
 
 from service.catalogue.methods import MuMisConfig
 from workers.classification import PREDICT_BATCH, Classification
+from workers.micro_batches import at_most
 from workers.samples import LabelledSet, shuffled_batches
 from workers.unlearning.double_backward import input_gradients, math_attention, refuse_once_differentiable
 from workers.unlearning.interface import Surroundings, UnlearningError, UnlearningResult, UnlearningSplits
@@ -127,17 +128,21 @@ class Descent:
         """Return L on the samples at `index` and its gradient per weight, 0 where L does not depend on it."""
         batch = self.forget.take(index)
         c_other = other_classes(batch.labels, self._classes, self.around.generator)
-        with math_attention():
-            gap = sensitivity_gap(self.around.task, self.student, batch.images, batch.labels, c_other).mean()
-            found = torch.autograd.grad(gap, self.weights, allow_unused=True, materialize_grads=True)
-        return float(gap.detach()), list(found)
+        count = math.ceil(len(batch) / at_most(len(batch)))
+        loss, sums = 0.0, [torch.zeros_like(w) for w in self.weights]
+        for part in torch.tensor_split(torch.arange(len(batch), device=c_other.device), count):
+            mine = batch.take(part)
+            with math_attention():
+                gaps = sensitivity_gap(self.around.task, self.student, mine.images, mine.labels, c_other[part])
+                gap = gaps.sum() / len(batch)
+                found = torch.autograd.grad(gap, self.weights, allow_unused=True, materialize_grads=True)
+            loss, sums = loss + float(gap.detach()), [a + b for a, b in zip(sums, found, strict=True)]
+        return loss, sums
 
     def sensitivity(self) -> float:
         """Return S_c' over all of D_f."""
-        norms = []
-        pieces = zip(
-            torch.split(self.forget.images, PREDICT_BATCH), torch.split(self._watched, PREDICT_BATCH), strict=True
-        )
+        norms, size = [], at_most(min(PREDICT_BATCH, len(self.forget)))
+        pieces = zip(torch.split(self.forget.images, size), torch.split(self._watched, size), strict=True)
         for images, c_other in pieces:
             (slope,) = input_gradients(self.around.task, self.student, images, c_other[:, None], twice=False)
             norms.append(slope.flatten(1).norm(dim=1))
