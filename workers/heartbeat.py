@@ -9,7 +9,7 @@ from typing import Self
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.store import job_phase, jobs
+from service.store import clock_skew, job_phase, jobs
 from service.store.jobs import Claim, LeaseLost
 from workers.bench import Bench
 from workers.phases import EVALUATE
@@ -70,7 +70,9 @@ class Heartbeat:
                 continue
             try:
                 with self._bench.database.writing() as session:
-                    jobs.heartbeat(session, self._claim, lease_seconds=lease, progress=progress)
+                    # By the database's clock: a lease by one that was set back would have run out for all others.
+                    seconds = lease + clock_skew.seconds(session)
+                    jobs.heartbeat(session, self._claim, lease_seconds=seconds, progress=progress)
             except LeaseLost:
                 self.lost.set()
                 return

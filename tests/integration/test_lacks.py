@@ -29,6 +29,7 @@ from service.store.types import now
 from tests import factories
 from workers import outcomes, retirement, sweeper, tasks
 from workers.bench import Bench
+from workers.heartbeat import Heartbeat
 from workers.runner import ChildFailed, Runner, TimeLimitExceeded
 from workers.worker_clock import WorkerClock
 
@@ -420,6 +421,26 @@ def test_a_worker_whose_clock_is_off_takes_no_job_and_frees_none(
     monkeypatch.undo()
     sweeper.sweep(off, lambda _: None)
     assert tasks.run_all(off) == 1
+
+
+def test_a_worker_whose_clock_was_set_back_keeps_the_lease_of_what_it_has_begun(
+    bench: Bench, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = _train(bench, name)
+    claim = jobs.claim_next(bench.database, owner="late", lease_seconds=30)
+    assert claim is not None
+    before, real = _job(bench, job_id).lease_until, now()
+    if bench.database.engine.dialect.name == "sqlite":
+        monkeypatch.setattr(clock_skew, "seconds", lambda _: 600.0)
+    _shift(monkeypatch, -600)
+    with Heartbeat(bench, claim) as beat:
+        beat.progress("train", 1, 2)
+        end = time.monotonic() + 30
+        while (until := _job(bench, job_id).lease_until) == before:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    assert until is not None
+    assert until > real + timedelta(seconds=20), "workers whose clocks are right do not take it for lost"
 
 
 def test_a_full_or_locked_sqlite_database_is_told_from_a_fault_of_the_program(tmp_path: Path) -> None:
