@@ -9,6 +9,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from service.errors import Outage, ServiceError, StorageFull
 
 RETRY_SECONDS = 5
+PASSING = frozenset({"storage_full", "storage_unavailable", "database_unavailable"})
+"""Codes of what the work stands on: the same work goes well once that is cured."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _REFUSING = frozenset(
     {errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ESTALE, errno.ENETUNREACH, errno.ETIMEDOUT}

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from service import outages
 from service.artifacts import file_digest
 from service.errors import Unavailable
 from service.evidence.notes import Checkpoint, sign_note
@@ -45,7 +46,7 @@ def accounted(
 ) -> dict[str, Any]:
     """Commit the job to its result, draw, and do it again if drawn; return the result with the account in its report.
 
-    Raises Unconfirmed, LeaseLost, ChildLost.
+    Raises Unconfirmed, LeaseLost, ChildLost, and ChildFailed for what a full or missing storage kept from being done.
     """
     report, order = result["report"], prepared.order or {}
     committed = Committed(
@@ -111,6 +112,8 @@ def _again(bench: Bench, claim: Claim, order: dict[str, Any], folder: Path, *, r
     try:
         found = run(order)
     except ChildFailed as error:
+        if error.error.get("code") in outages.PASSING:
+            raise  # says nothing of the weights, and the draw is logged: it waits as the first run would
         told = {"sha256": sha256, "code": error.error.get("code")}
         _log(bench, claim, equal=False, told=told)
         detail = f"Done a second time, the work failed ({error.error.get('code')}: {error}). Retry the job."

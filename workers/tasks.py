@@ -111,7 +111,7 @@ def attempt(bench: Bench, claim: Claim) -> None:
 def _failed(bench: Bench, claim: Claim, error: dict[str, Any]) -> None:
     """Record what the child said of its failure, or wait where it is none of the work's own."""
     code = error.get("code")
-    if code in _PASSING:
+    if code in outages.PASSING:
         _postpone(bench, claim, error)
         return
     log.error("attempt.failed", code=code, detail=error.get("detail"))
@@ -192,8 +192,6 @@ _OF_THE_METHOD = (
     "internal_error",
 )
 """Failures that another method may not have. What is wrong with the data or the weights would meet every one."""
-_PASSING = ("storage_full", "storage_unavailable", "database_unavailable")
-"""Failures of what the work stands on: the same work goes well once that is cured."""
 
 
 def _climb_after_failure(bench: Bench, claim: Claim, prepared: Prepared, error: dict[str, Any]) -> bool:

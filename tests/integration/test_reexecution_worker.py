@@ -20,7 +20,7 @@ from service.store import datasets, intake, jobs, models, signing_keys
 from service.store.intake import Order, Secrets
 from service.store.tables import AuditEntry, Evaluation, Job, Sample, Version
 from workers.bench import Bench
-from workers.runner import Runner
+from workers.runner import ChildFailed, Runner
 from workers.tasks import run_all
 
 SECRETS = Secrets(suppression=b"s" * 32, wrapping=b"w" * 32, time_zone="UTC")
@@ -49,7 +49,7 @@ class FailingOnce(ArtifactStore):
     def put(self, source: Path, *, sha256: str | None = None) -> str:
         if not self.broken:
             self.broken = True
-            raise OSError("no space left on device")
+            raise RuntimeError("a fault of the program")
         return super().put(source, sha256=sha256)
 
 
@@ -256,6 +256,28 @@ def test_a_second_execution_that_fails_is_not_published(bench: Bench) -> None:
     (told,) = _entries(bench, job, "job.reexecution_diverged")
     assert told["code"] == "bad_checkpoint"
     assert _weights_of(bench, job) is None
+
+
+def test_a_second_execution_for_which_there_is_no_room_waits_as_any_other_work(bench: Bench) -> None:
+    _trained(bench, "full", reexecution_share=1.0)
+
+    class Full(Runner):
+        def run(self, order: dict[str, Any], **call: Any) -> dict[str, Any]:
+            if order["kind"] == "reexecute":
+                raise ChildFailed({"code": "storage_full", "detail": "There is no room left."})
+            return super().run(order, **call)
+
+    runner = Full(time_limit_seconds=300, idle_seconds=0)
+    try:
+        job = _erased(dataclasses.replace(bench, runner=runner), "full")
+    finally:
+        runner.release_idle()
+    assert (job.status, job.attempts) == (JobStatus.QUEUED, 1)
+    assert job.error is not None
+    assert job.error["code"] == "storage_full"
+    assert job.not_before is not None
+    assert _entries(bench, job, "job.reexecution_diverged") == [], "nothing was found of the weights"
+    assert len(_entries(bench, job, "job.reexecution_drawn")) == 1, "the next attempt meets the same draw"
 
 
 def test_a_worker_that_cannot_sign_publishes_nothing(bench: Bench) -> None:
