@@ -5,7 +5,10 @@ client or the service is the slow one.
 """
 
 import asyncio
+import fcntl
 import json
+import struct
+import termios
 from typing import Any
 
 import h11
@@ -40,6 +43,7 @@ class TimedConnection(H11Protocol):
     unread_seconds: float
     _head_due: asyncio.TimerHandle | None = None
     _read_due: asyncio.TimerHandle | None = None
+    _untaken_before = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -66,6 +70,7 @@ class TimedConnection(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        self._read_due = _cancelled(self._read_due)  # that of an answer before, whose rest has gone meanwhile
         self._watch_reader()
 
     def resume_writing(self) -> None:
@@ -79,13 +84,27 @@ class TimedConnection(H11Protocol):
 
     def _watch_reader(self) -> None:
         if self._read_due is None:
+            self._untaken_before = self._untaken()
             self._read_due = self.loop.call_later(self.unread_seconds, self._give_up_on_reader)
 
     def _give_up_on_reader(self) -> None:
         self._read_due = None
-        # To close would be to wait for the very client that does not read.
-        if self.transport.get_write_buffer_size():
+        if not self.transport.get_write_buffer_size():
+            return
+        if self._untaken() < self._untaken_before:  # slow, but it reads
+            self._watch_reader()
+        else:
+            # To close would be to wait for the very client that does not read.
             self.transport.abort()
+
+    def _untaken(self) -> int:
+        """Return how many bytes the client has not taken, in the buffers of this process and of the kernel."""
+        held: int = self.transport.get_write_buffer_size()
+        try:
+            told = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+        except OSError:  # not every system tells of sockets
+            return held
+        return held + int(struct.unpack("i", told)[0])
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_due, self._read_due = _cancelled(self._head_due), _cancelled(self._read_due)
