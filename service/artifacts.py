@@ -132,10 +132,18 @@ class ArtifactStore:
     def _remove(self, path: str) -> bool:
         if self._bucket is not None:
             return self._bucket.purge(path)
-        if self._fs.exists(path):
+        if self._is_there(path):
             self._fs.rm_file(path)
         self._fs.invalidate_cache()
-        return not self._fs.exists(path)
+        return not self._is_there(path)
+
+    def _is_there(self, path: str) -> bool:
+        # The library's own `exists` says no for whatever it could not find out, and no is proof of absence here.
+        try:
+            self._fs.info(path)
+        except FileNotFoundError:
+            return False
+        return True
 
     def versioning(self) -> str | None:
         """Return how the store keeps what is overwritten or deleted, None where it does not. Raises OSError."""

@@ -65,6 +65,19 @@ def test_purged_bytes_are_gone_and_purging_again_is_fine(store: ArtifactStore, t
         pass
 
 
+def test_bytes_that_cannot_be_asked_for_are_not_called_absent(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = store.put(_file(tmp_path, b"secret"))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(store._fs, "info", refuse)
+    with pytest.raises(PermissionError):
+        store.purge(digest)
+
+
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", "A" * 64, "0" * 63, "0" * 64 + "\n"])
 def test_what_is_not_a_digest_names_no_file(store: ArtifactStore, name: str) -> None:
     with pytest.raises(NotFound), store.open(name):
