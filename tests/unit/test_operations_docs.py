@@ -62,6 +62,15 @@ def test_every_alert_is_about_metrics_there_are_and_says_what_it_means() -> None
         assert all(known[name] == "counter" for name in counted), rule["alert"]
 
 
+def test_an_alert_that_joins_a_sum_says_on_which_labels() -> None:
+    """A sum has fewer labels than what it is joined to: without ``on`` nothing matches, and nobody is ever told."""
+    groups = yaml.safe_load((DOCS / "alerts.yml").read_text())["groups"]
+    for rule in (rule for group in groups for rule in group["rules"]):
+        joined = re.split(r"\b(?:and|or|unless)\b", rule["expr"])
+        sums = [bool(re.search(r"\b(sum|max|min|count|avg)\b", part)) for part in joined]
+        assert len(set(sums)) == 1 or re.search(r"\b(and|or|unless) on ?\(", rule["expr"]), rule["alert"]
+
+
 def test_the_page_names_only_commands_there_are() -> None:
     known = set(getattr(get_command(app), "commands", {}))
     named = set(re.findall(r"`unlearn ([a-z-]+)", PAGE)) | set(re.findall(r"^unlearn ([a-z-]+)", PAGE, re.MULTILINE))
