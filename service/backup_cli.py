@@ -66,7 +66,7 @@ def replay(settings: Settings, *, nothing: str | None) -> None:
 
 def _from_journal(database: Database, settings: Settings) -> Done:
     journal = Journal(settings.resolved_erasure_journal_url, journal_key(settings.master_key_bytes))
-    segments = [journal.read(number) for number in journal.numbers()]
+    segments = journal.whole()
     if not segments:
         raise ServiceError(
             f"There is no erasure journal in {settings.resolved_erasure_journal_url}. Bring it there, or set "

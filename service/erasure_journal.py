@@ -86,6 +86,16 @@ class Journal:
             tokens=[(line["dataset"], line["token"]) for line in lines if "token" in line],
         )
 
+    def whole(self) -> list[Segment]:
+        """Return all segments. Raises PreconditionFailed where one is missing between others."""
+        numbers = self.numbers()
+        missing = sorted({*range(numbers[0], numbers[-1])} - {*numbers}) if numbers else []
+        if missing:
+            # Not each has entries whose numbers would show the gap: a long list of ids goes on in segments of its own.
+            detail = f"Segments of the erasure journal are missing: {', '.join(map(str, missing[:10]))}."
+            raise PreconditionFailed(detail, code="erasure_journal_damaged")
+        return [self.read(number) for number in numbers]
+
     def append(self, segment: Segment) -> None:
         """Write a segment, whole or not at all. Raises FileExistsError if there is one of its number."""
         path = self._path(segment.number)

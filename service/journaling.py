@@ -3,7 +3,7 @@
 import time
 
 import structlog
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, exists, func, insert, select
 from sqlalchemy.orm import Session
 
 from service.deps import Parts
@@ -11,7 +11,7 @@ from service.duties import Duty
 from service.erasure_journal import Journal, Segment, journal_key
 from service.settings import Settings
 from service.store.session import Database
-from service.store.tables import AuditEntry, AuditHead, AuditLink, ErasedToken, Restore
+from service.store.tables import AuditEntry, AuditHead, AuditLink, ErasedToken, Restore, Suppression
 
 EVERY_SECONDS = 5.0
 # Entries that tell of no erasure may wait, so that a busy log does not make a segment at each turn.
@@ -41,6 +41,8 @@ def write(database: Database, settings: Settings) -> int:
     """Write all that is new into the journal and return the log's size that it has now. Raises OSError."""
     journal = Journal(settings.resolved_erasure_journal_url, journal_key(settings.master_key_bytes))
     last = journal.last()
+    if last is None:
+        _begin(database)
     while True:
         with database.reading() as session:
             if session.scalar(select(func.count()).select_from(Restore).where(Restore.finished_at.is_(None))):
@@ -58,6 +60,15 @@ def write(database: Database, settings: Settings) -> int:
             session.execute(delete(ErasedToken).where(ErasedToken.id <= newest))
         log.info("erasures.journaled", segment=segment.number, entries=len(segment.entries), count=len(segment.tokens))
         last = segment
+
+
+def _begin(database: Database) -> None:
+    """Put all that was ever erased into a journal that is empty: it may be another one than was written before."""
+    tokens = select(Suppression.dataset_id, Suppression.token)
+    waits = exists().where(ErasedToken.dataset_id == Suppression.dataset_id, ErasedToken.token == Suppression.token)
+    missing = tokens.where(~waits).order_by(Suppression.dataset_id, Suppression.token)
+    with database.writing() as session:
+        session.execute(insert(ErasedToken).from_select(["dataset_id", "token"], missing))
 
 
 def _first(session: Session, last: Segment | None) -> int:

@@ -1,6 +1,7 @@
 """Keeps a restored service shut until it has forgotten again what was forgotten after its backup."""
 
 import json
+import time
 
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
@@ -18,25 +19,30 @@ _DETAIL = (
 )
 
 
+# Asked again, since a database can be lost and restored under a process that goes on; that takes longer than this.
+ASK_AGAIN_SECONDS = 1.0
+
+
 class RestoreGate:
-    """Whether a replay is due. A database is restored where there was none, so once there is none due it stays so."""
+    """Whether a replay is due."""
 
     def __init__(self, database: Database) -> None:
-        self._database, self._opened = database, False
+        self._database, self._open_until = database, 0.0
 
     @property
     def opened(self) -> bool:
-        """Say whether it is known that none is due."""
-        return self._opened
+        """Say whether none was due a moment ago."""
+        return time.monotonic() < self._open_until
 
     def due(self) -> bool:
         """Ask whether a replay is due. A database that does not answer says nothing: whoever asks it finds out."""
+        asked = time.monotonic()
         try:
             with self._database.reading() as session:
                 found = replays.pending(session) is not None
         except SQLAlchemyError:
             return False
-        self._opened = not found
+        self._open_until = 0.0 if found else asked + ASK_AGAIN_SECONDS
         return found
 
 

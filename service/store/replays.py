@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
 from service.errors import Conflict, ServiceError
@@ -27,7 +27,6 @@ from service.store.tables import (
     AuditLink,
     Dataset,
     DeletionRequest,
-    ErasedToken,
     Model,
     RequestKey,
     Restore,
@@ -159,7 +158,6 @@ def _suppress(session: Session, tokens: Iterable[tuple[str, str]], suppression_k
             session.execute(insert(Suppression), new[start : start + _CHUNK])
         count += len(new)
         _forget(session, dataset_id, wanted, suppression_key)
-    session.execute(delete(ErasedToken))  # they came out of the journal, or were in the backup and are in it too
     return count
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from service import backup, backup_cli, journaling, migrate
+from service import backup, backup_cli, journaling, migrate, restore_gate
 from service.erasure_journal import Journal, journal_key, story
 from service.errors import Conflict, PreconditionFailed, ServiceError
 from service.evidence.commitments import suppression_key
@@ -43,6 +43,7 @@ from service.store.tables import (
     Suppression,
     Version,
 )
+from service.store.types import now
 from tests import factories
 from tests.servers import fresh_database
 
@@ -219,6 +220,9 @@ def test_no_journal_or_one_that_lacks_or_changed_a_segment_is_no_replay(case: Ca
     with pytest.raises(PreconditionFailed, match="changed"):
         backup_cli.replay(new.settings, nothing=None)
     middle.unlink()
+    with pytest.raises(PreconditionFailed, match="missing"):
+        backup_cli.replay(new.settings, nothing=None)
+    paths[0].unlink()
     with pytest.raises(Conflict, match="lacks entries"):
         backup_cli.replay(new.settings, nothing=None)
     shutil.move(case.root / "journal", case.root / "away")
@@ -254,6 +258,33 @@ def test_the_journal_holds_each_entry_and_token_once_and_neither_id_nor_key(case
         assert b"d-audit" not in path.read_bytes()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert journal.remove_before(max(journal.numbers())) == len(segments) - 1
+
+
+def test_a_journal_begun_elsewhere_has_all_that_was_ever_erased(case: Case) -> None:
+    case.back_up()
+    case.first.erase("audit-1", "audit-2")
+    journaling.write(case.first.database, case.first.settings)
+    shutil.move(case.root / "journal", case.root / "away")
+    case.first.erase("audit-3")
+    new = case.lose_and_restore()
+    backup_cli.replay(new.settings, nothing=None)
+    named = [f"d-audit-{number}" for number in (1, 2, 3)]
+    with new.database.reading() as session:
+        known = samples.suppressed(session, new.secrets.suppression, version_dataset(session), named)
+    new.database.dispose()
+    assert known == set(named)
+
+
+def test_a_process_that_goes_on_notices_that_its_database_was_restored(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restore_gate, "ASK_AGAIN_SECONDS", 0.0)
+    gate = restore_gate.RestoreGate(case.first.database)
+    assert not gate.due()
+    with case.first.database.writing() as session:
+        session.add(Restore(id="rst_1", backup_id="bak_1", backup_at=now(), log_size=0, restored_at=now()))
+    assert not gate.opened
+    assert gate.due()
 
 
 def test_a_log_taken_up_again_without_a_replay_is_journaled_from_where_it_was_restored(case: Case) -> None:
