@@ -11,7 +11,7 @@ from service.store.jobs import Claim
 from service.store.tables import Attempt, Job
 from service.store.types import now
 
-WAIT_FACTOR, LONGEST_WAIT_SECONDS = 4, 6 * 3600.0
+WAIT_FACTOR = 4
 
 
 def begin_attempt(session: Session, claim: Claim, *, rung: str | None, parent_id: str | None) -> str | None:
@@ -58,7 +58,7 @@ def postpone(
     if job.attempts >= max_attempts:
         jobs.poison(session, job, reason=error["code"])
         return job
-    seconds = min(first_wait_seconds * WAIT_FACTOR ** (job.attempts - 1), LONGEST_WAIT_SECONDS)
+    seconds = min(first_wait_seconds * WAIT_FACTOR ** (job.attempts - 1), jobs.LONGEST_WAIT_SECONDS)
     job.not_before, job.rung_at = now() + timedelta(seconds=seconds), None
     job.phase, job.done, job.total = None, 0, 0
     until = audit.moment(job.not_before)

@@ -22,6 +22,8 @@ from service.store.types import new_id, now
 
 # An upload must be judged, and a dataset indexed, before anything else about them makes sense.
 _RANK = case((Job.kind.in_((JobKind.INDEX, JobKind.REINDEX)), 0), (Job.kind == JobKind.VALIDATE, 1), else_=2)
+# Of a job that is put off until a storage is back.
+LONGEST_WAIT_SECONDS = 6 * 3600.0
 CLAIM_ORDER = (_RANK, Job.due_at.is_(None), Job.due_at, Job.id)
 
 
@@ -151,8 +153,15 @@ def claimable() -> Select[str]:
     return (
         select(Job.id)
         .where(Job.status == JobStatus.QUEUED, Job.on_hold.is_(False), ~busy, _dataset_at_rest())
-        .where(or_(Job.not_before.is_(None), Job.not_before <= now()))
+        .where(_wait_is_over())
     )
+
+
+def _wait_is_over() -> ColumnElement[bool]:
+    """Say that a job may begin; one that waits for longer than any is put off was put off by a wrong clock."""
+    moment = now()
+    impossible = and_(Job.attempts > 0, Job.not_before > moment + timedelta(seconds=LONGEST_WAIT_SECONDS))
+    return or_(Job.not_before.is_(None), Job.not_before <= moment, impossible)
 
 
 def _claim(session: Session, *, owner: str, lease_seconds: float) -> Claim | None:
@@ -294,7 +303,7 @@ def to_ring(session: Session, *, older_than_seconds: float) -> list[str]:
         session.scalars(
             select(Job.id)
             .where(Job.status == JobStatus.QUEUED, Job.on_hold.is_(False))
-            .where(unheard, or_(Job.not_before.is_(None), Job.not_before <= moment))
+            .where(unheard, _wait_is_over())
             .order_by(Job.id)
             .limit(100)
         )

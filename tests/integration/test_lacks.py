@@ -357,6 +357,21 @@ def test_a_lease_from_before_the_clock_was_set_back_ends_after_one_more(
         assert [job.id for job in jobs.expired(session)] == [job_id]
 
 
+def test_a_job_put_off_before_the_clock_was_set_back_does_not_wait_for_it_to_catch_up(
+    bench: Bench, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = _train(bench, name)
+    full = _with(bench, _failing("storage_full"))
+    assert tasks.run_all(full) == 1
+    assert _job(bench, job_id).not_before is not None
+    _shift(monkeypatch, -86_400)
+    with bench.database.writing() as session:
+        assert job_id in jobs.to_ring(session, older_than_seconds=10)
+    claim = jobs.claim_next(bench.database, owner="living", lease_seconds=30)
+    assert claim is not None
+    assert claim.job_id == job_id
+
+
 def test_a_clock_that_jumps_frees_no_lease_of_a_living_worker(bench: Bench, name: str) -> None:
     """Forward, every lease looks run out; for one lease length nobody is taken for dead."""
     steady, wall = [1000.0], [5000.0]
