@@ -92,7 +92,8 @@ def _pending(session: Session) -> Restore:
 def _tell(done: Done) -> None:
     typer.echo(
         f"replayed {done.entries} log entries: {done.suppressed} ids suppressed, {done.versions_retired} versions "
-        f"retired, {done.keys_shredded} request keys shredded, {done.api_keys_revoked} API keys revoked"
+        f"retired, {done.keys_shredded} request keys shredded, {done.api_keys_revoked} API keys revoked, "
+        f"{done.webhooks_ended} webhooks deleted or disabled"
     )
     for text, ids in (
         ("received after the backup and lost; the controller sends them again", done.lost_requests),

@@ -46,7 +46,9 @@ class WebhookOut(BaseModel):
     events: list[str]
     description: str
     enabled: bool
-    disabled_reason: str | None = Field(description="`by_request`, or `receiver_gone`: it answered 410.")
+    disabled_reason: str | None = Field(
+        description="`by_request`, `receiver_gone` (it answered 410), `changed_before_restore`."
+    )
     owner: str = Field(description="The API key it belongs to.")
     previous_secret_until: datetime | None = Field(description="Until when the secret before signs as well.")
     created_at: datetime

@@ -18,7 +18,7 @@ from service.evidence.commitments import suppression_token
 from service.evidence.leaf import entry_bytes
 from service.evidence.merkle import hash_leaf
 from service.lifecycle import SampleState, VersionState
-from service.store import audit, cancel, decisions, request_keys, traces
+from service.store import audit, cancel, decisions, replayed_trust, request_keys, traces
 from service.store.samples import one_of
 from service.store.tables import (
     ApiKey,
@@ -57,6 +57,7 @@ class Done:
     versions_retired: int = 0
     keys_shredded: int = 0
     api_keys_revoked: int = 0
+    webhooks_ended: int = 0
     lost_requests: list[str] = field(default_factory=list)
     to_decide: list[str] = field(default_factory=list)
 
@@ -89,6 +90,8 @@ def replay(
     done.versions_retired = _retire(session, later)
     done.keys_shredded = _shred(session, later)
     done.api_keys_revoked = _revoke(session, later)
+    replayed_trust.signing_keys(session, later)
+    done.webhooks_ended = replayed_trust.webhooks(session, later)
     session.flush()
     done.to_decide = _decide(session, later)
     done.lost_requests = _lost(session, later)

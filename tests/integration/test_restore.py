@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import func, select, update
 
 from service import backup, backup_cli, journaling, migrate, restore_gate
@@ -28,7 +29,9 @@ from service.store import (
     replays,
     request_keys,
     samples,
+    signing_keys,
     versions,
+    webhooks,
 )
 from service.store.intake import Secrets
 from service.store.session import Database
@@ -40,8 +43,10 @@ from service.store.tables import (
     RequestKey,
     Restore,
     Sample,
+    SigningKey,
     Suppression,
     Version,
+    WebhookEndpoint,
 )
 from service.store.types import now
 from tests import factories
@@ -258,6 +263,38 @@ def test_the_journal_holds_each_entry_and_token_once_and_neither_id_nor_key(case
         assert b"d-audit" not in path.read_bytes()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert journal.remove_before(max(journal.numbers())) == len(segments) - 1
+
+
+def _webhooks(session: Any, *ids: str) -> None:
+    key, _ = keys.create(session, name="k", scopes=["admin"])
+    for each in ids:
+        webhooks.create(
+            session, endpoint_id=each, key_id=key.id, url="https://example.org/", host="example.org",
+            events=["request.completed"], description="", secret=b"s",
+        )  # fmt: skip
+
+
+def test_a_signing_key_revoked_and_webhooks_ended_since_the_backup_are_not_trusted_again(case: Case) -> None:
+    old = case.first
+    with old.database.writing() as session:
+        stolen = signing_keys.current(session, old.settings).key_id
+        _webhooks(session, "whk_deleted", "whk_rotated", "whk_kept")
+    case.back_up()
+    with old.database.writing() as session:
+        signing_keys.revoke(session, stolen, reason="stolen")
+        renewed = old.settings.model_copy(update={"signing_key": SecretStr(os.urandom(32).hex())})
+        fresh = signing_keys.rotate(session, renewed).key_id
+        webhooks.delete(session, session.get_one(WebhookEndpoint, "whk_deleted"))
+        webhooks.rotate(session, session.get_one(WebhookEndpoint, "whk_rotated"), b"t", previous_until=None)
+    new = case.lose_and_restore()
+    backup_cli.replay(new.settings, nothing=None)
+    with new.database.reading() as session:
+        row = session.get_one(SigningKey, stolen)
+        assert (row.reason, row.revoked_at is not None) == ("stolen", True)
+        assert signing_keys.current(session, renewed).key_id == fresh
+        found = {row.id: row.enabled for row in session.scalars(select(WebhookEndpoint))}
+    new.database.dispose()
+    assert found == {"whk_rotated": False, "whk_kept": True}
 
 
 def test_a_journal_begun_elsewhere_has_all_that_was_ever_erased(case: Case) -> None:
