@@ -39,9 +39,7 @@ class Sweeper:
             try:
                 self._turn()
                 if turn % ORPHAN_TURNS == 0:
-                    leftovers.remove_orphans(self._bench)
-                    with self._bench.database.writing() as session:
-                        preparations.ask_where_missing(session)
+                    tidy(self._bench)
             except Exception as error:  # noqa: BLE001 - a thread's boundary: a sweeper that ends is work lost
                 if outages.lacking(error) is not None:
                     # Living workers could not lengthen their leases either.
@@ -83,9 +81,8 @@ def sweep(bench: Bench, ring: Callable[[str], None]) -> None:
     """Show a sign of life and do one round, unless the clock is off or a restored database waits for its replay."""
     if not sign(bench):
         return
-    with bench.database.reading() as session:
-        if replays.pending(session) is not None:
-            return
+    if _waits_for_replay(bench):
+        return
     with bench.database.writing() as session:
         jobs.cut_leases(session, lease_seconds=bench.settings.lease_seconds)
         for job in jobs.expired(session) if bench.clock.trusts_leases else ():
@@ -108,6 +105,23 @@ def sweep(bench: Bench, ring: Callable[[str], None]) -> None:
     caches.clean(bench)
     leftovers.remove_strange_caches(bench)
     bench.runner.release_idle()
+
+
+def tidy(bench: Bench) -> None:
+    """Delete bytes that nobody names and ask for preparations that are missing, unless a replay is due.
+
+    Before a replay an entry would take the number of one that is to come back.
+    """
+    if _waits_for_replay(bench):
+        return
+    leftovers.remove_orphans(bench)
+    with bench.database.writing() as session:
+        preparations.ask_where_missing(session)
+
+
+def _waits_for_replay(bench: Bench) -> bool:
+    with bench.database.reading() as session:
+        return replays.pending(session) is not None
 
 
 def _gpu_memory(bench: Bench) -> tuple[int, int] | None:

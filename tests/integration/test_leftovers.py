@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy import update
 
 from service import migrate
 from service.lifecycle import VersionState
 from service.settings import Settings
 from service.store import datasets, models, versions
-from service.store.tables import Version
+from service.store.tables import Restore, Version
+from service.store.types import now
 from tests import factories
-from workers import caches, leftovers
+from workers import caches, leftovers, sweeper
 from workers.bench import Bench
 
 
@@ -84,6 +86,18 @@ def test_bytes_put_again_are_young_again(bench: Bench) -> None:
     assert bench.artifacts.put(bench.settings.data_dir / "again") == digest
     leftovers.remove_orphans(bench)
     assert bench.artifacts.size(digest) == 5
+
+
+def test_nothing_is_deleted_or_logged_while_a_restored_database_waits_for_its_replay(bench: Bench) -> None:
+    orphan = _stored(bench, b"orphan", age_seconds=1000)
+    with bench.database.writing() as session:
+        session.add(Restore(id="rst_1", backup_id="bak_1", backup_at=now(), log_size=0, restored_at=now()))
+    sweeper.tidy(bench)
+    assert bench.artifacts.size(orphan) == 6
+    with bench.database.writing() as session:
+        session.execute(update(Restore).values(finished_at=now()))
+    sweeper.tidy(bench)
+    assert bench.artifacts.size(orphan) is None
 
 
 def test_scratch_of_a_claim_that_is_over_goes(bench: Bench) -> None:
