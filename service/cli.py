@@ -15,7 +15,17 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
-from service import audit_log_cli, backup_cli, doctor, logs, migrate, shredding, signing_keys_cli, worker_health
+from service import (
+    audit_log_cli,
+    backup_cli,
+    doctor,
+    logs,
+    migrate,
+    outages,
+    shredding,
+    signing_keys_cli,
+    worker_health,
+)
 from service.auth import SCOPES
 from service.errors import ServiceError
 from service.evidence import receipts
@@ -341,8 +351,11 @@ def _told() -> Iterator[None]:
     """End the command with the reason where the service would answer with a problem."""
     try:
         yield
-    except ServiceError as error:
-        typer.echo(error.detail, err=True)
+    except (ServiceError, SQLAlchemyError, OSError) as error:
+        told = error if isinstance(error, ServiceError) else outages.lacking(error)
+        if told is None:
+            raise
+        typer.echo(told.detail, err=True)
         raise typer.Exit(1) from None
 
 

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import func, select, update
+from typer.testing import CliRunner
 
 from service import backup, backup_cli, journaling, migrate, restore_gate
+from service.cli import app
 from service.erasure_journal import Journal, journal_key, story
 from service.errors import Conflict, PreconditionFailed, ServiceError
 from service.evidence.commitments import suppression_key
@@ -244,6 +246,19 @@ def test_no_journal_or_one_that_lacks_or_changed_a_segment_is_no_replay(case: Ca
     assert restore.found == {"nothing_to_replay": True, "reason": "the journal burnt too"}
     assert journal.numbers() == []
     new.database.dispose()
+
+
+@pytest.mark.parametrize("command", [["backup", "made"], ["restore", "made"], ["replay"]])
+def test_a_command_that_does_not_reach_its_database_or_folder_says_so_in_a_sentence(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNLEARN_DATABASE_URL", "postgresql+psycopg://u:secret@127.0.0.1:1/x")
+    given = [str(tmp_path / word) if word == "made" else word for word in command]
+    monkeypatch.setenv("UNLEARN_DATA_DIR", str(tmp_path))
+    done = CliRunner().invoke(app, given)
+    assert (done.exit_code, type(done.exception)) == (1, SystemExit)
+    assert len(done.stderr.splitlines()) == 1
+    assert "secret" not in done.output
 
 
 def test_the_journal_holds_each_entry_and_token_once_and_neither_id_nor_key(case: Case) -> None:
