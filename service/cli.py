@@ -42,7 +42,7 @@ caches_app = typer.Typer(no_args_is_help=True, help="Decoded samples on workers'
 app.add_typer(caches_app, name="caches")
 DataDir = Annotated[Path | None, typer.Option(help="Folder for database, artifacts and caches; default ./var.")]
 MOST_KEYS = 10_000
-# Long enough for a busy machine: the worker ends its child and hands its job back first.
+# Beside what its training is given, and long enough for a busy machine: the worker hands its job back first.
 STOP_SECONDS = 60.0
 WORKER = ("-m", "celery", "-A", "workers.app", "worker", "--pool", "threads", "--concurrency", "1")
 
@@ -81,12 +81,13 @@ def serve(data_dir: DataDir = None, host: str = "127.0.0.1", port: int = 8000) -
     logs.configure(settings.log_level)
     with _told():
         migrate.upgrade(settings.resolved_database_url)
-    supervisor = Supervisor()
+    patience = settings.worker_drain_seconds + STOP_SECONDS
+    supervisor = Supervisor(stop_seconds=patience)
     signal.signal(signal.SIGTERM, _leave)
     try:
         supervisor.start()
         typer.echo(f"Serving on http://{host}:{port}; data in {settings.data_dir}.", err=True)
-        _run_api(settings, host, port, on_drain=supervisor.ask, wait_seconds=STOP_SECONDS)
+        _run_api(settings, host, port, on_drain=supervisor.ask, wait_seconds=patience)
     finally:
         supervisor.stop()
 
@@ -362,8 +363,8 @@ def _told() -> Iterator[None]:
 class Supervisor:
     """Keeps one worker process running beside the API, and ends it with the API however that ends."""
 
-    def __init__(self) -> None:
-        self._stop = threading.Event()
+    def __init__(self, *, stop_seconds: float) -> None:
+        self._stop, self._stop_seconds = threading.Event(), stop_seconds
         self._starting = threading.Lock()
         self._process: subprocess.Popen[Any] | None = None
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -384,7 +385,7 @@ class Supervisor:
         self.ask()
         if self._process is not None and self._process.poll() is None:
             try:
-                self._process.wait(STOP_SECONDS)
+                self._process.wait(self._stop_seconds)
             except subprocess.TimeoutExpired:
                 self._process.kill()
         self._thread.join(5)

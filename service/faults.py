@@ -23,6 +23,7 @@ class Step(StrEnum):
     BELL_RUNG = "bell.rung"
     JOB_CLAIMED = "job.claimed"
     IN_EPOCH = "attempt.in_epoch"
+    CHECKPOINT_STORED = "attempt.checkpoint_stored"
     ARTIFACT_WRITING = "artifact.writing"
     ARTIFACT_RENAMED = "artifact.renamed"
     BEFORE_PUBLISHING = "publishing.before"

@@ -80,6 +80,12 @@ class Settings(BaseSettings):
         5.0, gt=0, description="A worker whose clock differs more from the database's takes no job, seconds."
     )
     job_time_limit_seconds: float = Field(86_400.0, gt=0, description="A child past this is killed, seconds.")
+    checkpoint_seconds: float = Field(
+        30.0, ge=0, description="Seconds of a long training between its checkpoints; 0: one after each epoch."
+    )
+    worker_drain_seconds: float = Field(
+        30.0, ge=0, description="Seconds a worker that is asked to end gives its training to reach a checkpoint."
+    )
     child_idle_seconds: float = Field(300.0, gt=0, description="A warm child unused this long is released, seconds.")
     max_body_bytes: int = Field(16 * 2**20, gt=0, description="Largest JSON body, bytes.")
     max_weights_bytes: int = Field(4 * 2**30, gt=0, description="Largest uploaded weights file, bytes.")

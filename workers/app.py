@@ -62,9 +62,14 @@ def _start(**_: Any) -> None:
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _stop(**_: Any) -> None:
-    """Take no more work and end the child; the attempt in hand goes back to the queue and is not counted."""
+    """Take no more work and have the attempt in hand come to an end; it goes back to the queue and is not counted.
+
+    The second time at once: the child is killed.
+    """
+    if bench().stopping.is_set():
+        bench().ending.set()
+        bench().runner.close()
     bench().stopping.set()
-    bench().runner.close()
 
 
 def _exit_with_parent() -> None:

@@ -24,7 +24,10 @@ class Turns:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Settings, the open store and the child of one worker process."""
+    """Settings, the open store and the child of one worker process.
+
+    ``stopping``: it takes no more work, and what it does comes to an end; ``ending``: at once.
+    """
 
     settings: Settings
     database: Database
@@ -34,6 +37,7 @@ class Bench:
     stopping: threading.Event
     clock: WorkerClock = field(default_factory=WorkerClock)
     purges: Turns = field(default_factory=Turns)
+    ending: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
     def open(cls, settings: Settings) -> "Bench":

@@ -1,6 +1,7 @@
 """The child process: the only one that imports torch. Reads orders from stdin, answers on its first stdout.
 
-One line of JSON per message. When the pipe closes, because the parent ended in whatever way, it exits at once.
+One line of JSON per message. Asked to stop, a training that can be kept ends with its epoch, other work with its next
+report of progress. When the pipe closes, because the parent ended in whatever way, it exits at once.
 """
 
 import ctypes
@@ -12,11 +13,12 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from service import faults, outages
+from workers.line import Line, Stopped
 
 PROGRESS_SECONDS = 0.2
 
@@ -32,23 +34,44 @@ def main() -> None:
     # Whatever a library prints must not end up between the messages.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     orders: queue.Queue[dict[str, Any]] = queue.Queue()
-    threading.Thread(target=_read, args=(orders,), daemon=True).start()
+    parent = ParentLine(channel)
+    threading.Thread(target=_read, args=(orders, parent), daemon=True).start()
     while True:
-        _answer(orders.get(), channel)
+        _answer(orders.get(), parent)
 
 
-def _read(orders: "queue.Queue[dict[str, Any]]") -> None:
+class ParentLine(Line):
+    """The line through the child's pipes."""
+
+    def __init__(self, channel: IO[str]) -> None:
+        self.channel, self.stop = channel, threading.Event()
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        self.channel.write(json.dumps(message, allow_nan=False) + "\n")
+
+    def stopping(self) -> bool:
+        return self.stop.is_set()
+
+
+def _read(orders: "queue.Queue[dict[str, Any]]", parent: ParentLine) -> None:
     for line in sys.stdin:
-        orders.put(json.loads(line))
+        order = json.loads(line)
+        if order["kind"] == "stop":
+            parent.stop.set()
+        else:
+            orders.put(order)
     os._exit(0)
 
 
-def _answer(order: dict[str, Any], channel: IO[str]) -> None:
+def _answer(order: dict[str, Any], parent: ParentLine) -> None:
+    parent.training = False
     try:
-        line = json.dumps({"type": "done", "result": _execute(order, _reporter(channel))}, allow_nan=False)
+        line = json.dumps({"type": "done", "result": _execute(order, parent)}, allow_nan=False)
+    except Stopped:
+        line = json.dumps({"type": "stopped"})
     except Exception as error:  # noqa: BLE001 - the task boundary: every outcome must reach the parent
         line = json.dumps({"type": "failed", **describe(error)}, allow_nan=False)
-    channel.write(line + "\n")
+    parent.channel.write(line + "\n")
     _let_go()
 
 
@@ -65,7 +88,8 @@ def _let_go() -> None:
         getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)(0)
 
 
-def _execute(order: dict[str, Any], report: Callable[[str, int, int], None]) -> dict[str, Any]:
+def _execute(order: dict[str, Any], parent: ParentLine) -> dict[str, Any]:
+    report = _reporter(parent)
     # Imported here, after the pipe is watched, and only what the order needs: torch takes seconds to load.
     if order["kind"] == "index":
         from workers.indexing import index
@@ -73,19 +97,21 @@ def _execute(order: dict[str, Any], report: Callable[[str, int, int], None]) -> 
         return index(order, report)
     from workers.work import execute
 
-    return execute(order, report)
+    return execute(order, report, parent)
 
 
-def _reporter(channel: IO[str]) -> Callable[[str, int, int], None]:
+def _reporter(parent: ParentLine) -> Callable[[str, int, int], None]:
     last, last_phase = 0.0, ""
 
     def report(phase: str, done: int, total: int) -> None:
         nonlocal last, last_phase
+        if parent.stopping() and not parent.training:
+            raise Stopped
         # A new phase is always told: the job's status follows it.
         if time.monotonic() - last < PROGRESS_SECONDS and done != total and phase == last_phase:
             return
         last, last_phase = time.monotonic(), phase
-        channel.write(json.dumps({"type": "progress", "phase": phase, "done": done, "total": total}) + "\n")
+        parent.tell({"type": "progress", "phase": phase, "done": done, "total": total})
 
     return report
 

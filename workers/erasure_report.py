@@ -6,6 +6,7 @@ from typing import Any
 from service.catalogue.methods import METHODS, MethodConfig
 from workers.evaluation.gate import Bar, judge
 from workers.evaluation.report import EvaluationSplits
+from workers.training_state import Journal
 from workers.unlearning.interface import UnlearningResult
 
 
@@ -37,6 +38,11 @@ def seconds_part(unlearning: float, total: float, training: float | None) -> dic
         "training": training,
         "share_of_training": unlearning / training if training else None,
     }
+
+
+def resumed_part(journal: Journal) -> dict[str, Any]:
+    """Return how often the training went on in another process, and how many epochs were done each time."""
+    return {"times": len(journal.resumed_from), "from_epochs": list(journal.resumed_from)}
 
 
 def method_part(method: str, config: MethodConfig, seed: int, result: UnlearningResult) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from sqlalchemy import Select, select
 
 from service.lifecycle import JOB_BUSY, VersionState
 from service.store import digests
-from service.store.tables import Dataset, Job, PreparedFile, ReferenceFile, Version
+from service.store.tables import Dataset, Job, PreparedFile, ReferenceFile, TrainingCheckpoint, Version
 from workers.bench import Bench
 
 DAY_SECONDS = 86_400.0
@@ -43,8 +43,9 @@ def remove_orphans(bench: Bench) -> None:
             _remove_orphan(bench, digest)
 
 
-# Bytes beside the versions': weights that wait for approval, reference models' logits, and preparations.
-_OTHERS = (Job.candidate_sha256, ReferenceFile.sha256, PreparedFile.sha256)
+# Bytes beside the versions': weights that wait for approval, reference models' logits, preparations, and trainings'
+# checkpoints.
+_OTHERS = (Job.candidate_sha256, ReferenceFile.sha256, PreparedFile.sha256, TrainingCheckpoint.sha256)
 
 
 def _named() -> Select[str]:

@@ -13,7 +13,7 @@ from service.catalogue.recipe import Recipe
 from workers.architectures import ImageShape, build
 from workers.architectures.ensemble import Ensemble
 from workers.classification import Classification, device_of, placed
-from workers.erasure_report import gate_part, method_part, seconds_part
+from workers.erasure_report import gate_part, method_part, resumed_part, seconds_part
 from workers.evaluation.earlier import EarlierSet
 from workers.evaluation.gate import Bar
 from workers.evaluation.plots.data import PlotData
@@ -25,6 +25,7 @@ from workers.samples import LabelledSet
 from workers.sharded_training import NotPlacedError, train_sharded
 from workers.sharding import stage_seed
 from workers.training import Progress, no_progress, train
+from workers.training_state import NO_JOURNAL, Journal
 from workers.unlearning import method_named
 from workers.unlearning.interface import Surroundings, UnlearningResult, UnlearningSplits
 from workers.unlearning.refusals import refuse_before, refuse_unmoved
@@ -111,34 +112,45 @@ def train_original(
     device: torch.device | str = "cpu",
     positions: Tensor | None = None,
     progress: Progress = no_progress,
+    journal: Journal = NO_JOURNAL,
 ) -> Trained:
     """Train a fresh network by the recipe on `device`.
 
     `positions`, int64 (n,), are where the samples stand in their dataset. With `recipe.sisa` they are needed, and the
-    checkpoints of the shards come with the model. Raises workers.training.TrainingError when the loss stops being
-    finite or no shard holds enough samples, NotPlacedError without positions.
+    checkpoints of the shards come with the model. Goes on where `journal` has kept it.
+    Raises workers.training.TrainingError when the loss stops being finite or no shard holds enough samples,
+    NotPlacedError without positions.
     """
     started, seed = time.perf_counter(), spec.recipe.seed
     with deterministic(seed):
         model = placed(build_model(spec), device)
         samples = train_set.to(device)
         if isinstance(model, Ensemble):
-            found, prepared = _train_in_shards(model, samples, spec.recipe, positions, progress)
+            found, prepared = _train_in_shards(model, samples, spec.recipe, positions, progress, journal)
         else:
-            found, prepared = _train_plainly(model, samples, spec.recipe, progress), {}
+            found, prepared = _train_plainly(model, samples, spec.recipe, progress, journal), {}
         facts = {
             "seed": seed,
             "samples": len(train_set),
             **found,
             "environment": environment(device),
-            "seconds": time.perf_counter() - started,
+            "seconds": journal.seconds_before + time.perf_counter() - started,
+            "resumed": resumed_part(journal),
         }
     return Trained(model=model, facts=facts, prepared=prepared)
 
 
-def _train_plainly(model: nn.Module, samples: LabelledSet, recipe: Recipe, progress: Progress) -> dict[str, Any]:
+def _train_plainly(
+    model: nn.Module, samples: LabelledSet, recipe: Recipe, progress: Progress, journal: Journal
+) -> dict[str, Any]:
     history = train(
-        model, samples, recipe, task=task_for(recipe), generator=generator_for(recipe.seed), progress=progress
+        model,
+        samples,
+        recipe,
+        task=task_for(recipe),
+        generator=generator_for(recipe.seed),
+        progress=progress,
+        keeper=journal.part("train", last=True),
     )
     return {
         "epochs": len(history.epoch_losses),
@@ -148,12 +160,24 @@ def _train_plainly(model: nn.Module, samples: LabelledSet, recipe: Recipe, progr
 
 
 def _train_in_shards(
-    model: Ensemble, samples: LabelledSet, recipe: Recipe, positions: Tensor | None, progress: Progress
+    model: Ensemble,
+    samples: LabelledSet,
+    recipe: Recipe,
+    positions: Tensor | None,
+    progress: Progress,
+    journal: Journal,
 ) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
     if positions is None:
         raise NotPlacedError("a recipe with `sisa` needs the samples' positions in their dataset")
     training = train_sharded(
-        model, samples, recipe, positions=positions, seed=recipe.seed, task=task_for(recipe), progress=progress
+        model,
+        samples,
+        recipe,
+        positions=positions,
+        seed=recipe.seed,
+        task=task_for(recipe),
+        progress=progress,
+        journal=journal,
     )
     return {
         "epochs": len(training.epochs),
@@ -183,13 +207,15 @@ def erase(
     retrained: nn.Module | None = None,
     prepared: Mapping[str, Mapping[str, Tensor]] | None = None,
     keep: Callable[[Mapping[str, Mapping[str, Tensor]]], None] | None = None,
+    journal: Journal = NO_JOURNAL,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Unlearn the forget set and measure the result; return the new model and the report.
 
     The parent is put in eval mode and not changed otherwise; all sets must lie on its device. `config` None
     means the method's defaults; `bar` None means that nothing is judged. `groups` maps a request's name to
     positions in the forget set; `plot` is given what the plots are drawn from; `retrained` is only measured;
-    `keep` is given what the method left for later requests on the new model, nothing if it left none.
+    `keep` is given what the method left for later requests on the new model, nothing if it left none. What an exact
+    method trains goes on where `journal` has kept it.
     Raises UnknownMethodError, TypeError for another method's config, InvalidSplitsError for a label that the network
     has no class for, UnlearningError when a guard leaves no model to return, when no weight moved, or when the method
     cannot work here: the selection pool it chooses by is empty, a class it needs samples of is emptied, or the
@@ -208,6 +234,7 @@ def erase(
             max_accuracy_drop=max_accuracy_drop,
             progress=progress,
             prepared=prepared,
+            journal=journal,
         )
         progress(EVALUATE, 0, 1)
         measured = evaluate(
@@ -231,7 +258,10 @@ def erase(
         **measured,
         "gate": gate_part(bar, method, measured, evaluation_splits, chance=1 / spec.num_classes),
         "environment": where,
-        "seconds": seconds_part(result.seconds, time.perf_counter() - started, training_seconds),
+        "seconds": seconds_part(
+            result.seconds, journal.seconds_before + time.perf_counter() - started, training_seconds
+        ),
+        "resumed": resumed_part(journal),
     }
 
 
@@ -254,6 +284,7 @@ def unlearn(
     max_accuracy_drop: float = 0.02,
     progress: Progress = no_progress,
     prepared: Mapping[str, Mapping[str, Tensor]] | None = None,
+    journal: Journal = NO_JOURNAL,
 ) -> UnlearningResult:
     """Unlearn the forget set as `erase` does and measure nothing. To be called within `deterministic(seed)`.
 
@@ -269,6 +300,7 @@ def unlearn(
         max_accuracy_drop=max_accuracy_drop,
         progress=progress,
         prepared=prepared or {},
+        journal=journal,
     )
     result = method_named(method)(parent, splits, config, around=around)
     refuse_unmoved(parent, result)

@@ -1,4 +1,4 @@
-"""Train reference models on balanced halves and keep their logits alone: no weight of theirs outlives the call."""
+"""Train reference models on balanced halves and return their logits alone, not their weights."""
 
 import hashlib
 import json
@@ -21,6 +21,7 @@ from workers.sharded_training import train_sharded
 from workers.stacked_training import Copy, train_copies
 from workers.stacking import StackingPlan, Way, own_random_state, plan_stacking
 from workers.training import Progress, no_progress
+from workers.training_state import NO_JOURNAL, Journal
 
 PHASE = "references"
 CPU_BUDGET_BYTES = 2**30
@@ -56,12 +57,14 @@ def train_references(
     way: Way | None = None,
     budget_bytes: int | None = None,
     progress: Progress = no_progress,
+    journal: Journal = NO_JOURNAL,
 ) -> TrainedReferences:
     """Train `models` networks by the recipe, each on its half of `pool` (train and audit samples together).
 
     Initialisation, halves and batches come from `seed`, not from the recipe's. Logits are kept in float32, as the
     networks return them: phi of what is kept is phi of the model, where float16 would change it by up to
-    max |z| / 1024. Weights are never written, and freed once their logits are taken.
+    max |z| / 1024. Weights are freed once their logits are taken; `journal` alone keeps those of a training under way,
+    and what was found of the models before.
     `budget_bytes` bounds what is trained at once: by default half of the free memory on CUDA. A recipe with `sisa`
     trains each reference in shards too, one after the other, whatever `way` says.
     Raises ValueError for an odd number of models, workers.training.TrainingError when a loss stops being finite.
@@ -91,17 +94,24 @@ def train_references(
         order = sorted(range(models), key=lambda i: int(in_mask[i].sum()))
         for start in range(0, models, plan.at_once):
             members = order[start : start + plan.at_once]
-            copies = [
-                Copy(
-                    model=placed(build_model(spec, seeds[i][0]), device),
-                    rows=in_mask[i].nonzero().squeeze(1),
-                    generator=generator_for(seeds[i][1]),
+            name = "references." + "-".join(map(str, members))
+            found = _kept_shares(journal, name)
+            if found is None:
+                copies = [
+                    Copy(
+                        model=placed(build_model(spec, seeds[i][0]), device),
+                        rows=in_mask[i].nonzero().squeeze(1),
+                        generator=generator_for(seeds[i][1]),
+                    )
+                    for i in members
+                ]
+                told = _continued(progress, len(shares) * spec.recipe.epochs, models * spec.recipe.epochs)
+                part = journal.within(name)
+                found = _train_and_ask(
+                    copies, pool_there, others, spec.recipe, task=task, plan=plan, progress=told, journal=part
                 )
-                for i in members
-            ]
-            told = _continued(progress, len(shares) * spec.recipe.epochs, models * spec.recipe.epochs)
-            found = _train_and_ask(copies, pool_there, others, spec.recipe, task=task, plan=plan, progress=told)
-            del copies
+                del copies
+                _keep_shares(journal, name, found, epochs=len(members) * spec.recipe.epochs)
             shares.update(zip(members, found, strict=True))
     each = [shares[i] for i in range(models)]
     return TrainedReferences(
@@ -114,7 +124,7 @@ def train_references(
         ),
         plan=plan,
         final_losses=tuple(share.final_loss for share in each),
-        seconds=time.perf_counter() - started,
+        seconds=journal.seconds_before + time.perf_counter() - started,
     )
 
 
@@ -146,12 +156,21 @@ def _train_and_ask(
     task: Classification,
     plan: StackingPlan,
     progress: Progress,
+    journal: Journal,
 ) -> list[_Share]:
     if recipe.sisa is not None:
-        losses = [_train_in_shards(each, pool, recipe, task=task, progress=progress) for each in copies]
+        (one,) = copies
+        losses = [_train_in_shards(one, pool, recipe, task=task, progress=progress, journal=journal)]
     else:
         histories = train_copies(
-            copies, pool.samples, recipe, task=task, at_once=plan.at_once, progress=progress, phase=PHASE
+            copies,
+            pool.samples,
+            recipe,
+            task=task,
+            at_once=plan.at_once,
+            progress=progress,
+            phase=PHASE,
+            journal=journal,
         )
         losses = [history.epoch_losses[-1] for history in histories]
     return [
@@ -165,7 +184,7 @@ def _train_and_ask(
 
 
 def _train_in_shards(
-    each: Copy, pool: PlacedSamples, recipe: Recipe, *, task: Classification, progress: Progress
+    each: Copy, pool: PlacedSamples, recipe: Recipe, *, task: Classification, progress: Progress, journal: Journal
 ) -> float:
     """Train an ensemble on its half, every sample in the shard that it has in the model; return the last loss."""
     if not isinstance(each.model, Ensemble):
@@ -180,8 +199,25 @@ def _train_in_shards(
         # shards have more epochs than the recipe names, so their share of them is told
         progress=lambda phase, done, total: progress(phase, done * recipe.epochs // total, recipe.epochs),
         phase=PHASE,
+        journal=journal,
     )
     return trained.final_loss
+
+
+def _keep_shares(journal: Journal, name: str, shares: Sequence[_Share], *, epochs: int) -> None:
+    tensors = {f"{i}.logits": share.logits for i, share in enumerate(shares)}
+    tensors |= {f"{i}.population": share.population for i, share in enumerate(shares)}
+    journal.finish(name, tensors, {"final_losses": [share.final_loss for share in shares]}, epochs=epochs)
+
+
+def _kept_shares(journal: Journal, name: str) -> list[_Share] | None:
+    found = journal.finished(name)
+    if found is None:
+        return None
+    return [
+        _Share(logits=found.tensors[f"{i}.logits"], population=found.tensors[f"{i}.population"], final_loss=loss)
+        for i, loss in enumerate(found.facts["final_losses"])
+    ]
 
 
 def _continued(progress: Progress, before: int, total: int) -> Progress:

@@ -11,8 +11,12 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import IO, Any
 
+import structlog
+
+log = structlog.get_logger()
 Progress = Callable[[str, int, int], None]
 _TICK = 0.2
 TIME_LIMIT_EXCEEDED = "time_limit_exceeded"
@@ -41,22 +45,48 @@ class TimeLimitExceeded(ChildFailed):
         super().__init__({"code": TIME_LIMIT_EXCEEDED, "detail": detail})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drain:
+    """When the child is asked to stop at a point from which its work can go on, and how long it is given for that."""
+
+    asked: Callable[[], bool]
+    seconds: float
+
+
+Told = Callable[[dict[str, Any]], None]
+"""Takes what the child says of its checkpoints, in the thread that waits for its answer."""
+
+
 class Runner:
     """One child process, started when first needed and kept warm between orders."""
 
     def __init__(self, *, time_limit_seconds: float, idle_seconds: float) -> None:
         self._time_limit, self._idle = time_limit_seconds, idle_seconds
         self._child: subprocess.Popen[str] | None = None
+        self._telling: threading.Thread | None = None
         self._answers: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._lock = threading.Lock()
         self._used = time.monotonic()
 
-    def run(self, order: dict[str, Any], *, progress: Progress, stop: Callable[[], bool]) -> dict[str, Any]:
-        """Have the child do one order. Raises ChildFailed or ChildLost; after ChildLost the child is gone."""
+    def run(
+        self,
+        order: dict[str, Any],
+        *,
+        progress: Progress,
+        stop: Callable[[], bool],
+        drain: Drain | None = None,
+        told: Told | None = None,
+    ) -> dict[str, Any]:
+        """Have the child do one order. Raises ChildFailed or ChildLost; after ChildLost the child is gone.
+
+        ``stop``: end the child at once; ``drain``: ask it to come to an end first.
+        """
         with self._lock:
             self._send(order)
+            if drain is not None:
+                stop = self._draining(drain, stop)
             try:
-                return self._await(progress, stop, deadline=time.monotonic() + self._time_limit)
+                return self._await(progress, stop, told, deadline=time.monotonic() + self._time_limit)
             except (ChildLost, TimeLimitExceeded):
                 self._kill()
                 raise
@@ -81,22 +111,45 @@ class Runner:
     def _send(self, order: dict[str, Any]) -> None:
         if self._child is None or self._child.poll() is not None:
             self._start()
+        self._tell(order)
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        """Write to the child from a thread of its own, in turn.
+
+        A stopped child takes nothing in, and a long order does not fit into the pipe: whoever waited for that would
+        wait for ever. A child that has gone closes its own pipe too, which is what is then seen of it.
+        """
         child = self._child
         if child is None or child.stdin is None:
             raise ChildLost("the child could not be started")
-        # A stopped child takes nothing in, and a long order does not fit into the pipe: whoever waited for that would
-        # wait for ever. A child that has gone closes its own pipe too, which is what is then seen of it.
-        told = (child.stdin, json.dumps(order) + "\n")
-        threading.Thread(target=_tell, args=told, daemon=True).start()
+        told = (child.stdin, json.dumps(message) + "\n", self._telling)
+        self._telling = threading.Thread(target=_tell, args=told, daemon=True)
+        self._telling.start()
+
+    def _draining(self, drain: Drain, stop: Callable[[], bool]) -> Callable[[], bool]:
+        """Return a ``stop`` that first asks the child to come to an end, once, and then waits so long."""
+        until: float | None = None
+
+        def look() -> bool:
+            nonlocal until
+            if until is None and drain.asked():
+                until = time.monotonic() + drain.seconds
+                self._tell({"kind": "stop"})
+                log.info("child.asked_to_stop", seconds=drain.seconds)
+            return stop() or (until is not None and time.monotonic() > until)
+
+        return look
 
     def _start(self) -> None:
-        self._answers = queue.Queue()
+        self._answers, self._telling = queue.Queue(), None
         self._child = subprocess.Popen(
             [sys.executable, "-m", "workers.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         threading.Thread(target=_listen, args=(self._child.stdout, self._answers), daemon=True).start()
 
-    def _await(self, progress: Progress, stop: Callable[[], bool], *, deadline: float) -> dict[str, Any]:
+    def _await(
+        self, progress: Progress, stop: Callable[[], bool], told: Told | None, *, deadline: float
+    ) -> dict[str, Any]:
         while True:
             if stop():
                 raise ChildLost("stopped")
@@ -109,14 +162,9 @@ class Runner:
             if message is None:
                 code = self._child.wait() if self._child else None
                 raise ChildLost(f"the child ended with exit code {code}")
-            match message["type"]:
-                case "progress":
-                    progress(message["phase"], message["done"], message["total"])
-                case "done":
-                    result: dict[str, Any] = message["result"]
-                    return result
-                case _:
-                    raise ChildFailed({key: value for key, value in message.items() if key != "type"})
+            result = _taken(message, progress, told)
+            if result is not None:
+                return result
 
     def _kill(self) -> None:
         child, self._child = self._child, None
@@ -130,10 +178,30 @@ class Runner:
                 child.stdin.close()
 
 
-def _tell(pipe: IO[str], line: str) -> None:
+def _tell(pipe: IO[str], line: str, before: threading.Thread | None) -> None:
+    if before is not None:
+        before.join()
     with suppress(OSError, ValueError):
         pipe.write(line)
         pipe.flush()
+
+
+def _taken(message: dict[str, Any], progress: Progress, told: Told | None) -> dict[str, Any] | None:
+    """Pass on what the child says on its way; return its result once it has one. Raises ChildFailed, ChildLost."""
+    match message["type"]:
+        case "progress":
+            progress(message["phase"], message["done"], message["total"])
+        case "checkpoint" | "checkpoint_refused" | "resumed":
+            if told is not None:
+                told(message)
+        case "stopped":
+            raise ChildLost("stopped where it was asked to")
+        case "done":
+            result: dict[str, Any] = message["result"]
+            return result
+        case _:
+            raise ChildFailed({key: value for key, value in message.items() if key != "type"})
+    return None
 
 
 def _listen(pipe: IO[str] | None, answers: "queue.Queue[dict[str, Any] | None]") -> None:

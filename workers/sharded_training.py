@@ -26,6 +26,7 @@ from workers.reproducibility import deterministic, generator_for
 from workers.samples import LabelledSet
 from workers.sharding import Places, places_of, stage_seed
 from workers.training import EmptySetError, Progress, TrainingError, no_progress, train
+from workers.training_state import NO_JOURNAL, Journal
 
 LEAST_SAMPLES = 2
 
@@ -98,13 +99,15 @@ def train_sharded(
     start: Mapping[int, int] | None = None,
     progress: Progress = no_progress,
     phase: str = "train",
+    journal: Journal = NO_JOURNAL,
 ) -> ShardedTraining:
     """Train the networks of `ensemble` in place by the recipe, each on its shard of `samples`.
 
     `positions`, int64 (n,), are the samples' in their dataset. They decide the shards together with the recipe's own
     seed, so that these are the same for every training of a model; `seed` is this training's. `start` maps each
     shard to train to its first stage, whose weights the network then has to hold; by default all start at stage 1.
-    The result depends on the set of samples, not on their order. Leaves the ensemble in eval mode.
+    The result depends on the set of samples, not on their order. Leaves the ensemble in eval mode. `journal` keeps
+    each stage as a part.
     Raises NotPlacedError, EmptySetError, TooManyShardsError, and NonFiniteLossError like workers.training.train.
     """
     sharding = sharding_of(recipe)
@@ -114,6 +117,7 @@ def train_sharded(
     own = recipe.model_copy(update={"epochs": epochs_per_stage(recipe), "sisa": None})
     due = [stage for stage in stages if stage.number >= first.get(stage.shard, sharding.slices + 1)]
     total = own.epochs * sum(stage.trains for stage in due)
+    final = next((stage for stage in reversed(due) if stage.trains), None)
     epochs: list[ShardEpoch] = []
     checkpoints: dict[str, Tensor] = {}
     for stage in due:
@@ -122,7 +126,8 @@ def train_sharded(
             checkpoints |= stage.named(net.state_dict())
         if stage.trains:
             told = _continued(progress, len(epochs), total)
-            epochs += _train_stage(net, stage, samples, own, seed=seed, task=task, progress=told, phase=phase)
+            kept = _Kept(journal=journal, last=stage is final)
+            epochs += _train_stage(net, stage, samples, own, kept, seed=seed, task=task, progress=told, phase=phase)
     ensemble.eval()
     return ShardedTraining(epochs=tuple(epochs), checkpoints=checkpoints)
 
@@ -149,12 +154,24 @@ class _Stage:
     def trains(self) -> bool:
         return len(self.rows) >= LEAST_SAMPLES
 
+    @property
+    def name(self) -> str:
+        return f"shard.{self.shard}.stage.{self.number}"
+
     def named(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         prefix = checkpoint_prefix(self.shard, self.number)
         return {prefix + name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 
     def epoch(self, loss: float) -> ShardEpoch:
         return ShardEpoch(shard=self.shard, slice=self.number, samples=len(self.rows), loss=loss)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Kept:
+    """Who keeps a stage. `last`: it is the last of the training."""
+
+    journal: Journal
+    last: bool
 
 
 def _stages(places: Places, positions: Tensor, sharding: Sharding) -> list[_Stage]:
@@ -180,17 +197,33 @@ def _train_stage(
     stage: _Stage,
     samples: LabelledSet,
     recipe: Recipe,
+    kept: _Kept,
     *,
     seed: int,
     task: Classification,
     progress: Progress,
     phase: str,
 ) -> list[ShardEpoch]:
+    before = kept.journal.finished(stage.name)
+    if before is not None:
+        net.load_state_dict(dict(before.tensors))
+        return [stage.epoch(loss) for loss in before.facts["losses"]]
     own = stage_seed(seed, shard=stage.shard, stage=stage.number)
     part, generator = samples.take(stage.rows), generator_for(own)
     # dropout draws from torch's own random state, which therefore starts anew in each stage
     with deterministic(own):
-        history = train(net, part, recipe, task=task, generator=generator, progress=progress, phase=phase)
+        history = train(
+            net,
+            part,
+            recipe,
+            task=task,
+            generator=generator,
+            progress=progress,
+            phase=phase,
+            keeper=kept.journal.part(stage.name),
+        )
+    said = {"losses": list(history.epoch_losses)}
+    kept.journal.finish(stage.name, net.state_dict(), said, epochs=recipe.epochs, last=kept.last)
     return [stage.epoch(loss) for loss in history.epoch_losses]
 
 

@@ -23,9 +23,11 @@ from workers.training import (
     make_optimizer,
     no_progress,
     rate_factor,
+    steps_per_epoch,
     take_step,
     train,
 )
+from workers.training_state import NO_JOURNAL, Journal, Keeper, TrainingState
 
 
 class Lesson(nn.Module):
@@ -89,12 +91,13 @@ def train_copies(
     at_once: int,
     progress: Progress = no_progress,
     phase: str = "train",
+    journal: Journal = NO_JOURNAL,
 ) -> tuple[TrainingHistory, ...]:
     """Train each copy in place on its own rows of `samples`, which lie on the models' device.
 
     With `at_once` 1 the copies are trained one after the other, by workers.training.train. Copies with unequal
     numbers of rows are never stacked with each other: they may take unequal numbers of steps. Progress counts the
-    epochs of all copies together. Leaves the models in eval mode.
+    epochs of all copies together. Leaves the models in eval mode. `journal` keeps those trained at once as a part.
     Raises EmptySetError, and NonFiniteLossError at the end of the epoch in which any copy's loss is not finite.
     """
     if not all(len(each.rows) for each in copies):
@@ -102,12 +105,9 @@ def train_copies(
     histories: dict[int, TrainingHistory] = {}
     for members in _groups([len(each.rows) for each in copies], at_once):
         told = _counting_all(progress, len(histories), len(members), len(copies))
-        group = [copies[i] for i in members]
-        if len(group) > 1:
-            found = _train_stack(group, samples, recipe, task=task, progress=told, phase=phase)
-        else:
-            part, generator = samples.take(group[0].rows), group[0].generator
-            found = [train(group[0].model, part, recipe, task=task, generator=generator, progress=told, phase=phase)]
+        group, keeper = [copies[i] for i in members], journal.part("-".join(map(str, members)))
+        way = _train_stack if len(group) > 1 else _train_one
+        found = way(group, samples, recipe, task=task, progress=told, phase=phase, keeper=keeper)
         histories.update(zip(members, found, strict=True))
     return tuple(histories[i] for i in range(len(copies)))
 
@@ -128,6 +128,31 @@ def _groups(sizes: Sequence[int], at_once: int) -> list[list[int]]:
     return groups
 
 
+def _train_one(
+    copies: Sequence[Copy],
+    samples: LabelledSet,
+    recipe: Recipe,
+    *,
+    task: Classification,
+    progress: Progress,
+    phase: str,
+    keeper: Keeper,
+) -> list[TrainingHistory]:
+    (one,) = copies
+    return [
+        train(
+            one.model,
+            samples.take(one.rows),
+            recipe,
+            task=task,
+            generator=one.generator,
+            progress=progress,
+            phase=phase,
+            keeper=keeper,
+        )
+    ]
+
+
 def _train_stack(
     copies: Sequence[Copy],
     samples: LabelledSet,
@@ -136,12 +161,20 @@ def _train_stack(
     task: Classification,
     progress: Progress,
     phase: str,
+    keeper: Keeper,
 ) -> list[TrainingHistory]:
     """Take the steps of workers.training.train with every copy at once."""
     stack, rows = Stack([each.model for each in copies], task), torch.stack([each.rows for each in copies])
     optimizer = make_optimizer(stack.parameters.values(), recipe)
-    count, step, losses = rows.shape[1], 0, []
-    for epoch in range(recipe.epochs):
+    state = TrainingState(
+        tensors={**stack.parameters, **stack.buffers},
+        optimizer=optimizer,
+        generators=[each.generator for each in copies],
+    )
+    losses: list[list[float]] = keeper.restore(state)
+    count = rows.shape[1]
+    step = len(losses) * steps_per_epoch(count, recipe.batch_size)
+    for epoch in range(len(losses), recipe.epochs):
         orders = [list(shuffled_batches(count, recipe.batch_size, generator=c.generator)) for c in copies]
         sums: list[Tensor] = []
         for parts in zip(*orders, strict=True):
@@ -156,5 +189,6 @@ def _train_stack(
         means = torch.stack(sums).unbind(1)
         losses.append([finite_mean([*mean], count, f"{phase} epoch {epoch + 1}") for mean in means])
         progress(phase, epoch + 1, recipe.epochs)
+        keeper.epoch_ended(state, losses, epochs=recipe.epochs)
     stack.write_back()
     return [TrainingHistory(epoch_losses=epochs) for epochs in zip(*losses, strict=True)]

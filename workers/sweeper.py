@@ -12,7 +12,7 @@ from service import outages
 from service.lifecycle import JobKind, JobStatus
 from service.store import candidates, jobs, preparations, references, replays, retirement, workers
 from service.store.stillness import Watch
-from workers import attempt_end, caches, gpu_memory, leftovers
+from workers import attempt_end, caches, gpu_memory, leftovers, resumption
 from workers.bench import Bench
 from workers.retirement import purge
 
@@ -101,6 +101,7 @@ def sweep(bench: Bench, ring: Callable[[str], None]) -> None:
         if not _rung(ring, job_id):
             break  # the broker is away: the next sweep but one rings for all of them again
     purge(bench)
+    resumption.clear(bench)
     leftovers.remove_scratch(bench)
     caches.clean(bench)
     leftovers.remove_strange_caches(bench)

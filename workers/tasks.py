@@ -20,14 +20,15 @@ from service.lifecycle import JobStatus
 from service.store import job_phase, jobs, replays, requests
 from service.store.jobs import Claim, LeaseLost
 from service.store.tables import Job
-from workers import attempt_end, caches, orders, outcomes, publish, publish_prepared
+from workers import attempt_end, caches, orders, outcomes, publish, publish_prepared, resumption
 from workers.bench import Bench
 from workers.heartbeat import Heartbeat
 from workers.ladder import next_rung
 from workers.orders import Place, Prepared
 from workers.patience import patiently
 from workers.reexecution import Unconfirmed
-from workers.runner import TIME_LIMIT_EXCEEDED, ChildFailed, ChildLost
+from workers.resumption import Resumption
+from workers.runner import TIME_LIMIT_EXCEEDED, ChildFailed, ChildLost, Drain
 
 MOST_REQUESTS_LOGGED = 20
 log = structlog.get_logger()
@@ -54,6 +55,7 @@ def run_all(bench: Bench) -> int:
         }
         with structlog.contextvars.bound_contextvars(**ids):
             attempt(bench, claim)
+        resumption.clear(bench)
     return count
 
 
@@ -148,19 +150,29 @@ def _where(error: BaseException) -> str:
 
 def _work(bench: Bench, claim: Claim, folder: Path, beat: Heartbeat) -> None:
     place = Place(settings=bench.settings, artifacts=bench.artifacts, out=folder.resolve())
+    seen = patiently(bench, lambda: resumption.looked_at(bench, claim))
     prepared = patiently(bench, lambda: _prepare(bench, claim, place))
     ended = patiently(bench, lambda: _ended_at_once(bench, claim, prepared))
-    if ended or prepared.order is None:
+    order = prepared.order
+    if ended or order is None:
         return
-    run = partial(bench.runner.run, progress=beat.progress, stop=lambda: beat.lost.is_set() or bench.stopping.is_set())
+    kept = patiently(bench, lambda: Resumption(bench, claim, order, seen=seen, beat=beat))
+    run = partial(
+        bench.runner.run,
+        progress=beat.progress,
+        stop=lambda: beat.lost.is_set() or bench.ending.is_set(),
+        drain=Drain(asked=bench.stopping.is_set, seconds=bench.settings.worker_drain_seconds),
+        told=kept.told,
+    )
     try:
-        result = run(prepared.order)
+        result = run(kept.order)
     except ChildFailed as error:
         if not patiently(bench, partial(_climb_after_failure, bench, claim, prepared, error.error)):
             raise
-        return
-    # All of it is done again where the database was away: what was stored is found, what was committed is refused.
-    patiently(bench, lambda: outcomes.record(bench, claim, prepared, result, folder, run=run))
+    else:
+        # All of it is done again where the database was away: what was stored is found, what was committed is refused.
+        patiently(bench, lambda: outcomes.record(bench, claim, prepared, result, folder, run=run))
+    kept.over()
 
 
 def _prepare(bench: Bench, claim: Claim, place: Place) -> Prepared:

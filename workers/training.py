@@ -15,6 +15,7 @@ from service.catalogue.recipe import Recipe
 from service.faults import Step
 from workers.classification import Classification
 from workers.samples import LabelledSet, shuffled_batches
+from workers.training_state import NO_KEEPER, Keeper, TrainingState
 
 Progress = Callable[[str, int, int], None]
 """Called with a phase word, what is done and the total; may be called often and must return quickly."""
@@ -89,20 +90,25 @@ def train(
     generator: torch.Generator,
     progress: Progress = no_progress,
     phase: str = "train",
+    keeper: Keeper = NO_KEEPER,
 ) -> TrainingHistory:
     """Train `model` in place by the recipe; batch order comes from `generator` (CPU).
 
-    The samples must lie on the model's device. Leaves the model in eval mode.
+    The samples must lie on the model's device. Leaves the model in eval mode. Goes on where `keeper` has kept it, on a
+    CPU bit for bit as if it had not been broken off; Stopped goes through.
     Raises EmptySetError, and NonFiniteLossError at the end of the epoch whose loss is not finite.
     """
     if not len(samples):
         raise EmptySetError("no sample to train on")
     optimizer = make_optimizer(model.parameters(), recipe)
     total = recipe.epochs * steps_per_epoch(len(samples), recipe.batch_size)
-    losses: list[float] = []
-    step = 0
+    state = TrainingState(tensors=model.state_dict(), optimizer=optimizer, generators=[generator])
+    losses: list[float] = keeper.restore(state)
+    step = len(losses) * total // recipe.epochs
     model.train()
-    for epoch in range(recipe.epochs):
+    if losses:
+        progress(phase, len(losses), recipe.epochs)
+    for epoch in range(len(losses), recipe.epochs):
         sums: list[Tensor] = []
         for index in shuffled_batches(len(samples), recipe.batch_size, generator=generator):
             set_rate(optimizer, recipe.lr * rate_factor(recipe.schedule, step, total))
@@ -113,6 +119,7 @@ def train(
             step += 1
         losses.append(finite_mean(sums, len(samples), f"{phase} epoch {epoch + 1}"))
         progress(phase, epoch + 1, recipe.epochs)
+        keeper.epoch_ended(state, losses, epochs=recipe.epochs)
     model.eval()
     return TrainingHistory(epoch_losses=tuple(losses))
 

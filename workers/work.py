@@ -14,6 +14,7 @@ from service.catalogue.bounds import Bound
 from service.catalogue.methods import METHODS
 from service.catalogue.recipe import Recipe
 from workers import checkpoints, pipeline, reference_files
+from workers.checkpoints import BadCheckpoint
 from workers.classification import placed
 from workers.data import cache
 from workers.evaluation.earlier import EarlierSet
@@ -21,14 +22,17 @@ from workers.evaluation.gate import Bar
 from workers.evaluation.plots.data import PlotData
 from workers.evaluation.reference_attacks import PlacedReferences
 from workers.evaluation.report import EvaluationSplits
+from workers.journal import FileJournal, Terms
+from workers.line import Line
 from workers.micro_batches import Split, surviving
 from workers.phases import EVALUATE, REEXECUTE
 from workers.pipeline import ModelSpec
 from workers.preparing import Made, prepare
 from workers.reference_training import PlacedSamples, spec_digest, train_references
-from workers.reproducibility import deterministic
+from workers.reproducibility import code_digest, deterministic
 from workers.samples import LabelledSet
 from workers.training import Progress
+from workers.training_state import NO_JOURNAL, Journal
 from workers.unlearning.interface import UnlearningSplits
 
 Order = Mapping[str, Any]
@@ -36,10 +40,10 @@ WEIGHTS_FILE, REFERENCES_FILE = "weights.safetensors", "references.safetensors"
 REEXECUTED_FILE = "reexecuted.safetensors"
 
 
-def execute(order: Order, progress: Progress) -> dict[str, Any]:
+def execute(order: Order, progress: Progress, line: Line | None = None) -> dict[str, Any]:
     """Do what the order says, in smaller batches where the memory does not suffice.
 
-    Raises DataError, BadCheckpoint, TrainingError, UnlearningError or OutOfMemoryError.
+    Raises DataError, BadCheckpoint, TrainingError, UnlearningError, OutOfMemoryError or Stopped.
     """
     split = Split(**order.get("split", {}))
 
@@ -47,11 +51,37 @@ def execute(order: Order, progress: Progress) -> dict[str, Any]:
         split.measuring = split.measuring or phase == EVALUATE
         progress(phase, done, total)
 
-    result = surviving(lambda: _KINDS[order["kind"]](order, watched), split)
+    result = surviving(lambda: _done(order, watched, line or Line()), split)
     if (account := split.account()) is not None:
         for told in (result[key] for key in ("report", "info") if key in result):
             told["accumulation"] = account
     return result
+
+
+def _done(order: Order, progress: Progress, line: Line) -> dict[str, Any]:
+    if order["kind"] in _TRAININGS:
+        return _TRAININGS[order["kind"]](order, progress, _journal(order, line))
+    return _KINDS[order["kind"]](order, progress)
+
+
+def _journal(order: Order, line: Line) -> Journal:
+    """Return who keeps the order's training, gone on with where it was kept before and that can be read."""
+    asked = order.get("checkpoints")
+    if asked is None:
+        return NO_JOURNAL
+    bound_to = {
+        "order": asked["order_sha256"],
+        "device": _device(order).type,
+        "torch": torch.__version__,
+        "code": code_digest(),
+    }
+    journal = FileJournal(Terms(folder=Path(order["out"]), seconds=asked["seconds"], bound_to=bound_to), line)
+    if before := asked.get("before"):
+        try:
+            journal.go_on(Path(before["path"]), sha256=before["sha256"])
+        except BadCheckpoint as error:
+            line.tell({"type": "checkpoint_refused", "detail": str(error)})
+    return journal
 
 
 def _spec(order: Order) -> ModelSpec:
@@ -101,11 +131,11 @@ def _stored(version: Mapping[str, Any], spec: ModelSpec, device: torch.device) -
     return placed(model, device).eval()
 
 
-def _train(order: Order, progress: Progress) -> dict[str, Any]:
+def _train(order: Order, progress: Progress, journal: Journal) -> dict[str, Any]:
     take = _samples(order)
     spec, positions = _spec(order), torch.tensor(order["train"], dtype=torch.int64)
     done = pipeline.train_original(
-        spec, take(order["train"]), device=_device(order), positions=positions, progress=progress
+        spec, take(order["train"]), device=_device(order), positions=positions, progress=progress, journal=journal
     )
     checkpoints.save(done.model, Path(order["out"]) / WEIGHTS_FILE)
     return {"info": done.facts, "prepared": _keep_all(done.prepared, order, samples=len(positions))}
@@ -117,7 +147,7 @@ def _validate(order: Order, progress: Progress) -> dict[str, Any]:
     return {"faults": pipeline.validate_parameters(_spec(order), tensors)}
 
 
-def _erase(order: Order, progress: Progress) -> dict[str, Any]:
+def _erase(order: Order, progress: Progress, journal: Journal) -> dict[str, Any]:
     take, spec, bar = _samples(order), _spec(order), order["bar"]
     drawn: dict[str, str] = {}
     left: dict[str, Mapping[str, Tensor]] = {}
@@ -157,6 +187,7 @@ def _erase(order: Order, progress: Progress) -> dict[str, Any]:
         references=_references(order, spec),
         prepared=_prepared(order),
         keep=left.update,
+        journal=journal,
         retrained=_stored(order["retrained"], spec, _device(order)) if "retrained" in order else None,
         earlier=[
             EarlierSet(
@@ -215,7 +246,7 @@ def _unlearning_splits(order: Order, take: Callable[[list[int]], LabelledSet]) -
     return UnlearningSplits(train=train, forget_index=index, selection=selection, positions=positions)
 
 
-def _prepare(order: Order, progress: Progress) -> dict[str, Any]:
+def _prepare(order: Order, progress: Progress, journal: Journal) -> dict[str, Any]:
     take, spec = _samples(order), _spec(order)
     pool, population = (
         PlacedSamples(samples=take(order[name]), positions=torch.tensor(order[name], dtype=torch.int64))
@@ -229,6 +260,7 @@ def _prepare(order: Order, progress: Progress) -> dict[str, Any]:
         seed=order["seed"],
         device=_device(order),
         progress=progress,
+        journal=journal,
     )
     origin = reference_files.Origin(
         spec_sha256=spec_digest(spec), dataset_sha256=order["dataset"]["digest"], seed=order["seed"], way=found.plan.way
@@ -294,12 +326,14 @@ def _references(order: Order, spec: ModelSpec) -> PlacedReferences | None:
     return PlacedReferences(logits=logits, positions=positions)
 
 
-_KINDS: dict[str, Callable[[Order, Progress], dict[str, Any]]] = {
+_TRAININGS: dict[str, Callable[[Order, Progress, Journal], dict[str, Any]]] = {
     "train": _train,
-    "validate": _validate,
     "erase": _erase,
-    "reexecute": _reexecute,
     "prepare": _prepare,
+}
+_KINDS: dict[str, Callable[[Order, Progress], dict[str, Any]]] = {
+    "validate": _validate,
+    "reexecute": _reexecute,
     "trim": _trim,
     "prepare_version": _prepare_version,
 }

@@ -10,8 +10,8 @@ from service.auth import Principal
 from service.deps import PartsDep, needs, writing_as
 from service.errors import Conflict
 from service.lifecycle import JobKind, VersionState
-from service.schemas.jobs import JobOut, ProgressOut
-from service.store import approval, datasets, jobs
+from service.schemas.jobs import CheckpointOut, JobOut, ProgressOut
+from service.store import approval, datasets, jobs, training_checkpoints
 from service.store.tables import Dataset, Job, Model, Version
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -20,11 +20,14 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 def view(session: Session, job: Job) -> JobOut:
     same = ("id", "kind", "status", "method", "rung", "rungs", "attempts", "error", "evaluation_id", "approved_by")
     times = ("due_at", "not_before", "on_hold", "created_at", "started_at", "finished_at")
+    kept = training_checkpoints.of_job(session, job.id)
     return JobOut(
         model=session.scalar(select(Model.name).where(Model.id == job.model_id)),
         dataset=str(session.scalar(select(Dataset.name).where(Dataset.id == job.dataset_id))),
         version=session.scalar(select(Version.number).where(Version.id == job.version_id)),
         progress=ProgressOut(phase=job.phase, done=job.done, total=job.total),
+        checkpoint=None if kept is None else CheckpointOut(epochs=kept.epochs, at=kept.made_at),
+        resumed_from=list(training_checkpoints.resumed_from(session, job.id)),
         **{field: getattr(job, field) for field in (*same, *times)},
     )
 

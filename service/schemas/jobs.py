@@ -21,6 +21,11 @@ class RungOut(BaseModel):
     before_retry: bool = False
 
 
+class CheckpointOut(BaseModel):
+    epochs: int = Field(description="Epochs done, over all networks that the job trains.")
+    at: datetime
+
+
 class JobOut(BaseModel):
     id: str
     kind: str
@@ -33,6 +38,8 @@ class JobOut(BaseModel):
     rungs: list[RungOut] = Field(description="Methods tried before, in order, and how each ended.")
     attempts: int
     progress: ProgressOut
+    checkpoint: CheckpointOut | None = Field(description="Where its training would go on if it were broken off now.")
+    resumed_from: list[int] = Field(description="Epochs that were done each time its training went on; none: [].")
     error: dict[str, Any] | None
     evaluation_id: str | None
     approved_by: str | None

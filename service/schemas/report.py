@@ -32,6 +32,13 @@ class SecondsOut(BaseModel):
     reexecution: float | None = Field(None, description="Of doing the unlearning a second time; null: it was not.")
 
 
+class ResumedOut(BaseModel):
+    """How often the training went on from a checkpoint, in another process."""
+
+    times: int = Field(ge=0)
+    from_epochs: list[int] = Field(description="How many epochs were done each time.")
+
+
 class EnvironmentOut(BaseModel):
     """What a repetition would need to match."""
 
@@ -133,6 +140,7 @@ class ReportOut(BaseModel):
         description="Sorted share of controls that look at least as trained-on, for each forgotten sample; only where "
         "they are too few to test together.",
     )
+    resumed: ResumedOut | None = Field(None, description="Null: a report from before trainings could go on.")
     reexecution: ReexecutionOut | None = Field(
         None, description="Null: this attempt came to nothing that could be published."
     )

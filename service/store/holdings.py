@@ -11,9 +11,18 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from service.lifecycle import VersionState
-from service.store import residuals, samples, versions
+from service.store import residuals, samples, training_checkpoints, versions
 from service.store.residuals import Artefact, Entry, Line, State
-from service.store.tables import Dataset, DatasetCache, DeletionRequest, Model, PreparedFile, ReferenceFile, Version
+from service.store.tables import (
+    Dataset,
+    DatasetCache,
+    DeletionRequest,
+    Model,
+    PreparedFile,
+    ReferenceFile,
+    TrainingCheckpoint,
+    Version,
+)
 
 _STATES = {
     VersionState.RETIRED: State.RETIRED,
@@ -51,7 +60,7 @@ def _of_dataset(
     named = sorted({key for request in found for key in keys[request.id]})
     trained = frozenset(samples.of_train_pool(session, named)) if named else frozenset[int]()
     holders = _holders(session, dataset_id, sorted(trained), since=min(request.created_at for request in found))
-    beside = _kept_beside(session, dataset_id)
+    beside, stale = _kept_beside(session, dataset_id), training_checkpoints.stale_of(session, dataset_id)
     lines: dict[str, list[Line]] = {}
     for request in found:
         if not keys[request.id]:
@@ -62,6 +71,8 @@ def _of_dataset(
             # Only a request that reached every model erases the sample itself; else the files serve the others on.
             held = State.HELD if request.scope == "full" else State.OUT_OF_SCOPE
             lines[request.id] += [Line(artefact=artefact, state=held, entry=entry) for artefact in beside.files]
+            dropped = _given_up(session, stale, request)
+            lines[request.id] += [Line(artefact=artefact, state=State.DROPPED, entry=entry) for artefact in dropped]
             lines[request.id].append(Line(artefact=beside.source, state=State.NOT_OURS_TO_DELETE, entry=entry))
     return lines
 
@@ -133,6 +144,15 @@ def _kept_beside(session: Session, dataset_id: str) -> Beside:
     caches = [cache_of(place, dataset) for place in _places(session, dataset)]
     source = Artefact(kind=residuals.SOURCE, name=f"dataset/{dataset.name}/source", sha256=dataset.digest)
     return Beside(files=[*files, *caches], source=source)
+
+
+def _given_up(session: Session, rows: Sequence[TrainingCheckpoint], request: DeletionRequest) -> list[Artefact]:
+    """Name no checkpoint of a training any more that may have read the samples; the next sweep deletes the bytes."""
+    known = [row for row in rows if row.ordered_at <= request.created_at]
+    for row in known:
+        if row in session and row not in session.deleted:
+            session.delete(row)
+    return [Artefact(kind=residuals.TRAINING, name=f"job/{row.job_id}/checkpoint", sha256=row.sha256) for row in known]
 
 
 def of_references(model_name: str, sha256: str) -> Artefact:

@@ -9,7 +9,16 @@ from service.errors import Conflict
 from service.lifecycle import JOB_BUSY, JOB_STUCK, JobKind, JobStatus, SampleState, VersionState
 from service.store import audit, jobs
 from service.store.models import refuse_without_retain_data
-from service.store.tables import Job, Model, PreparedFile, ReferenceFile, Sample, Version, VersionExclusion
+from service.store.tables import (
+    Job,
+    Model,
+    PreparedFile,
+    ReferenceFile,
+    Sample,
+    TrainingCheckpoint,
+    Version,
+    VersionExclusion,
+)
 
 PENDING = (JobStatus.QUEUED, *JOB_BUSY)
 
@@ -118,12 +127,13 @@ def forget(session: Session, version: Version) -> None:
 
 
 def in_use(session: Session, sha256: str) -> bool:
-    """Say whether a version, a preparation, a candidate or reference logits name these bytes."""
+    """Say whether a version, a preparation, a candidate, reference logits or a checkpoint name these bytes."""
     query = select(PreparedFile.name).where(PreparedFile.sha256 == sha256)
     named = select(Version.id).where(Version.sha256 == sha256, Version.state != VersionState.PURGED)
     waits = select(Job.id).where(Job.candidate_sha256 == sha256)
     logits = select(ReferenceFile.model_id).where(ReferenceFile.sha256 == sha256)
-    return any(session.scalar(each.limit(1)) is not None for each in (query, named, waits, logits))
+    kept = select(TrainingCheckpoint.job_id).where(TrainingCheckpoint.sha256 == sha256)
+    return any(session.scalar(each.limit(1)) is not None for each in (query, named, waits, logits, kept))
 
 
 def _waiting(session: Session, version: Version, names: Sequence[str]) -> Job | None:

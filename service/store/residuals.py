@@ -32,6 +32,7 @@ from service.store.types import now
 
 VERSION, PREPARATION, CANDIDATE = "version", "preparation", "candidate"
 REFERENCES, CACHE, SOURCE = "reference_logits", "cache", "source"
+TRAINING = "training_checkpoint"
 
 
 class State(StrEnum):

@@ -15,6 +15,7 @@ from service.catalogue.recipe import Recipe
 from workers.classification import Classification
 from workers.samples import LabelledSet
 from workers.training import Progress, TrainingError, no_progress
+from workers.training_state import NO_JOURNAL, Journal
 
 
 class UnlearningError(RuntimeError):
@@ -119,7 +120,7 @@ class Surroundings:
     `build_model(seed)` returns a freshly initialised network on the CPU. `max_accuracy_drop` is a share in
     0..1 of selection-pool accuracy, on labels that stay in the retain set. All randomness comes from
     `generator`, a CPU generator. `prepared` holds what was made of the parent before any request, by the names of
-    service.catalogue.preparations: tensors by name each.
+    service.catalogue.preparations: tensors by name each. `journal` keeps a long training: what an exact method trains.
     """
 
     task: Classification
@@ -128,6 +129,7 @@ class Surroundings:
     generator: torch.Generator
     max_accuracy_drop: float = 0.02
     progress: Progress = no_progress
+    journal: Journal = NO_JOURNAL
     prepared: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
 

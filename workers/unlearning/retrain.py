@@ -41,7 +41,7 @@ def retrain(
         history=history,
         selection={"epoch": len(history), "rule": "last epoch", "boundary": False},
         prepared=prepared,
-        seconds=time.perf_counter() - started,
+        seconds=around.journal.seconds_before + time.perf_counter() - started,
     )
 
 
@@ -58,6 +58,7 @@ def _plainly(fresh: nn.Module, splits: UnlearningSplits, around: Surroundings) -
             generator=around.generator,
             progress=around.progress,
             phase="unlearn",
+            keeper=around.journal.part("retrain", last=True),
         )
     except NonFiniteLossError as error:
         raise DivergedError(str(error)) from error

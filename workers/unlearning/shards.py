@@ -50,6 +50,7 @@ def trained_on_retain(
             start=start,
             progress=around.progress,
             phase="unlearn",
+            journal=around.journal,
         )
     except NonFiniteLossError as error:
         raise DivergedError(str(error)) from error

@@ -55,7 +55,7 @@ def sisa(
         history=history_of(training),
         selection={"epoch": len(training.epochs), "rule": "last epoch", "boundary": False},
         prepared=kept({**untouched, **training.checkpoints}, seed=seed, positions=retained),
-        seconds=time.perf_counter() - started,
+        seconds=around.journal.seconds_before + time.perf_counter() - started,
     )
 
 

@@ -16,6 +16,7 @@ from service.store.tables.retirement import DatasetCache, Recipient, Residual, W
 from service.store.tables.schema import SchemaCompatibility
 from service.store.tables.signing_keys import SigningKey
 from service.store.tables.traces import FileTrace
+from service.store.tables.training_checkpoints import TrainingCheckpoint
 
 __all__ = [
     "ApiKey",
@@ -55,6 +56,7 @@ __all__ = [
     "SchemaCompatibility",
     "SigningKey",
     "Suppression",
+    "TrainingCheckpoint",
     "Version",
     "VersionExclusion",
     "WebhookDelivery",

@@ -73,7 +73,10 @@ class JobRequest(Base):
 
 
 class Attempt(Base):
-    """One try of one method by one worker, numbered by the fence it ran under."""
+    """One try of one method by one worker, numbered by the fence it ran under.
+
+    ``resumed_from``: the epochs that were done when it went on with the training of an attempt before.
+    """
 
     __tablename__ = "attempts"
     __table_args__ = (Index(None, "outcome", "method"),)
@@ -83,6 +86,7 @@ class Attempt(Base):
     owner: Mapped[str] = mapped_column(String(200))
     outcome: Mapped[str | None] = mapped_column(String(32))
     error: Mapped[Json | None]
+    resumed_from: Mapped[int | None]
     started_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
 

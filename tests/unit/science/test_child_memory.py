@@ -60,7 +60,7 @@ def _alive() -> list[torch.Tensor]:
 @pytest.mark.parametrize(("changes", "ends"), [({}, "done"), ({"train": [COUNT + 5]}, "failed")])
 def test_no_sample_and_no_weight_outlives_its_order(tmp_path: Path, changes: dict[str, Any], ends: str) -> None:
     channel, others = io.StringIO(), _alive()  # held here, so that no tensor of the order gets the place of one of them
-    child._answer(_order(tmp_path, **changes), channel)
+    child._answer(_order(tmp_path, **changes), child.ParentLine(channel))
     assert json.loads(channel.getvalue().splitlines()[-1])["type"] == ends
     known = {id(each) for each in others}
     assert [tuple(each.shape) for each in _alive() if id(each) not in known] == []
