@@ -202,8 +202,10 @@ def _refuse_unknown_revision(manifest: Manifest) -> None:
 
 def _refuse_unless_empty(url: str) -> None:
     if (database := make_url(url)).get_backend_name() == "sqlite":
-        if Path(str(database.database)).exists():
-            raise Conflict(f"{database.database} is there already; a backup is restored where there is nothing.")
+        # A journal left of the lost database would be played into the restored one.
+        for path in [f"{database.database}{end}" for end in ("", "-wal", "-shm", "-journal")]:
+            if Path(path).exists():
+                raise Conflict(f"{path} is there already; a backup is restored where there is nothing.")
         return
     engine = make_engine(url)
     try:

@@ -248,6 +248,17 @@ def test_no_journal_or_one_that_lacks_or_changed_a_segment_is_no_replay(case: Ca
     new.database.dispose()
 
 
+@pytest.mark.parametrize("end", ["-wal", "-journal"])
+def test_what_is_left_of_a_lost_sqlite_file_is_not_played_into_the_restored_one(tmp_path: Path, end: str) -> None:
+    for case in _case(tmp_path, "", ""):
+        folder = case.back_up()
+        left = Path(f"{case.second.data_dir / 'unlearn.db'}{end}")
+        left.write_bytes(b"left")
+        with pytest.raises(Conflict, match=f"unlearn.db{end} is there"):
+            backup.restore(case.second, folder)
+        assert left.exists()
+
+
 @pytest.mark.parametrize("command", [["backup", "made"], ["restore", "made"], ["replay"]])
 def test_a_command_that_does_not_reach_its_database_or_folder_says_so_in_a_sentence(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
