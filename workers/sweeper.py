@@ -84,8 +84,10 @@ def sweep(bench: Bench, ring: Callable[[str], None]) -> None:
     if _waits_for_replay(bench):
         return
     with bench.database.writing() as session:
-        jobs.cut_leases(session, lease_seconds=bench.settings.lease_seconds)
-        for job in jobs.expired(session) if bench.clock.trusts_leases else ():
+        skew = bench.clock.skew_seconds
+        jobs.cut_leases(session, lease_seconds=bench.settings.lease_seconds, skew_seconds=skew)
+        lost = jobs.expired(session, skew_seconds=skew) if bench.clock.trusts_leases else ()
+        for job in lost:
             log.warning("lease.expired", job_id=job.id, attempts=job.attempts)
             jobs.give_back(session, job, max_attempts=bench.settings.max_attempts, reason="lease_expired")
             if job.status == JobStatus.POISONED:

@@ -69,8 +69,9 @@ def _next(bench: Bench) -> Claim | None:
     if bench.clock.is_off:
         log.error("clock.skewed", **bench.clock.told())
         return None
+    seconds = bench.settings.lease_seconds + bench.clock.skew_seconds
     try:
-        return jobs.claim_next(bench.database, owner=bench.owner, lease_seconds=bench.settings.lease_seconds)
+        return jobs.claim_next(bench.database, owner=bench.owner, lease_seconds=seconds)
     except SQLAlchemyError as error:
         lack = outages.lacking(error)
         if lack is None:

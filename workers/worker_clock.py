@@ -27,6 +27,11 @@ class WorkerClock:
         return abs(self._skew) > self._limit
 
     @property
+    def skew_seconds(self) -> float:
+        """What has to be added to this clock for the database's, by which leases are taken and judged."""
+        return self._skew
+
+    @property
     def trusts_leases(self) -> bool:
         return self._steady() >= self._doubtful_until
 

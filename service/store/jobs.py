@@ -240,21 +240,21 @@ def end_attempt(session: Session, claim: Claim, outcome: str, error: dict[str, A
     )
 
 
-def expired(session: Session) -> list[Job]:
-    """Return busy jobs whose worker has gone silent, locked for this transaction."""
+def expired(session: Session, *, skew_seconds: float = 0.0) -> list[Job]:
+    """Return busy jobs whose worker has gone silent, locked for this transaction; the skew is added to this clock."""
     return list(
         session.scalars(
             select(Job)
-            .where(Job.status.in_(JOB_BUSY), Job.lease_until < now())
+            .where(Job.status.in_(JOB_BUSY), Job.lease_until < now() + timedelta(seconds=skew_seconds))
             .order_by(Job.id)
             .with_for_update(skip_locked=True)
         )
     )
 
 
-def cut_leases(session: Session, *, lease_seconds: float) -> None:
+def cut_leases(session: Session, *, lease_seconds: float, skew_seconds: float = 0.0) -> None:
     """Have no lease end later than one from now could: it was taken before the clock was set back."""
-    moment = now()
+    moment = now() + timedelta(seconds=skew_seconds)
     session.execute(
         update(Job)
         .where(Job.status.in_(JOB_BUSY), Job.lease_until > moment + timedelta(seconds=2 * lease_seconds))

@@ -8,7 +8,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -331,7 +331,6 @@ def test_versions_that_cannot_be_deleted_keep_no_later_one_waiting(
 
 def _shift(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Set the clock of the store, wherever it was imported."""
-    from datetime import UTC, datetime
 
     def shifted() -> Any:
         return datetime.now(UTC) + timedelta(seconds=seconds)
@@ -436,6 +435,26 @@ def test_a_worker_whose_clock_is_off_takes_no_job_and_frees_none(
     monkeypatch.undo()
     sweeper.sweep(off, lambda _: None)
     assert tasks.run_all(off) == 1
+
+
+@pytest.mark.parametrize("ahead", [4, -4])
+def test_a_lease_shorter_than_the_skew_that_is_let_pass_is_judged_by_the_database_s_clock(
+    bench: Bench, name: str, monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
+    job_id = _train(bench, name)
+    off = replace(_with(bench, _trained, lease_seconds=3), clock=WorkerClock(limit=5))
+    if bench.database.engine.dialect.name == "sqlite":
+        monkeypatch.setattr(clock_skew, "seconds", lambda _: -float(ahead))
+    _shift(monkeypatch, ahead)
+    sweeper.sign(off)
+    assert tasks._next(off) is not None
+    until, real = _job(bench, job_id).lease_until, datetime.now(UTC)
+    assert until is not None
+    assert timedelta(0) < until - real <= timedelta(seconds=3.5)
+    with bench.database.writing() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(lease_until=real + timedelta(seconds=3)))
+    sweeper.sweep(off, lambda _: None)
+    assert _job(bench, job_id).status == JobStatus.RUNNING
 
 
 def test_a_worker_whose_clock_was_set_back_keeps_the_lease_of_what_it_has_begun(
