@@ -8,7 +8,7 @@ it has not, no other is written.
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from workers import checkpoints
 from workers.checkpoints import BadCheckpoint
 from workers.line import Line, Stopped
+from workers.micro_batches import Split
 from workers.training_state import Finished, Journal, Keeper, TrainingState
 
 FILE = "checkpoint.safetensors"
@@ -36,6 +37,8 @@ class Terms:
     folder: Path
     seconds: float
     bound_to: Mapping[str, str]
+    split: Split = field(default_factory=Split)
+    """What batches are split into: in other parts sums are rounded otherwise, so a training goes on as it began."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,6 +63,8 @@ class FileJournal(Journal):
         header, tensors = _read(path, sha256)
         if header["bound_to"] != dict(self._terms.bound_to):
             raise BadCheckpoint("the training was kept under other terms (device, torch, code or order)")
+        if not self._terms.split.adopt(header["split"]):
+            raise BadCheckpoint("the training was kept with its batches split otherwise")
         self._finished = {
             name: Finished(tensors=_under(f"{_FINISHED}{name}//", tensors), facts=facts)
             for name, facts in header["finished"].items()
@@ -129,6 +134,7 @@ class FileJournal(Journal):
             epochs += len(current.facts["losses"])
         header = {
             "bound_to": dict(self._terms.bound_to),
+            "split": {"micro_batch": self._terms.split.micro_batch, "halvings": self._terms.split.halvings},
             "seconds": spent,
             "epochs": epochs,
             "resumed_from": list(self.resumed_from),

@@ -10,7 +10,7 @@ statistics from each micro-batch; its running averages move as far in a batch as
 import errno
 import gc
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -58,6 +58,12 @@ class Split:
                 return False
             self.micro_batch, self.halvings = at // 2, self.halvings + 1
         return True
+
+    def adopt(self, kept: Mapping[str, int | None]) -> bool:
+        """Split as a training did that is gone on with; False where batches are split already, and otherwise."""
+        if self.micro_batch is None:
+            self.micro_batch, self.halvings = kept["micro_batch"], kept["halvings"] or 0
+        return self.micro_batch == kept["micro_batch"]
 
     def account(self) -> dict[str, Any] | None:
         """Return what is told of it in the report; None where every batch fitted."""

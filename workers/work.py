@@ -51,20 +51,20 @@ def execute(order: Order, progress: Progress, line: Line | None = None) -> dict[
         split.measuring = split.measuring or phase == EVALUATE
         progress(phase, done, total)
 
-    result = surviving(lambda: _done(order, watched, line or Line()), split)
+    result = surviving(lambda: _done(order, watched, line or Line(), split), split)
     if (account := split.account()) is not None:
         for told in (result[key] for key in ("report", "info") if key in result):
             told["accumulation"] = account
     return result
 
 
-def _done(order: Order, progress: Progress, line: Line) -> dict[str, Any]:
+def _done(order: Order, progress: Progress, line: Line, split: Split) -> dict[str, Any]:
     if order["kind"] in _TRAININGS:
-        return _TRAININGS[order["kind"]](order, progress, _journal(order, line))
+        return _TRAININGS[order["kind"]](order, progress, _journal(order, line, split))
     return _KINDS[order["kind"]](order, progress)
 
 
-def _journal(order: Order, line: Line) -> Journal:
+def _journal(order: Order, line: Line, split: Split) -> Journal:
     """Return who keeps the order's training, gone on with where it was kept before and that can be read."""
     asked = order.get("checkpoints")
     if asked is None:
@@ -75,7 +75,8 @@ def _journal(order: Order, line: Line) -> Journal:
         "torch": torch.__version__,
         "code": code_digest(),
     }
-    journal = FileJournal(Terms(folder=Path(order["out"]), seconds=asked["seconds"], bound_to=bound_to), line)
+    terms = Terms(folder=Path(order["out"]), seconds=asked["seconds"], bound_to=bound_to, split=split)
+    journal = FileJournal(terms, line)
     if before := asked.get("before"):
         try:
             journal.go_on(Path(before["path"]), sha256=before["sha256"])

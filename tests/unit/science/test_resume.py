@@ -18,6 +18,7 @@ from workers.checkpoints import BadCheckpoint
 from workers.classification import Classification
 from workers.journal import FILE, FileJournal, Terms
 from workers.line import Line, Stopped
+from workers.micro_batches import Split, splitting
 from workers.pipeline import ModelSpec, build_model, train_original, unlearn
 from workers.reference_training import PlacedSamples, train_references
 from workers.reproducibility import deterministic, generator_for
@@ -145,6 +146,33 @@ def test_a_training_broken_off_twice_says_so_and_ends_the_same(tmp_path: Path) -
     assert third.resumed_from == (1, 3)
     assert third.seconds_before > second.seconds_before > 0
     assert _equal(_run(recipe, third, dropout=0.5)[0], unbroken[0])
+
+
+def test_a_training_whose_batches_were_split_goes_on_with_the_same_parts_or_not_at_all(tmp_path: Path) -> None:
+    """Memory that suffices now did not then: whole batches from here on would give weights that no run gives."""
+    recipe, line, split = (
+        Recipe(epochs=EPOCHS, batch_size=16, lr=0.02),
+        Taken(tmp_path),
+        Split(micro_batch=8, halvings=1),
+    )
+    with splitting(split):
+        kept = FileJournal(Terms(folder=tmp_path, seconds=0, bound_to=TERMS, split=split), line)
+        unbroken = _run(recipe, kept, dropout=0.0)
+    whole = _run(recipe, Journal(), dropout=0.0)
+    assert not _equal(whole[0], unbroken[0]), "each part has its own statistics"
+
+    path = tmp_path / "taken-1"
+    for split in (Split(), Split(micro_batch=8)):
+        folder = tmp_path / f"again-{split.micro_batch}"
+        folder.mkdir()
+        journal = FileJournal(Terms(folder=folder, seconds=0, bound_to=TERMS, split=split), Taken(folder))
+        journal.go_on(path, sha256=checkpoints.file_digest(path))
+        with splitting(split):
+            assert _equal(_run(recipe, journal, dropout=0.0)[0], unbroken[0])
+        assert split.account() is not None, "the report says so"
+    halved_since = Terms(folder=tmp_path, seconds=0, bound_to=TERMS, split=Split(micro_batch=4))
+    with pytest.raises(BadCheckpoint, match="split otherwise"):
+        FileJournal(halved_since, line).go_on(path, sha256=checkpoints.file_digest(path))
 
 
 def test_the_file_holds_tensors_and_json_and_is_small(tmp_path: Path) -> None:
