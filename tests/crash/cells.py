@@ -8,6 +8,8 @@ from itertools import product
 from service.faults import Step
 
 SIGNALS = ("KILL", "TERM", "STOP")
+# A cell's erasure trains for one epoch and keeps no checkpoint: tests/e2e/test_resume.py hits a worker there.
+STEPS = tuple(step for step in Step if step != Step.CHECKPOINT_STORED)
 
 
 class Place(StrEnum):
@@ -38,7 +40,7 @@ class Cell:
 
 
 def _of(place: Place) -> list[Cell]:
-    found = product(Step, PROCESSES[place], SIGNALS)
+    found = product(STEPS, PROCESSES[place], SIGNALS)
     return [Cell(place=place, step=step, process=process, signal=signal) for step, process, signal in found]
 
 
