@@ -2,6 +2,8 @@
 
 import hashlib
 import math
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 class BadCheckpoint(ValueError):
@@ -18,12 +22,24 @@ class BadCheckpoint(ValueError):
 def save(model: nn.Module, path: Path) -> None:
     """Write every parameter and buffer, on the CPU, in the state dict's order and dtypes."""
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    save_file(state, path)
+    write(state, path)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors by name, on the CPU, in their dtypes."""
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
+    write({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
+
+
+def write(tensors: Mapping[str, Tensor], path: Path, *, metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as they are. Raises OSError where the disk is full or refuses."""
+    try:
+        save_file(dict(tensors), path, metadata=dict(metadata) if metadata is not None else None)
+    except SafetensorError as error:
+        # The library says so in the words of its message alone.
+        number = _OS_ERROR.search(str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
 
 
 def load(path: Path, *, sha256: str) -> Mapping[str, Tensor]:

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from workers import checkpoints
@@ -143,7 +142,7 @@ class FileJournal(Journal):
         }
         # The parent syncs its own copy: this one is worth nothing once this process or its machine has died.
         scratch = self._terms.folder / f"{FILE}.part"
-        save_file(tensors, scratch, metadata={_HEADER: json.dumps(header, allow_nan=False)})
+        checkpoints.write(tensors, scratch, metadata={_HEADER: json.dumps(header, allow_nan=False)})
         scratch.rename(self._terms.folder / FILE)
         self.line.tell({"type": "checkpoint", "file": FILE, "epochs": epochs})
 

@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from workers.checkpoints import BadCheckpoint, file_digest
+from workers.checkpoints import BadCheckpoint, file_digest, write
 from workers.evaluation.reference_logits import ReferenceLogits
 
 FORMAT = "reference-logits/1"
@@ -35,7 +34,7 @@ def save(references: ReferenceLogits, path: Path, *, origin: Origin) -> str:
     """Write the file and return its SHA-256."""
     tensors = {name: getattr(references, name).contiguous() for name in _TENSORS}
     # one entry: several come in any order, and equal references would have unequal digests
-    save_file(tensors, path, metadata={FORMAT: json.dumps(asdict(origin), sort_keys=True)})
+    write(tensors, path, metadata={FORMAT: json.dumps(asdict(origin), sort_keys=True)})
     return file_digest(path)
 
 
