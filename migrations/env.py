@@ -23,20 +23,26 @@ FIRST = "0020"
 def _run() -> None:
     attributes = context.config.attributes
     engine = make_engine(attributes.get("database_url") or Settings().resolved_database_url)
-    # A deferred transaction that reads and then writes fails on SQLite when the service wrote in between.
-    with engine.execution_options(sqlite_begin="BEGIN IMMEDIATE").connect() as connection:
-        _bound_waiting(connection, attributes.get("lock_timeout", LOCK_TIMEOUT))
-        context.configure(
-            connection=connection,
-            target_metadata=Base.metadata,
-            render_as_batch=True,
-            transaction_per_migration=True,
-            on_version_apply=_note_compatibility,
-        )
-        with context.begin_transaction():
-            context.run_migrations()
-        connection.commit()
-    engine.dispose()
+    try:
+        # A deferred transaction that reads and then writes fails on SQLite when the service wrote in between.
+        with engine.execution_options(sqlite_begin="BEGIN IMMEDIATE").connect() as connection:
+            _migrate(connection, attributes.get("lock_timeout", LOCK_TIMEOUT))
+    finally:
+        engine.dispose()
+
+
+def _migrate(connection: Connection, lock_timeout: str) -> None:
+    _bound_waiting(connection, lock_timeout)
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        render_as_batch=True,
+        transaction_per_migration=True,
+        on_version_apply=_note_compatibility,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+    connection.commit()
 
 
 def _bound_waiting(connection: Connection, seconds: str) -> None:

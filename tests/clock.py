@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, tzinfo
 from unittest.mock import patch
 
-from service.store import types
+from service.store import clock_skew, types
 
 _START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -32,6 +32,8 @@ class Clock:
             patch.object(types, "datetime", self._datetime()),
             patch.object(types, "time", self),
             patch.object(types, "secrets", self),
+            # The database keeps its own time: it is taken to go with this clock.
+            patch.object(clock_skew, "seconds", lambda _: 0.0),
         ):
             yield
 
