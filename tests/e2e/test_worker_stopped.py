@@ -128,7 +128,7 @@ def test_a_service_asked_to_end_ends_its_worker_too_and_spends_no_attempt(
     assert len(descendants) >= 2, "a worker and its child"
     process.send_signal(number)
     assert process.wait(END_SECONDS) == 0
-    _, alive = psutil.wait_procs(descendants, timeout=1)
+    _, alive = psutil.wait_procs(descendants, timeout=10)
     assert not alive, "the service ended before its worker"
     with stack.database.reading() as session:
         job = jobs.get(session, job_id)

@@ -10,12 +10,13 @@ import pytest
 from tests import factories
 from tests.stack import Stack, running
 
+# By the hour: seldom does a window end in the middle of a test.
 LIMITS = {
-    "rate_limit_reads": "6/minute",
-    "rate_limit_writes": "4/minute",
-    "rate_limit_deletion_requests": "3/minute",
-    "rate_limit_downloads": "2/minute",
-    "rate_limit_failed_authentication": "5/minute",
+    "rate_limit_reads": "6/hour",
+    "rate_limit_writes": "4/hour",
+    "rate_limit_deletion_requests": "3/hour",
+    "rate_limit_downloads": "2/hour",
+    "rate_limit_failed_authentication": "5/hour",
 }
 
 
@@ -34,18 +35,18 @@ def test_a_key_over_its_limit_is_told_when_to_come_back(stack: Stack) -> None:
         answers = [client.get("/v1/models") for _ in range(7)]
         assert [answer.status_code for answer in answers] == [200] * 6 + [429]
         for left, answer in zip((5, 4, 3, 2, 1, 0, 0), answers, strict=True):
-            assert answer.headers["RateLimit-Policy"] == '"reads";q=6;w=60'
+            assert answer.headers["RateLimit-Policy"] == '"reads";q=6;w=3600'
             assert answer.headers["RateLimit"].startswith(f'"reads";r={left};t=')
         refused = answers[-1]
         assert refused.headers["content-type"] == "application/problem+json"
         assert refused.json()["code"] == "rate_limited"
         assert refused.json()["violated-policies"] == ["reads"]
-        assert "6 per 1 minute" in refused.json()["detail"]
-        assert 1 <= int(refused.headers["Retry-After"]) <= 60
+        assert "6 per 1 hour" in refused.json()["detail"]
+        assert 1 <= int(refused.headers["Retry-After"]) <= 3600
         assert refused.headers["RateLimit"].endswith(f"t={refused.headers['Retry-After']}")
         # Another class of routes has its own window, and a problem carries its fields too.
         other = client.post("/v1/models", json={})
-        assert (other.status_code, other.headers["RateLimit-Policy"]) == (403, '"writes";q=4;w=60')
+        assert (other.status_code, other.headers["RateLimit-Policy"]) == (403, '"writes";q=4;w=3600')
 
 
 def test_one_keys_limit_is_not_anothers_and_health_has_none(stack: Stack) -> None:
@@ -81,12 +82,12 @@ def test_streams_and_ranges_pass_as_they_are(stack: Stack) -> None:
         body = {"dataset": "d", "sample_ids": ["d-train-0"], "method": "finetune"}
         request = client.post("/v1/deletion-requests", json=body).raise_for_status().json()
         with client.stream("GET", f"/v1/deletion-requests/{request['id']}/events", timeout=10) as events:
-            assert events.headers["RateLimit-Policy"] == '"reads";q=6;w=60'
+            assert events.headers["RateLimit-Policy"] == '"reads";q=6;w=3600'
             assert next(events.iter_lines()) != "", "the first event comes while the stream is open"
 
 
 def test_guessing_keys_is_limited_by_address_and_locks_no_valid_key_out(tmp_path: Path) -> None:
-    with running(tmp_path, worker=False, rate_limit_failed_authentication="5/minute") as found:
+    with running(tmp_path, worker=False, rate_limit_failed_authentication="5/hour") as found:
         assert found.client.get("/v1/models").status_code == 200
         with httpx.Client(base_url=found.base_url) as stranger:
             answers = [
@@ -120,7 +121,7 @@ def test_more_spaces_before_the_key_buy_no_second_limit(stack: Stack) -> None:
 
 
 def test_processes_with_one_valkey_share_one_count_and_go_on_without_it(tmp_path: Path, valkey_url: str) -> None:
-    given = {"rate_limit_storage": valkey_url, "rate_limit_reads": "9/minute"}
+    given = {"rate_limit_storage": valkey_url, "rate_limit_reads": "9/hour"}
     with running(tmp_path, worker=False, **given) as one, running(tmp_path, worker=False, **given) as two:
         key = one.key("models:read")
         with (
@@ -129,9 +130,7 @@ def test_processes_with_one_valkey_share_one_count_and_go_on_without_it(tmp_path
         ):
             statuses = [client.get("/v1/models").status_code for _ in range(6) for client in (first, second)]
             assert statuses == [200] * 9 + [429] * 3
-    with running(
-        tmp_path, worker=False, rate_limit_storage="redis://127.0.0.1:1/0", rate_limit_reads="2/minute"
-    ) as cut:
+    with running(tmp_path, worker=False, rate_limit_storage="redis://127.0.0.1:1/0", rate_limit_reads="2/hour") as cut:
         with cut.client_with("models:read") as client:
             started = time.monotonic()
             assert _statuses(client, "/v1/models", 3) == [200, 200, 429]
