@@ -3,9 +3,7 @@
 import json
 import os
 import signal
-import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -32,6 +30,7 @@ from service.evidence import receipts
 from service.settings import Settings
 from service.store import caches, keys, replays, request_keys, schema, traces
 from service.store.session import Database
+from service.supervisor import WORKER, Supervisor
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 keys_app = typer.Typer(no_args_is_help=True, help="API keys.")
@@ -44,7 +43,6 @@ DataDir = Annotated[Path | None, typer.Option(help="Folder for database, artifac
 MOST_KEYS = 10_000
 # Beside what its training is given, and long enough for a busy machine: the worker hands its job back first.
 STOP_SECONDS = 60.0
-WORKER = ("-m", "celery", "-A", "workers.app", "worker", "--pool", "threads", "--concurrency", "1")
 
 
 def _settings(data_dir: Path | None) -> Settings:
@@ -358,57 +356,6 @@ def _told() -> Iterator[None]:
             raise
         typer.echo(told.detail, err=True)
         raise typer.Exit(1) from None
-
-
-class Supervisor:
-    """Keeps one worker process running beside the API, and ends it with the API however that ends."""
-
-    def __init__(self, *, stop_seconds: float) -> None:
-        self._stop, self._stop_seconds = threading.Event(), stop_seconds
-        self._starting = threading.Lock()
-        self._process: subprocess.Popen[Any] | None = None
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def ask(self) -> None:
-        """Have the worker end, once, and no other be started; wait for nothing."""
-        with self._starting:
-            if self._stop.is_set():
-                return
-            self._stop.set()
-            if self._process is not None and self._process.poll() is None:
-                self._process.send_signal(signal.SIGTERM)
-
-    def stop(self) -> None:
-        self.ask()
-        if self._process is not None and self._process.poll() is None:
-            try:
-                self._process.wait(self._stop_seconds)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-        self._thread.join(5)
-
-    def _watch(self) -> None:
-        pause = 0.5
-        while (process := self._start_one()) is not None:
-            process.wait()
-            self._stop.wait(pause)
-            pause = min(pause * 2, 30.0)
-
-    def _start_one(self) -> "subprocess.Popen[Any] | None":
-        # Under the lock, so that no worker is started behind the back of `stop`.
-        with self._starting:
-            if self._stop.is_set():
-                return None
-            # The worker watches the pipe: it closes when this process is gone, even by SIGKILL.
-            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, *WORKER, "--loglevel", "warning"],
-                stdin=subprocess.PIPE,
-                env={**os.environ, "UNLEARN_EXIT_WITH_PARENT": "1"},
-            )
-            return self._process
 
 
 def main() -> None:
