@@ -92,3 +92,23 @@ class VitOptions(ArchitectureOptions):
     @property
     def min_image_size(self) -> int:
         return 8
+
+
+class DdpmOptions(ArchitectureOptions):
+    """Options of the class-conditional diffusion networks."""
+
+    width: int = Field(32, ge=8, le=256, multiple_of=8, description="Channels of the first level.")
+    width_factors: tuple[int, ...] = Field(
+        (1, 2),
+        min_length=1,
+        max_length=5,
+        description="Channels of each level in units of width; each halves the image.",
+    )
+    blocks: int = Field(1, ge=1, le=4, description="Residual blocks of a level.")
+    attention_levels: tuple[int, ...] = Field((1,), description="Levels, from 0, with self-attention.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Share of values dropped in each residual block.")
+    ema_decay: float = Field(0.999, ge=0, lt=1, description="Decay of the moving average of the weights, per step.")
+
+    @property
+    def min_image_size(self) -> int:
+        return int(2 ** (len(self.width_factors) + 1))

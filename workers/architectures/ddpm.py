@@ -1,0 +1,121 @@
+"""The noise predictor of a class-conditional DDPM, with the moving average of its weights that samples are drawn by.
+
+DDPM: Ho, Jain & Abbeel, NeurIPS 2020, arXiv:2006.11239; the network is diffusers' UNet2DModel. The class K beyond the
+K of the data stands for "no class", which classifier-free guidance needs (Ho & Salimans, arXiv:2207.12598).
+
+    ema <- d ema + (1 - d) w,   d = min(decay, (1 + n) / (10 + n)) at the n-th update, the first of which copies w
+
+The average is kept as batch norm keeps its running statistics: in buffers, which travel with the weights, brought up
+to date by each pass in train mode and by leaving that mode. So no method has to know of it. Because d starts small,
+what the average held before `restart_average` is gone after a few dozen updates: 10! / ((n + 2) ... (n + 10)).
+"""
+
+import copy
+
+import torch
+from diffusers import UNet2DModel
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from service.catalogue.architectures.options import DdpmOptions
+from workers.architectures.shapes import ImageShape
+
+NORM_GROUPS = 8
+
+
+class Ddpm(nn.Module):
+    """Predict the noise in noisy images (N, C, H, W) from timesteps (N,) and classes (N,), of which K is none."""
+
+    ema_updates: Tensor
+
+    def __init__(self, net: nn.Module, *, num_classes: int, decay: float) -> None:
+        super().__init__()
+        self.net = net
+        self.ema = _frozen(net)
+        self.num_classes, self.decay = num_classes, decay
+        self.register_buffer("ema_updates", torch.zeros((), dtype=torch.int64))
+        self._stepped_from: tuple[int, ...] | None = None
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
+        """Return the noise predicted with the weights being trained."""
+        if self.training:
+            self._follow()
+            self._stepped_from = self._versions()
+        return self.net(noisy, timesteps, class_labels=labels).sample  # type: ignore[no-any-return]
+
+    def averaged(self, noisy: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
+        """Return the noise predicted with the average, or with the weights where there is no average yet."""
+        net = self.ema if int(self.ema_updates) else self.net
+        return net(noisy, timesteps, class_labels=labels).sample  # type: ignore[no-any-return]
+
+    def train(self, mode: bool = True) -> "Ddpm":
+        """Set the mode; leaving train mode takes the last step's weights into the average."""
+        if self.training and not mode:
+            self._follow()
+            self._stepped_from = None
+        super().train(mode)
+        self.ema.eval()
+        return self
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Take the weights into the average if a step has moved them since the last pass in train mode."""
+        if self._stepped_from in (None, self._versions()):
+            return
+        n = int(self.ema_updates)
+        share = 1.0 if n == 0 else 1 - min(self.decay, (1 + n) / (10 + n))
+        torch._foreach_lerp_([*self.ema.buffers()], [*self.net.parameters()], share)
+        self.ema_updates.add_(1)
+
+    @torch.no_grad()
+    def restart_average(self) -> None:
+        """Go on from the average: it becomes the weights, and a new one begins with the first step."""
+        if int(self.ema_updates):
+            for w, average in zip(self.net.parameters(), self.ema.buffers(), strict=True):
+                w.copy_(average)
+        self.ema_updates.zero_()
+
+    @torch.no_grad()
+    def settle_average(self) -> None:
+        """Have the average be the weights where no step was taken since it was restarted."""
+        if not int(self.ema_updates):
+            for average, w in zip(self.ema.buffers(), self.net.parameters(), strict=True):
+                average.copy_(w)
+
+    def _versions(self) -> tuple[int, ...]:
+        # torch counts the changes in place of every tensor
+        return tuple(w._version for w in self.net.parameters())
+
+
+def _frozen(net: nn.Module) -> nn.Module:
+    """Return a copy whose weights are buffers: optimisers, penalties and importances pass them over."""
+    twin = copy.deepcopy(net).eval()
+    for module in twin.modules():
+        for name, w in [*module.named_parameters(recurse=False)]:
+            delattr(module, name)
+            module.register_buffer(name, w.detach().clone())
+    return twin
+
+
+def ddpm_unet(options: BaseModel, image_shape: ImageShape, num_classes: int) -> nn.Module:
+    """Build a Ddpm whose widths double per level as the options say; the image must halve evenly between levels."""
+    chosen = DdpmOptions.model_validate(options)
+    channels, height, width = image_shape
+    levels = len(chosen.width_factors)
+    if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
+        raise ValueError(f"{levels} levels need sides that are multiples of {2 ** (levels - 1)}, not {height}x{width}")
+    attention = [level in chosen.attention_levels for level in range(levels)]
+    net = UNet2DModel(
+        sample_size=(height, width),
+        in_channels=channels,
+        out_channels=channels,
+        layers_per_block=chosen.blocks,
+        block_out_channels=tuple(chosen.width * factor for factor in chosen.width_factors),
+        down_block_types=tuple("AttnDownBlock2D" if on else "DownBlock2D" for on in attention),
+        up_block_types=tuple("AttnUpBlock2D" if on else "UpBlock2D" for on in reversed(attention)),
+        norm_num_groups=NORM_GROUPS,
+        attention_head_dim=NORM_GROUPS,
+        dropout=chosen.dropout,
+        num_class_embeds=num_classes + 1,
+    )
+    return Ddpm(net, num_classes=num_classes, decay=chosen.ema_decay)
