@@ -20,13 +20,13 @@ def sample_keys(images: Tensor) -> Tensor:
     flat = images.flatten(1).to(torch.int64) + 1
     powers = torch.full(flat.shape[1:], _signed(_BASE), dtype=torch.int64, device=flat.device).cumprod(0)
     shape = torch.tensor([*images.shape[1:]], dtype=torch.int64, device=flat.device)
-    keys: Tensor = _mix((flat * powers).sum(1) + _mix(shape).sum())
-    return keys
+    return _mix((flat * powers).sum(1) + _mix(shape).sum())
 
 
 def normal(keys: Tensor, shape: tuple[int, ...], *, seed: int, draw: int) -> Tensor:
     """Return standard normal numbers (N, *shape), float32, of the draw of that number."""
-    return torch.special.ndtri(_uniform(keys, shape, seed=seed, draw=draw)).float()
+    drawn: Tensor = torch.special.ndtri(_uniform(keys, shape, seed=seed, draw=draw))
+    return drawn.float()
 
 
 def uniform(keys: Tensor, *, seed: int, draw: int) -> Tensor:
