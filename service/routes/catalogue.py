@@ -51,6 +51,8 @@ def methods() -> MethodsOut:
                 needs_sharded_recipe=spec.needs_sharded_recipe,
                 for_purpose={purpose: dict(options) for purpose, options in spec.for_purpose.items()},
                 purposes=sorted(spec.purposes),
+                tasks=sorted(spec.tasks),
+                not_for=dict(spec.not_for),
                 summary=spec.summary,
                 does_not_prove=spec.does_not_prove,
                 parameters=spec.config.model_json_schema(),
@@ -64,6 +66,9 @@ def methods() -> MethodsOut:
 def metrics() -> dict[str, list[MetricOut]]:
     return {
         "items": [
-            MetricOut(**{field.name: getattr(spec, field.name) for field in fields(spec)}) for spec in METRICS.values()
+            MetricOut(
+                **{field.name: getattr(spec, field.name) for field in fields(spec)} | {"tasks": sorted(spec.tasks)}
+            )
+            for spec in METRICS.values()
         ]
     }

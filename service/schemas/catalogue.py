@@ -18,6 +18,8 @@ class MethodOut(BaseModel):
     needs_sharded_recipe: bool = Field(description="It works on models alone whose recipe has `sisa`.")
     for_purpose: dict[str, dict[str, Any]] = Field(description="Options that a purpose prefers to the defaults.")
     purposes: list[str]
+    tasks: list[str] = Field(description="What models must be for: the tasks it has a meaning for.")
+    not_for: Mapping[str, str] = Field(description="Of each other task, why not, as a sentence's end.")
     summary: str
     does_not_prove: str
     parameters: dict[str, Any]
@@ -50,3 +52,4 @@ class MetricOut(BaseModel):
     kind: str
     does_not_prove: str
     when: str
+    tasks: list[str] = Field(description="What models must be for to be measured by it.")

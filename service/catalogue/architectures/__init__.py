@@ -4,7 +4,6 @@ The constructors stand in workers.architectures under the same names.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 from service.catalogue.architectures.options import (
     ArchitectureOptions,
@@ -14,6 +13,7 @@ from service.catalogue.architectures.options import (
     VggOptions,
     VitOptions,
 )
+from service.catalogue.tasks import Task
 
 __all__ = ["ARCHITECTURES", "ArchitectureOptions", "ArchitectureSpec"]
 
@@ -25,7 +25,7 @@ class ArchitectureSpec:
     id: str
     title: str
     options: type[ArchitectureOptions]
-    task: Literal["classification"] = "classification"
+    task: Task = Task.CLASSIFICATION
     summary: str
 
     @property

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from service.catalogue.methods.spec import APPROXIMATE, MethodConfig, MethodSpec
+from service.catalogue.tasks import NEEDS_LOGITS, Task
 
 
 class BadTeacherConfig(MethodConfig):
@@ -33,4 +34,5 @@ BAD_TEACHER = MethodSpec(
     config=BadTeacherConfig,
     summary="The student follows an untrained net on the forget set and the original on a share of the retain set.",
     does_not_prove=APPROXIMATE + " A sample answered like an untrained net would can be told from one never seen.",
+    not_for={Task.GENERATION: NEEDS_LOGITS},
 )

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from service.catalogue.methods.finetune import FinetuneConfig
 from service.catalogue.methods.spec import APPROXIMATE, MethodSpec
+from service.catalogue.tasks import NEEDS_A_HEAD, Task
 
 LayerCount = Annotated[
     int | None,
@@ -37,4 +38,5 @@ CF_K = MethodSpec(
     summary="The last k layers are trained on the retain set alone; all before them stays exactly as it was. Ours: the "
     "number of layers taken by default, the rate and the update rule.",
     does_not_prove=APPROXIMATE + " The frozen layers are the original's and keep all they learned.",
+    not_for={Task.GENERATION: NEEDS_A_HEAD},
 )

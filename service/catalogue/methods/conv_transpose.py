@@ -4,6 +4,7 @@ from pydantic import Field
 
 from service.catalogue.methods.finetune import FinetuneConfig
 from service.catalogue.methods.spec import APPROXIMATE, MethodSpec
+from service.catalogue.tasks import NOT_CARRIED_OVER, Task
 
 
 class ConvTransposeConfig(FinetuneConfig):
@@ -25,4 +26,5 @@ CONV_TRANSPOSE = MethodSpec(
     summary="Every convolution's kernels are mirrored at their diagonal, then the net is trained on the retain set "
     "alone. Ours: which kernels, the rate and the update rule. A net without square kernels is refused.",
     does_not_prove=APPROXIMATE + " The transposition can be undone: what the fine-tuning leaves alone is still there.",
+    not_for={Task.GENERATION: NOT_CARRIED_OVER},
 )

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from service.catalogue.methods.spec import APPROXIMATE, MethodConfig, MethodSpec
+from service.catalogue.tasks import NEEDS_LOGITS, Task
 
 
 class DeleteConfig(MethodConfig):
@@ -41,4 +42,5 @@ DELETE = MethodSpec(
     does_not_prove=APPROXIMATE + " Without a selection pool nothing watches the accuracy, and samples of a class that "
     "stays may end up wrong more often than unseen ones, which shows membership too.",
     own_stop=True,
+    not_for={Task.GENERATION: NEEDS_LOGITS},
 )

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from service.catalogue.methods.cf_k import LayerCount
 from service.catalogue.methods.spec import APPROXIMATE, MethodConfig, MethodSpec
+from service.catalogue.tasks import NEEDS_A_HEAD, Task
 
 
 class EuKConfig(MethodConfig):
@@ -40,4 +41,5 @@ EU_K = MethodSpec(
     summary="The last k layers start from a fresh initialisation and are trained by the registered recipe on the "
     "retain set; all before them stays exactly as it was. Ours: the number of layers taken by default.",
     does_not_prove=APPROXIMATE + " The last layers never saw the forget set, but they read features that did.",
+    not_for={Task.GENERATION: NEEDS_A_HEAD},
 )

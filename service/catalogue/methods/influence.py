@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from service.catalogue.methods.spec import APPROXIMATE, MethodConfig, MethodSpec
+from service.catalogue.tasks import NEEDS_LOGITS, Task
 
 Scale = Annotated[float, Field(gt=0, le=1e6)]
 
@@ -52,4 +53,5 @@ INFLUENCE = MethodSpec(
     "is trained. Ours: the last layer alone, the damping, and a multiple of the step chosen on the selection pool. A "
     "net whose last layer is not linear is refused.",
     does_not_prove=APPROXIMATE + " All layers but the last are the original's and keep all they learned.",
+    not_for={Task.GENERATION: NEEDS_LOGITS},
 )

@@ -4,6 +4,7 @@ from pydantic import Field
 
 from service.catalogue.methods.finetune import FinetuneConfig
 from service.catalogue.methods.spec import APPROXIMATE, MethodSpec
+from service.catalogue.tasks import NOT_CARRIED_OVER, Task
 
 
 class L1SparseConfig(FinetuneConfig):
@@ -27,4 +28,5 @@ L1_SPARSE = MethodSpec(
     summary="Training goes on with the cross-entropy on the retain set and a penalty on the l1 norm of all weights "
     "that falls to 0: weights that only the forget set needed shrink away.",
     does_not_prove=APPROXIMATE + " Few short epochs shrink little, and the forget set then stays relearnable at once.",
+    not_for={Task.GENERATION: NOT_CARRIED_OVER},
 )

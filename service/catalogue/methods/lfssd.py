@@ -2,6 +2,7 @@
 
 from service.catalogue.methods.dampening import DampeningConfig
 from service.catalogue.methods.spec import APPROXIMATE, MethodSpec
+from service.catalogue.tasks import NEEDS_LOGITS, Task
 
 
 class LfssdConfig(DampeningConfig):
@@ -23,4 +24,5 @@ LFSSD = MethodSpec(
     summary="As SSD, by how far each weight moves the size of the network's answers in place of its loss. That takes "
     "no label; only the choice among strengths, where alpha is left null, reads those of the forget set.",
     does_not_prove=APPROXIMATE + " A weight can matter to what is remembered and hardly move the size of the answers.",
+    not_for={Task.GENERATION: NEEDS_LOGITS},
 )

@@ -4,6 +4,7 @@ from pydantic import Field
 
 from service.catalogue.methods.finetune import FinetuneConfig
 from service.catalogue.methods.spec import APPROXIMATE, MethodSpec
+from service.catalogue.tasks import NOT_CARRIED_OVER, Task
 
 
 class MsgConfig(FinetuneConfig):
@@ -29,4 +30,5 @@ MSG = MethodSpec(
     "the net is trained on the retain set, the convolutions' other weights slowly. Ours: where the new values come "
     "from, and that layers other than convolutions train in full. A net without convolutions is refused.",
     does_not_prove=APPROXIMATE + " Most weights start from the original's values and are moved little.",
+    not_for={Task.GENERATION: NOT_CARRIED_OVER},
 )

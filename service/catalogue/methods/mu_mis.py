@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from service.catalogue.methods.spec import APPROXIMATE, MethodConfig, MethodSpec
+from service.catalogue.tasks import NEEDS_LOGITS, Task
 
 
 class MuMisConfig(MethodConfig):
@@ -63,4 +64,5 @@ MU_MIS = MethodSpec(
     does_not_prove=APPROXIMATE + " Its objective has no lower bound: where it stops decides what is left of the model, "
     "and without a selection pool nothing watches the accuracy.",
     own_stop=True,
+    not_for={Task.GENERATION: NEEDS_LOGITS},
 )

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from service.catalogue.methods.spec import APPROXIMATE, MethodConfig, MethodSpec
+from service.catalogue.tasks import Task
 
 
 class NegGradConfig(MethodConfig):
@@ -33,4 +34,7 @@ NEGGRAD = MethodSpec(
     summary="Every step raises the cross-entropy on a batch of the forget set, which nothing bounds; the retain set is "
     "not read. Known to collapse: the selection pool picks an epoch before that, or the attempt fails.",
     does_not_prove=APPROXIMATE + " Ascent alone harms what resembles the forget set, and no step repairs it.",
+    not_for={
+        Task.GENERATION: "its ascent has no bound, and ruins weights that all classes share; neggrad_plus has one"
+    },
 )

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from service.catalogue.methods.spec import APPROXIMATE, MethodConfig, MethodSpec
+from service.catalogue.tasks import Task
 
 _SCRUB_PAPER = "Kurmanji et al., Towards Unbounded Machine Unlearning, NeurIPS 2023, arXiv:2302.09880"
 _PAPER: dict[str, Any] = {
@@ -143,4 +144,5 @@ SCRUB_R = MethodSpec(
     summary="SCRUB, then a rewind to the epoch whose forget error is nearest that of held-out samples of "
     "the same classes.",
     does_not_prove=APPROXIMATE + " The rewind matches an error rate, which several models can share.",
+    not_for={Task.GENERATION: "its rewind compares error rates, and a model that predicts noise has none; scrub works"},
 )

@@ -1,6 +1,7 @@
 """SISA, exact unlearning of models that were trained for it: options and what it promises."""
 
 from service.catalogue.methods.spec import MethodConfig, MethodSpec
+from service.catalogue.tasks import Task
 
 
 class SisaConfig(MethodConfig):
@@ -26,4 +27,5 @@ SISA = MethodSpec(
     does_not_prove="Nothing about copies, logs or caches of the data outside this model, nor about choices (recipe, "
     "architecture) that were made with the erased samples in view; on a GPU, equal to the last bit only on the same "
     "kind of device and software.",
+    not_for={Task.GENERATION: "it averages classifiers trained in shards, and no noise predictor is trained so"},
 )

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.catalogue.preparations import PreparationName
 from service.catalogue.recipe import MAX_SEED
+from service.catalogue.tasks import Task
 
 Purpose = Literal["privacy", "bias", "confusion"]
 Need = Literal["forget", "forget_labels", "retain", "validation", "recipe"]
@@ -57,7 +58,7 @@ class MethodSpec:
     True when a rule of its own chooses the epoch where no selection pool is left. `uses` names what it takes from a
     version's preparations; with `instead_of_retain` among them the retain set is not read. `needs_sharded_recipe` is
     True when it works only on models whose recipe has `sisa`. `for_purpose` holds the options that a purpose prefers
-    to the defaults.
+    to the defaults. `not_for` says of each task for which it has no meaning why, as a sentence's end.
     """
 
     id: str
@@ -76,6 +77,12 @@ class MethodSpec:
     for_purpose: Mapping[Purpose, Mapping[str, Any]] = field(default_factory=dict)
     uses: frozenset[PreparationName] = frozenset()
     instead_of_retain: PreparationName | None = None
+    not_for: Mapping[Task, str] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> frozenset[Task]:
+        """Return the tasks it has a meaning for."""
+        return frozenset(Task) - self.not_for.keys()
 
     def options_for(self, purpose: Purpose, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options of a request for the purpose: those given, over those that the purpose prefers."""

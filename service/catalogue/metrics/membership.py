@@ -1,6 +1,7 @@
 """Attacks on membership that need one model alone."""
 
 from service.catalogue.metrics.spec import OURS, MetricSpec
+from service.catalogue.tasks import ANY_TASK, CLASSIFICATION_ALONE
 
 _THRESHOLD_SOURCE = "Yeom et al., CSF 2018, arXiv:1709.01604; Song & Mittal, USENIX Security 2021, arXiv:2003.10595"
 _ONE_ATTACK = "A stronger attack, one with reference models above all, may still tell members."
@@ -25,6 +26,7 @@ def _threshold_auc(score: str, formula: str) -> MetricSpec:
         ideal=0.5,
         kind="evidence" if score == "phi" else "smoke_test",
         does_not_prove=_ONE_ATTACK + " Far below 0.5 is a leak too.",
+        tasks=ANY_TASK if score == "loss" else CLASSIFICATION_ALONE,
     )
 
 

@@ -1,6 +1,7 @@
 """How long it takes until the forgotten is known again."""
 
 from service.catalogue.metrics.spec import RELEARNING_SOURCE, MetricSpec
+from service.catalogue.tasks import ANY_TASK
 
 RELEARNING = [
     MetricSpec(
@@ -16,6 +17,7 @@ RELEARNING = [
         ideal=None,
         kind="evidence",
         does_not_prove="A wrecked model relearns slowly too: read it beside utility and the controls' delay.",
+        tasks=ANY_TASK,
     ),
     MetricSpec(
         id="relearning_accuracy_delay",
@@ -40,6 +42,7 @@ RELEARNING = [
         ideal=None,
         kind="smoke_test",
         does_not_prove="See relearning_delay.",
+        tasks=ANY_TASK,
     ),
     MetricSpec(
         id="relearning_path_length",
@@ -51,6 +54,7 @@ RELEARNING = [
         ideal=None,
         kind="smoke_test",
         does_not_prove="See relearning_delay.",
+        tasks=ANY_TASK,
     ),
     MetricSpec(
         id="relearning_ratio",
@@ -64,6 +68,7 @@ RELEARNING = [
         ideal=1.0,
         kind="evidence",
         does_not_prove="Far above 1 is not better by itself; 1 says forgotten and unseen samples are as hard to learn.",
+        tasks=ANY_TASK,
     ),
     MetricSpec(
         id="relearning_thorough.ratio",
@@ -78,6 +83,7 @@ RELEARNING = [
         kind="evidence",
         does_not_prove="Far above 1 is not better by itself; the rates are calibrated on the original model.",
         when="benchmarks",
+        tasks=ANY_TASK,
     ),
     MetricSpec(
         id="relearning_thorough.anamnesis",
@@ -90,6 +96,7 @@ RELEARNING = [
         kind="evidence",
         does_not_prove="See anamnesis.",
         when="benchmarks",
+        tasks=ANY_TASK,
     ),
     MetricSpec(
         id="relearning_head_delay",

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from service.catalogue.tasks import CLASSIFICATION_ALONE, Task
+
 Basis = Literal["none", "original", "unseen controls", "retrained", "reference models"]
 Direction = Literal["higher", "lower", "target"]
 When = Literal["always", "reference models", "retrained", "whole classes", "benchmarks"]
@@ -13,7 +15,7 @@ class MetricSpec:
     """Describe one metric. `direction` "target": the nearer to `ideal`, from either side, the better.
 
     `when` says what a report needs to hold it: nothing, prepared reference models, a retrained version, or forgotten
-    classes of which nothing is left.
+    classes of which nothing is left. `tasks` names what models must be for to be measured by it.
     """
 
     id: str
@@ -26,6 +28,7 @@ class MetricSpec:
     kind: Literal["evidence", "smoke_test"]
     does_not_prove: str
     when: When = "always"
+    tasks: frozenset[Task] = CLASSIFICATION_ALONE
 
     @property
     def family(self) -> str:

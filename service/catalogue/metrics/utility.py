@@ -1,6 +1,7 @@
 """What accuracy, loss and predictions tell, and what unlearning cost in them."""
 
 from service.catalogue.metrics.spec import OURS, RELEARNING_SOURCE, MetricSpec
+from service.catalogue.tasks import ANY_TASK
 
 UTILITY = [
     MetricSpec(
@@ -37,6 +38,7 @@ UTILITY = [
         ideal=0.0,
         kind="smoke_test",
         does_not_prove="A mean hides single samples that are still remembered.",
+        tasks=ANY_TASK,
     ),
     MetricSpec(
         id="utility_drop",
@@ -82,5 +84,6 @@ UTILITY = [
         ideal=None,
         kind="smoke_test",
         does_not_prove="Weights can move far and still remember.",
+        tasks=ANY_TASK,
     ),
 ]
