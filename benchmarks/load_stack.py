@@ -28,10 +28,10 @@ from service.settings import Settings
 from service.store import datasets, keys, models, samples, versions
 from service.store.session import Database
 from service.store.tables import AuditEntry, DeletionRequest, Job
+from service.supervisor import WORKER
 
 SAMPLES, CLASSES, NUM_MODELS, WEIGHTS_BYTES, KEYS = 20_000, 10, 4, 16 << 20, 32
 WAIT_SECONDS = 300.0
-WORKER = ("-m", "celery", "-A", "workers.app", "worker", "--pool", "threads", "--concurrency", "1")
 
 
 @dataclass(frozen=True, kw_only=True)

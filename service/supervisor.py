@@ -8,7 +8,9 @@ import threading
 import time
 from typing import Any
 
-WORKER = ("-m", "celery", "-A", "workers.app", "worker", "--pool", "threads", "--concurrency", "1")
+# Workers ask nothing of each other, the store is what they share; gossip trips over itself when a broker goes away.
+_ALONE = ("--without-gossip", "--without-mingle")
+WORKER = ("-m", "celery", "-A", "workers.app", "worker", "--pool", "threads", "--concurrency", "1", *_ALONE)
 # A worker that keeps ending is started again after longer and longer pauses, until one has lived for a while.
 LEAST_PAUSE_SECONDS, MOST_PAUSE_SECONDS, STEADY_SECONDS = 0.5, 30.0, 60.0
 

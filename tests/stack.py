@@ -16,12 +16,12 @@ import httpx
 from service.settings import Settings
 from service.store import keys
 from service.store.session import Database
+from service.supervisor import WORKER
 from tests import migrated
 from tests.ports import free_port
 
 Found = TypeVar("Found")
 WAIT_SECONDS = 300.0  # nobody waits so long but for what has failed, or on a machine that is very busy
-WORKER = ("-m", "celery", "-A", "workers.app", "worker", "--pool", "threads", "--concurrency", "1")
 
 
 @dataclass

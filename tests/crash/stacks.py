@@ -23,10 +23,11 @@ from service.free_port import free_port
 from service.settings import Settings
 from service.store.session import Database
 from service.store.tables import Job
+from service.supervisor import WORKER
 from tests import servers
 from tests.crash.cells import Cell, Place
 from tests.receiver import Receiver, receiving
-from tests.stack import WORKER, Stack, _until_ready
+from tests.stack import Stack, _until_ready
 from tests.tethered import LOG_NAME
 
 LEASE_SECONDS, SWEEP_SECONDS = 4.0, 0.3

@@ -23,6 +23,7 @@ from service.settings import Settings
 from service.store import schema
 from service.store.schema import SchemaUnfit
 from service.store.session import Database
+from service.supervisor import WORKER
 from tests.later import FIRST, HEAD, SECOND, Later
 from tests.servers import fresh_database
 
@@ -66,7 +67,6 @@ def _ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
 
 MIGRATE = ("-m", "service.cli", "migrate")
 API = ("-m", "service.cli", "api", "--port", "0")
-WORKER = ("-m", "celery", "-A", "workers.app", "worker", "--pool", "threads", "--concurrency", "1")
 
 
 def _stamp(database: Database, revision: str) -> None:

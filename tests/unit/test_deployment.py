@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 
 from service.server import LAST_SECONDS
 from service.settings import Settings
+from service.supervisor import WORKER
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -73,7 +74,7 @@ def test_the_worker_answers_while_its_child_works() -> None:
     command = next(line for line in STAGES["worker"] if line.startswith("CMD ["))
     words = " ".join(yaml.safe_load(command.removeprefix("CMD ")))
     assert words.startswith("python -m celery -A workers.app worker ")
-    for option in ("--pool threads", "--concurrency 1", "--prefetch-multiplier 1"):
+    for option in (*re.findall(r"--\S+(?: [^-]\S*)?", " ".join(WORKER)), "--prefetch-multiplier 1"):
         assert option in words
 
 

@@ -1,4 +1,4 @@
-"""Eight cells of the crash matrix, chosen by CRASH_SEED: `pytest tests/crash/sample.py`; `make crash` plays all."""
+"""Eight cells of the crash matrix, chosen by CRASH_SEED; `make crash` plays all."""
 
 import os
 from collections.abc import Iterator
