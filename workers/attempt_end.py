@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from service.lifecycle import JobStatus, VersionState
-from service.store import datasets, jobs, requests, versions
+from service.store import datasets, jobs, requests, settling, versions
 from service.store.jobs import Claim
 from service.store.tables import Dataset, Job, Version
 
@@ -43,4 +43,4 @@ def give_up(
             version.error = job.error
             versions.move(session, version, VersionState.REJECTED, code=error.get("code"))
     session.flush()
-    requests.settle_all(session, requests.of_job(session, job.id), suppression_key=suppression_key)
+    settling.settle_all(session, requests.of_job(session, job.id), suppression_key=suppression_key)

@@ -23,6 +23,7 @@ from service.store import (
     requests,
     retirement,
     samples,
+    settling,
     versions,
 )
 from service.store.jobs import Claim
@@ -268,4 +269,4 @@ def _settle(session: Session, job: Job, model: Model, suppression_key: bytes) ->
     session.flush()
     # An upload may have come in since the claim: it knows the samples too, so its own erasure must come first.
     attaching.attach_open_requests(session, model, suppression_key=suppression_key)
-    requests.settle_all(session, requests.of_job(session, job.id), suppression_key=suppression_key)
+    settling.settle_all(session, requests.of_job(session, job.id), suppression_key=suppression_key)

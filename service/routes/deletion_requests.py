@@ -21,7 +21,17 @@ from service.problems import validation_faults
 from service.schemas.common import Limit, Page, decode_cursor, encode_cursor
 from service.schemas.deletion_requests import DeletionRequestIn, DeletionRequestOut, RequestJobOut, repeated
 from service.schemas.request_decisions import DecisionOut
-from service.store import cancel, datasets, decision_notes, idempotency, intake, queue_forecast, quotas, requests
+from service.store import (
+    cancel,
+    datasets,
+    decision_notes,
+    idempotency,
+    intake,
+    queue_forecast,
+    quotas,
+    request_outcomes,
+    requests,
+)
 from service.store.quotas import Quotas
 from service.store.tables import Dataset, DeletionRequest, Job, Version
 
@@ -40,7 +50,7 @@ def views(session: Session, found: list[DeletionRequest]) -> list[DeletionReques
         _document(
             request,
             dataset=names[request.dataset_id],
-            outcomes=requests.outcomes(session, request),
+            outcomes=request_outcomes.of_request(session, request),
             jobs=jobs[request.id],
             numbers=numbers,
         )
@@ -94,7 +104,7 @@ def _answer(session: Session, accepted: intake.Accepted) -> DeletionRequestOut:
     request = accepted.request
     if not accepted.jobs:
         return views(session, [request])[0]
-    outcomes = requests.outcomes_at_start(request)
+    outcomes = request_outcomes.at_start(request)
     return _document(request, dataset=accepted.dataset.name, outcomes=outcomes, jobs=accepted.jobs, numbers={})
 
 

@@ -6,7 +6,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from service.lifecycle import JOB_STUCK, JobStatus
-from service.store import fan_out, holds, requests, samples, shares, versions
+from service.store import fan_out, holds, request_outcomes, requests, samples, settling, shares, versions
 from service.store.fan_out import Concerned, Queued
 from service.store.tables import DeletionRequest, Job, JobRequest, Model
 
@@ -31,7 +31,7 @@ def attach_open_requests(session: Session, model: Model, *, suppression_key: byt
         elif holds.can_be_worked_on(session, request, model.name):
             to_settle.append(request)
     if suppression_key is not None:
-        requests.settle_all(session, to_settle, suppression_key=suppression_key)
+        settling.settle_all(session, to_settle, suppression_key=suppression_key)
 
 
 def take_up(session: Session, request: DeletionRequest, *, suppression_key: bytes) -> list[Queued]:
@@ -48,12 +48,12 @@ def take_up(session: Session, request: DeletionRequest, *, suppression_key: byte
     found = fan_out.concerned(session, targets, samples.of_train_pool(session, keys))
     queued = [job for model in found for job in _attach(session, request, model, keys)]
     session.flush()
-    requests.settle(session, request, suppression_key=suppression_key)
+    settling.settle(session, request, suppression_key=suppression_key)
     return [*(Queued(job=job, model=name, new=True) for job, name in freed if job.status == JobStatus.QUEUED), *queued]
 
 
 def _attach(session: Session, request: DeletionRequest, model: Concerned, keys: list[int]) -> Sequence[Queued]:
-    requests.mark_trained_on(session, request, sorted(model.keys))
+    request_outcomes.mark_trained_on(session, request, sorted(model.keys))
     is_open = _has_open_job(session, request, model.model)
     if not is_open and (reasons := _above_bounds(session, request, model)):
         holds.await_approval(session, request, reasons)

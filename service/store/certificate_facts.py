@@ -25,6 +25,7 @@ from service.store import (
     audit,
     audit_tree,
     dataset_roots,
+    request_outcomes,
     requests,
     residuals,
     retention,
@@ -174,7 +175,7 @@ def _request(session: Session, request: DeletionRequest, story: Sequence[LoggedE
         commitment_root=request.commitment_root,
         not_found=request.not_found,
         already_erased=request.already_erased,
-        outcomes=requests.outcomes(session, request),
+        outcomes=request_outcomes.of_request(session, request),
         completed=completed,
     )
 

@@ -16,7 +16,18 @@ from service import deadlines
 from service.errors import Conflict, Fault, InvalidRequest, UnresolvedSamples
 from service.evidence import commitments
 from service.lifecycle import RequestStatus, SampleState
-from service.store import datasets, fan_out, holds, request_keys, requests, samples, shares, versions
+from service.store import (
+    datasets,
+    fan_out,
+    holds,
+    request_keys,
+    request_outcomes,
+    requests,
+    samples,
+    settling,
+    shares,
+    versions,
+)
 from service.store.fan_out import Concerned, Queued
 from service.store.pipelining import pipelined
 from service.store.samples import SampleRow
@@ -115,7 +126,7 @@ def accept(session: Session, order: Order, secrets: Secrets, known: Sequence[Fau
         _store(session, request, request_keys.row(request.id, key, secrets.wrapping, leaves), ids.found, concerned)
     queued = [] if awaits else fan_out.queue(session, request, concerned, joinable)
     if not queued:
-        requests.settle(session, request, suppression_key=secrets.suppression)
+        settling.settle(session, request, suppression_key=secrets.suppression)
     return Accepted(request=request, dataset=dataset, unresolved=ids.unresolved, queued=queued)
 
 
@@ -238,8 +249,10 @@ def _store(
     session.add(request)
     session.flush()
     session.execute(_KEYS, key_row)
-    _name_samples(session, request, [row.id for row in found if row.id in known], requests.PENDING)
-    _name_samples(session, request, [row.id for row in found if row.id not in known], requests.PENDING_NOT_TRAINED_ON)
+    _name_samples(session, request, [row.id for row in found if row.id in known], request_outcomes.PENDING)
+    _name_samples(
+        session, request, [row.id for row in found if row.id not in known], request_outcomes.PENDING_NOT_TRAINED_ON
+    )
     samples.set_state(session, [row.id for row in found if row.state == SampleState.LIVE], SampleState.PENDING)
 
 

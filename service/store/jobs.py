@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, aliased
 
 from service.errors import Conflict, NotFound
 from service.lifecycle import JOB_BUSY, JOB_STUCK, JobKind, JobStatus, check_job_move
-from service.store import audit, candidates, events, gathering, outbox, requests
+from service.store import audit, candidates, events, gathering, outbox, settling
 from service.store.session import Database
 from service.store.tables import Attempt, Dataset, DeletionRequest, Job, JobRequest, Model
 from service.store.types import new_id, now
@@ -188,7 +188,7 @@ def _claim(session: Session, *, owner: str, lease_seconds: float) -> Claim | Non
         return None
     session.add(Attempt(job_id=row.id, fence=row.fence, owner=owner, started_at=now()))
     job = session.get_one(Job, row.id)
-    requests.begin(session, job.id)
+    settling.begin(session, job.id)
     note(session, job, "job.claimed", {"attempt": job.attempts, "fence": row.fence})
     return Claim(job_id=row.id, kind=row.kind, fence=row.fence, owner=owner)
 
@@ -343,4 +343,4 @@ def approve(session: Session, job: Job, *, by: str) -> None:
 
 def _start_again(session: Session, job: Job) -> None:
     job.attempts, job.error, job.finished_at, job.rung_at = 0, None, None, now()
-    requests.resume(session, job.id)
+    settling.resume(session, job.id)

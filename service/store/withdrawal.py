@@ -7,7 +7,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service.lifecycle import JOB_BUSY, JOB_OVER, JobStatus, VersionState
-from service.store import candidates, datasets, gathering, job_phase, jobs, requests, versions
+from service.store import candidates, datasets, gathering, job_phase, jobs, requests, settling, versions
 from service.store.tables import DeletionRequest, Job, JobRequest, Model
 
 
@@ -66,7 +66,7 @@ def part(session: Session, job: Job, request: DeletionRequest, *, reason: str) -
 def let_go(session: Session, request: DeletionRequest, *, reason: str) -> None:
     """Give the samples of a request that has ended back, and lift the quarantines that only it had asked for."""
     session.flush()
-    requests.release(session, request)
+    settling.release(session, request)
     for model in session.scalars(select(Model).where(Model.dataset_id == request.dataset_id)).all():
         waiting = requests.withheld_keys(session, model)
         for version in versions.live(session, model.id):

@@ -15,7 +15,7 @@ from service import clock, deadlines, migrate
 from service.deps import Parts
 from service.lifecycle import JobStatus, RequestStatus
 from service.settings import Settings
-from service.store import attaching, audit, cancel, deadline_marks, intake, jobs, models, requests
+from service.store import attaching, audit, cancel, deadline_marks, intake, jobs, models, requests, settling
 from service.store.intake import Secrets
 from service.store.session import Database
 from service.store.tables import DeletionRequest, Job, Version, WebhookEvent
@@ -199,7 +199,7 @@ def test_a_job_held_at_its_due_date_quarantines_too(parts: Parts, name: str) -> 
         job = jobs.hold_lease(session, claim)
         jobs.move(session, job, JobStatus.HELD, "job.held")
         session.flush()
-        requests.settle(session, session.get_one(DeletionRequest, request_id), suppression_key=SECRETS.suppression)
+        settling.settle(session, session.get_one(DeletionRequest, request_id), suppression_key=SECRETS.suppression)
     _make_overdue(parts, request_id)
     clock.run(parts)
     assert _states(parts, name) == ["quarantined"]

@@ -3,7 +3,7 @@
 from sqlalchemy import select
 
 from service.lifecycle import JobStatus, RequestStatus
-from service.store import attaching, holds, intake, models, requests
+from service.store import attaching, holds, intake, models, requests, settling
 from service.store.intake import Secrets
 from service.store.tables import DeletionRequest, Job, JobRequest
 from tests import factories
@@ -89,5 +89,5 @@ def test_a_stuck_job_that_is_tried_again_does_not_end_a_hold(bench: Bench) -> No
         holds.hold(session, requests.get(session, request_id), "legal", "Wait.")
         job = session.scalars(select(Job).join(JobRequest).where(JobRequest.request_id == request_id)).one()
         job.status = JobStatus.HELD
-        requests.resume(session, job.id)
+        settling.resume(session, job.id)
     assert _get(bench, request_id).status == RequestStatus.ON_HOLD

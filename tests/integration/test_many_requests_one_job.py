@@ -11,7 +11,7 @@ from sqlalchemy import event, select
 from service import migrate
 from service.lifecycle import JobStatus, SampleState
 from service.settings import Settings
-from service.store import intake, jobs, requests, versions
+from service.store import intake, jobs, request_outcomes, requests, versions
 from service.store.intake import Secrets
 from service.store.tables import DeletionRequest, Job, Residual, Sample
 from tests import certificate_cases, factories
@@ -89,7 +89,7 @@ def _statements(bench: Bench, name: str, count: int) -> tuple[int, int]:
         for request_id in asked:
             request = session.get_one(DeletionRequest, request_id)
             assert request.status == "completed"
-            assert requests.outcomes(session, request)["erased"] == 3
+            assert request_outcomes.of_request(session, request)["erased"] == 3
             ledger = session.scalars(select(Residual.artifact).where(Residual.request_id == request_id)).all()
             assert sorted(ledger) == [f"dataset/{name}/source", f"model/{name}/version/1"]
     return claiming[0], publishing[0]
@@ -108,7 +108,9 @@ def test_requests_of_one_job_have_outcomes_of_their_own(bench: Bench) -> None:
     second = _ask(bench, "own", "train-1", "audit-0", "train-2")
     _publish(bench, _claim(bench))
     with bench.database.reading() as session:
-        found = [requests.outcomes(session, session.get_one(DeletionRequest, each)) for each in (first, second)]
+        found = [
+            request_outcomes.of_request(session, session.get_one(DeletionRequest, each)) for each in (first, second)
+        ]
     assert [(each["erased"], each["erased_not_trained_on"], each["pending"]) for each in found] == [
         (2, 0, 0),
         (2, 1, 0),

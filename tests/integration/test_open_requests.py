@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from service.errors import Conflict
 from service.lifecycle import JobKind, JobStatus, RequestStatus, VersionState
-from service.store import attaching, audit, cancel, intake, jobs, models, requests, versions
+from service.store import attaching, audit, cancel, intake, jobs, models, request_outcomes, requests, versions
 from service.store.intake import Order, Secrets
 from service.store.jobs import Claim
 from service.store.tables import DeletionRequest, Job, JobRequest, Version
@@ -110,7 +110,7 @@ def _request(bench: Bench, request_id: str) -> DeletionRequest:
 
 def _outcomes(bench: Bench, request_id: str) -> dict[str, int]:
     with bench.database.reading() as session:
-        return requests.outcomes(session, session.get_one(DeletionRequest, request_id))
+        return request_outcomes.of_request(session, session.get_one(DeletionRequest, request_id))
 
 
 def _states(bench: Bench, name: str) -> list[str]:

@@ -14,7 +14,7 @@ from service.store import (
     intake,
     jobs,
     reindexing,
-    requests,
+    request_outcomes,
     retention,
     samples,
     versions,
@@ -142,7 +142,7 @@ def test_no_version_was_trained_on_what_came_later_and_the_next_one_is(bench: Be
     request = _accept(bench, "later", "new-0").request
     assert request.status == "completed", "nothing was trained on it"
     with bench.database.reading() as session:
-        assert requests.outcomes(session, request)["erased_not_trained_on"] == 1
+        assert request_outcomes.of_request(session, request)["erased_not_trained_on"] == 1
 
 
 def row_dataset(session: Any, version: Version) -> str:

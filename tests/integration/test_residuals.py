@@ -28,6 +28,7 @@ from service.store import (
     residuals,
     retirement,
     samples,
+    settling,
     versions,
 )
 from service.store import caches as registry
@@ -74,7 +75,7 @@ def publish(bench: Bench, name: str, request_id: str, *, model: str = "") -> Ver
         retirement.retire_tainted(session, row, version, trained, job)
         job.status, job.finished_at = JobStatus.PUBLISHED, now()
         session.flush()
-        requests.settle(session, session.merge(requests.get(session, request_id)), suppression_key=b"s" * 32)
+        settling.settle(session, session.merge(requests.get(session, request_id)), suppression_key=b"s" * 32)
     return successor
 
 

@@ -15,7 +15,7 @@ from service.catalogue.methods import METHODS
 from service.errors import Conflict, InvalidRequest
 from service.lifecycle import JobStatus, RequestStatus, SampleState
 from service.settings import Settings
-from service.store import audit, datasets, intake, jobs, requests, samples, versions
+from service.store import audit, datasets, intake, jobs, request_outcomes, samples, settling, versions
 from service.store.intake import Order, Secrets
 from service.store.pipelining import pipelined
 from service.store.session import Database
@@ -188,7 +188,7 @@ def test_a_version_that_was_not_trained_on_a_sample_needs_no_work_for_it(bench: 
         versions.exclude(session, row, [found["spared-train-0"].id])
         alone = intake.accept(session, _order("spared", "train-0"), SECRETS)
         assert alone.jobs == []
-        assert requests.outcomes(session, alone.request)["erased_not_trained_on"] == 1
+        assert request_outcomes.of_request(session, alone.request)["erased_not_trained_on"] == 1
         both = intake.accept(session, _order("spared", "train-1"), SECRETS)
         assert len(both.jobs) == 1
 
@@ -235,7 +235,7 @@ def test_only_a_stuck_job_can_be_tried_again(bench: Bench, status: JobStatus) ->
     with bench.database.writing() as session:
         found = jobs.get(session, job.id)
         jobs.retry(session, found)
-        requests.begin(session, job.id)
+        settling.begin(session, job.id)
         assert (found.status, found.attempts, found.finished_at) == (JobStatus.QUEUED, 0, None)
 
 

@@ -16,7 +16,7 @@ from service.lifecycle import JOB_BUSY, JOB_STUCK, JobKind, JobStatus
 from service.routes import jobs as job_routes
 from service.routes import versions as version_routes
 from service.settings import Settings
-from service.store import approval, audit, cancel, datasets, decisions, intake, jobs, models, requests
+from service.store import approval, audit, cancel, datasets, decisions, intake, jobs, models, settling
 from service.store.intake import Secrets
 from service.store.jobs import LeaseLost
 from service.store.tables import AuditHead, Job, Sample
@@ -157,7 +157,7 @@ class World:
     def _settle(self) -> None:
         with self.bench.database.writing() as session:
             for request in list(open_requests(session)):
-                requests.settle(session, request, suppression_key=self.secrets.suppression)
+                settling.settle(session, request, suppression_key=self.secrets.suppression)
 
     def _log_size(self) -> int:
         with self.bench.database.reading() as session:
