@@ -21,6 +21,7 @@ from service.request_ids import RequestIds
 from service.restore_gate import RestoreGate, ShutUntilReplayed
 from service.routes import (
     approvals,
+    architectures,
     audit,
     audit_queries,
     catalogue,
@@ -57,7 +58,7 @@ _ROUTES = (
     health, datasets, models, versions, weights, previews, deletion_requests, approvals, events, jobs, evaluations,
     catalogue, audit, keys, request_decisions, metrics, residuals, downloads, withdrawals, receipts, suppressions,
     webhooks, webhook_deliveries, certificates,
-    audit_queries, transparency_log,
+    audit_queries, transparency_log, architectures,
 )  # fmt: skip
 _DUTIES: tuple[Duty, ...] = (
     Duty(name="request_keys", every_seconds=600, run=shredding.shred_expired),

@@ -69,7 +69,7 @@ OF: Mapping[str, Codes] = {
     "list_samples": {409: ("dataset_not_ready",)},
     "check_suppressions": _ID_CHECKS,
     "register_model": {404: ("dataset_not_found",), 409: ("already_exists", "dataset_not_ready")},
-    "prepare_audit": {409: ("model_has_no_recipe", "retain_data_gone", "dataset_not_ready")},
+    "prepare_audit": {409: ("model_has_no_recipe", "no_references_for_task", "retain_data_gone", "dataset_not_ready")},
     "create_version": {
         409: ("no_recipe", "retain_data_gone", "digest_retired", "dataset_not_ready"),
         415: ("unsupported_media_type",),

@@ -56,6 +56,9 @@ def dataset(stack: HasStore, name: str = "d", *, train: int = 40, held_out: int 
 def model(stack: HasStore, name: str = "m", *, of: str = "d", **fields: Any) -> Model:
     """Add a model with a recipe."""
     settings: dict[str, Any] = {
+        "task": "classification",
+        "architecture": "small_cnn",
+        "architecture_options": {"width": 8},
         "recipe": {"epochs": 1},
         "policy": {"max_accuracy_drop": 2.0, **fields.pop("policy", {})},
     }
@@ -64,9 +67,6 @@ def model(stack: HasStore, name: str = "m", *, of: str = "d", **fields: Any) -> 
             session,
             name=name,
             dataset=datasets.by_name(session, of),
-            task="classification",
-            architecture="small_cnn",
-            architecture_options={"width": 8},
             **{**settings, **fields},
         )
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from service.catalogue.bounds import WIDEST_BAND, band_by_size
 from service.catalogue.methods import AUTO, METHODS, Available
 from service.catalogue.policy import surest_within_seconds
+from service.catalogue.tasks import Task
 
 SmallSets = Literal["exact", "gather", "disclose"]
 
@@ -26,6 +27,7 @@ class Situation:
     requested: str
     ladder: tuple[str, ...]
     purpose: str = "privacy"
+    task: Task = Task.CLASSIFICATION
     small_sets: SmallSets | None = None
     tried: tuple[str, ...] = ()
     forget_count: int = 0
@@ -162,6 +164,7 @@ def _unfit(method: str, situation: Situation) -> str | None:
     if method in situation.skipped:
         return situation.skipped[method]
     there = Available(
+        task=situation.task,
         recipe=situation.has_recipe,
         sharded=situation.sharded,
         retain=situation.has_retain,

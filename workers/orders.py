@@ -12,6 +12,7 @@ from service.artifacts import ArtifactStore
 from service.catalogue.ladders import ladder_of, scenario_of
 from service.catalogue.methods import METHODS, Purpose
 from service.catalogue.policy import frozen, tests_membership
+from service.catalogue.tasks import Task
 from service.evidence.commitments import derive
 from service.lifecycle import JobKind, SampleState
 from service.settings import Settings
@@ -338,6 +339,7 @@ def _situation(
         ladder=ladder.methods,
         options=ladder.options,
         purpose=str(job.purpose),
+        task=Task(model.task),
         small_sets=policy["small_sets"],
         # An approval whose candidate is out of date begins anew.
         tried=() if job.approved_by else tuple(x["method"] for x in job.rungs if not x.get("before_retry")),
@@ -359,7 +361,8 @@ def held_to(session: Session, job: Job) -> dict[str, Any]:
     """Return the policy that was frozen when the job was queued."""
     if job.policy is not None:
         return job.policy
-    return frozen(session.get_one(Model, job.model_id).policy, cast("Purpose", job.purpose))
+    model = session.get_one(Model, job.model_id)
+    return frozen(model.policy, cast("Purpose", job.purpose), Task(model.task))
 
 
 def _bar(session: Session, job: Job, situation: Situation) -> dict[str, Any]:

@@ -6,7 +6,6 @@ DDIM: Song et al., ICLR 2021, arXiv:2010.02502, eta = 0; guidance: Ho & Salimans
 """
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor
 
 from workers.architectures.ddpm import Ddpm
@@ -21,7 +20,13 @@ def sample(
     """Return uint8 images (N, C, H, W) of the classes (N,), by the averaged weights.
 
     The n-th image starts from noise that the seed and n alone decide: two models are compared on equal starts.
+    Class K of K classes stands for none. Raises ValueError for a class that there is not.
     """
+    if bool(((labels < 0) | (labels > model.num_classes)).any()):
+        raise ValueError(f"classes lie in 0 to {model.num_classes - 1}, {model.num_classes} is none")
+    # importing it takes seconds, which nothing but a diffusion model should wait for
+    from diffusers import DDIMScheduler
+
     device = device_of(model)
     scheduler = DDIMScheduler(num_train_timesteps=STEPS, beta_schedule="squaredcos_cap_v2", timestep_spacing="trailing")
     scheduler.set_timesteps(steps)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from service.catalogue.methods import Purpose
 from service.catalogue.metrics import METRICS
 from service.catalogue.metrics.ranges import has_interval, range_of, splits_of
+from service.catalogue.tasks import Task
 
 PHI_AUC, RATIO, DROP = "mia_threshold.phi.auc", "relearning_ratio", "utility_drop"
 FLOOR = "mia_threshold.phi.floor"
@@ -136,7 +137,14 @@ DEFAULT_BOUNDS: dict[Purpose, tuple[Bound, ...]] = {
         Bound(metric="fgt_err", at_most=0.5, of="parent", on="value"),
     ),
 }
-"""What holds where the model's policy names no bounds for the purpose."""
+"""What holds where the policy of a classification model names no bounds for the purpose."""
+GENERATION_BOUNDS: dict[Purpose, tuple[Bound, ...]] = {"privacy": (), "bias": (), "confusion": ()}
+"""The same of a generation model."""
+
+
+def default_bounds(task: Task, purpose: Purpose) -> tuple[Bound, ...]:
+    """Return what holds where a model's policy names no bounds for the purpose."""
+    return (GENERATION_BOUNDS if task == Task.GENERATION else DEFAULT_BOUNDS)[purpose]
 
 
 def is_attack(metric: str) -> bool:

@@ -6,9 +6,10 @@ policy may name its own.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from service.catalogue.methods import Purpose
+from service.catalogue.tasks import Task
 
 Scenario = Literal["subset", "class", "retain_gone"]
 """`class`: of no forgotten label does anything stay. `retain_gone`: whatever is forgotten, nothing else may be read."""
@@ -81,16 +82,34 @@ LADDERS: Mapping[Purpose, Mapping[Scenario, Ladder]] = {
         ),
     },
 }
+_NO_MEANING = Ladder(methods=(), because="None: the purpose has no meaning for a model that draws images.")
+_AS_OF_CLASSIFIERS = "The methods of a classifier's order that work on predicted noise."
+GENERATION_LADDERS: Mapping[Purpose, Mapping[Scenario, Ladder]] = {
+    "privacy": {
+        "subset": Ladder(methods=("neggrad_plus", "ieu", SUREST), because=_AS_OF_CLASSIFIERS),
+        "class": Ladder(methods=("ieu", "neggrad_plus", SUREST), because=_AS_OF_CLASSIFIERS),
+        "retain_gone": Ladder(
+            methods=("ssd",),
+            because="Only ssd reads nothing but the forget set, where the importance of all data was prepared.",
+        ),
+    },
+    "bias": dict.fromkeys(get_args(Scenario), _NO_MEANING),
+    "confusion": dict.fromkeys(get_args(Scenario), _NO_MEANING),
+}
+LADDERS_OF: Mapping[Task, Mapping[Purpose, Mapping[Scenario, Ladder]]] = {
+    Task.CLASSIFICATION: LADDERS,
+    Task.GENERATION: GENERATION_LADDERS,
+}
 
 
-def written_out(purpose: Purpose) -> dict[str, dict[str, Any]]:
-    """Return the purpose's ladders by scenario, JSON-safe."""
+def written_out(purpose: Purpose, task: Task = Task.CLASSIFICATION) -> dict[str, dict[str, Any]]:
+    """Return the ladders of a purpose and a task by scenario, JSON-safe."""
     return {
         scenario: {
             "methods": list(ladder.methods),
             "options": {method: dict(options) for method, options in ladder.options.items()},
         }
-        for scenario, ladder in LADDERS[purpose].items()
+        for scenario, ladder in LADDERS_OF[task][purpose].items()
     }
 
 

@@ -5,10 +5,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from service.catalogue.bounds import DEFAULT_BOUNDS, Bound, is_attack
+from service.catalogue.bounds import Bound, default_bounds, is_attack
 from service.catalogue.ladders import written_out
 from service.catalogue.methods import METHODS, Purpose
 from service.catalogue.preparations import OnDemand
+from service.catalogue.tasks import Task
 
 SmallSets = Literal["exact", "gather", "disclose"]
 
@@ -131,19 +132,19 @@ class Policy(BaseModel):
         return ladder
 
 
-def bounds_of(policy: Policy, purpose: Purpose) -> tuple[Bound, ...]:
-    """Return the bounds that hold for a purpose: the policy's own, or the default ones."""
-    return policy.gate.get(purpose, DEFAULT_BOUNDS[purpose])
+def bounds_of(policy: Policy, purpose: Purpose, task: Task = Task.CLASSIFICATION) -> tuple[Bound, ...]:
+    """Return the bounds that hold for a purpose: the policy's own, or the default ones of the task."""
+    return policy.gate.get(purpose, default_bounds(task, purpose))
 
 
-def frozen(policy: Mapping[str, Any], purpose: Purpose) -> dict[str, Any]:
+def frozen(policy: Mapping[str, Any], purpose: Purpose, task: Task = Task.CLASSIFICATION) -> dict[str, Any]:
     """Return a stored policy written out in full, with the bounds that hold: what an acceptance freezes.
 
     JSON-safe. A later change of a default then changes nothing that was accepted before.
     """
     read = Policy.model_validate(policy)
-    bounds = [bound.model_dump(mode="json", exclude_none=True) for bound in bounds_of(read, purpose)]
-    ladders = written_out(purpose) if read.ladder is None else None
+    bounds = [bound.model_dump(mode="json", exclude_none=True) for bound in bounds_of(read, purpose, task)]
+    ladders = written_out(purpose, task) if read.ladder is None else None
     whole = read.model_dump(mode="json", exclude={"gate"})
     return {**whole, "ladders": ladders, "purpose": purpose, "bounds": bounds}
 

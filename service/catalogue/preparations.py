@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from service.catalogue.tasks import ANY_TASK, CLASSIFICATION_ALONE, Task
+
 PreparationName = Literal["importance_loss", "importance_output", "teacher_logits", "shard_checkpoints"]
 OnDemand = Literal["importance_loss", "importance_output", "teacher_logits"]
 """Those that can be asked for at any time; the others come with training."""
@@ -15,6 +17,7 @@ class Preparation:
     id: PreparationName
     holds: str
     on_demand: bool = True
+    tasks: frozenset[Task] = CLASSIFICATION_ALONE
 
 
 PREPARATIONS: dict[str, Preparation] = {
@@ -23,6 +26,7 @@ PREPARATIONS: dict[str, Preparation] = {
         Preparation(
             id="importance_loss",
             holds="For each weight the mean over the version's training samples of the squared gradient of the loss.",
+            tasks=ANY_TASK,
         ),
         Preparation(
             id="importance_output",

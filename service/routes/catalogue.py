@@ -5,9 +5,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from service.catalogue.ladders import LADDERS
+from service.catalogue.ladders import LADDERS_OF
 from service.catalogue.methods import METHODS
 from service.catalogue.metrics import METRICS
+from service.catalogue.purposes import NO_MEANING
 from service.deps import needs
 from service.schemas.catalogue import LadderOut, MethodOut, MethodsOut, MetricOut
 
@@ -27,13 +28,16 @@ def methods() -> MethodsOut:
     """Return every method, and the orders in which `auto` tries them where a policy names none of its own."""
     ladders = [
         LadderOut(
+            task=task,
             purpose=purpose,
             scenario=scenario,
             methods=list(ladder.methods),
             options=ladder.options,
             because=ladder.because,
         )
-        for purpose, by_scenario in LADDERS.items()
+        for task, by_purpose in LADDERS_OF.items()
+        for purpose, by_scenario in by_purpose.items()
+        if purpose not in NO_MEANING[task]
         for scenario, ladder in by_scenario.items()
     ]
     return MethodsOut(

@@ -4,17 +4,16 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Response
-from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.auth import Principal
-from service.catalogue.architectures import ARCHITECTURES, ArchitectureOptions, ArchitectureSpec
 from service.catalogue.policy import APPROVAL_BOUNDS, Policy
+from service.catalogue.tasks import Task
 from service.deps import PartsDep, needs, writing_as
-from service.errors import Conflict, Fault, Forbidden, InvalidRequest
+from service.errors import Conflict, Forbidden
 from service.lifecycle import JobKind
-from service.problems import validation_faults
+from service.routes import model_faults
 from service.schemas.common import Limit, Page, decode_cursor, encode_cursor
 from service.schemas.models import ModelIn, ModelOut, PreparedOut
 from service.store import datasets, models, references
@@ -36,47 +35,6 @@ def view(session: Session, model: Model) -> ModelOut:
     )
 
 
-def _options(body: ModelIn, dataset: Dataset | None) -> dict[str, Any]:
-    """Return the architecture's options with defaults filled in. Raises InvalidRequest with every fault."""
-    faults: list[Fault] = []
-    if dataset is None:
-        faults.append(Fault("/dataset", "dataset_not_found", body.dataset, "GET /v1/datasets lists the datasets."))
-    spec = ARCHITECTURES.get(body.architecture)
-    options: dict[str, Any] = {}
-    if spec is None:
-        known = ", ".join(sorted(ARCHITECTURES))
-        faults.append(Fault("/architecture", "unknown_architecture", body.architecture, f"Known: {known}."))
-    else:
-        try:
-            chosen = spec.options.model_validate(body.architecture_options)
-            options = chosen.model_dump(mode="json")
-            faults += _size_faults(spec, chosen, dataset)
-        except ValidationError as error:
-            faults += [
-                Fault(f"/architecture_options{f.pointer}", f.code, f.value, f.detail)
-                for f in validation_faults(error.errors())
-            ]
-    if faults:
-        raise InvalidRequest("The model cannot be registered; every fault is listed.", faults=faults)
-    return options
-
-
-def _size_faults(spec: ArchitectureSpec, chosen: ArchitectureOptions, dataset: Dataset | None) -> list[Fault]:
-    """Say whether the dataset's images, once known, are too small for the network, and what to do then."""
-    if dataset is None or not dataset.image_shape:
-        return []
-    _, height, width = dataset.image_shape
-    side, smallest, default = min(height, width), chosen.min_image_size, spec.min_image_size
-    if side >= smallest:
-        return []
-    found = f"{spec.id} with these options takes images from {smallest}x{smallest} pixels."
-    if side >= default:
-        remedy = f"{found} The default options, {spec.options().model_dump(mode='json')}, take them from {default}."
-        return [Fault("/architecture_options", "image_too_small", f"{height}x{width}", remedy)]
-    remedy = f"{found} Choose another architecture, or another dataset whose images are larger."
-    return [Fault("/architecture", "image_too_small", f"{height}x{width}", remedy)]
-
-
 def _refuse_bounds(who: Principal, asked: Policy, now: Mapping[str, Any]) -> None:
     """Raise Forbidden where a key that approves nothing would move the bound above which approval is needed."""
     moved = [bound for bound in APPROVAL_BOUNDS if getattr(asked, bound) != now.get(bound)]
@@ -92,16 +50,16 @@ def register(
     _refuse_bounds(who, body.policy, {})
     with writing_as(parts, who) as session:
         found = session.scalar(select(Dataset).where(Dataset.name == body.dataset))
-        options = _options(body, found)
+        task, options, recipe = model_faults.checked(body, found)
         dataset = datasets.ready(session, body.dataset)
         model = models.register(
             session,
             name=body.name,
             dataset=dataset,
-            task=body.task,
+            task=task,
             architecture=body.architecture,
             architecture_options=options,
-            recipe=body.recipe.model_dump(mode="json") if body.recipe else None,
+            recipe=recipe.model_dump(mode="json") if recipe else None,
             policy=body.policy.model_dump(mode="json"),
         )
         answer = view(session, model)
@@ -118,6 +76,7 @@ def replace_policy(name: str, body: Policy, parts: PartsDep, who: Annotated[Any,
     with writing_as(parts, who) as session:
         model = models.by_name(session, name)
         _refuse_bounds(who, body, model.policy)
+        model_faults.refuse_policy(body, Task(model.task))
         models.replace_policy(session, model, body.model_dump(mode="json"))
         return view(session, model)
 
@@ -130,6 +89,9 @@ def prepare_audit(name: str, parts: PartsDep, who: Annotated[Any, needs("models:
         if model.recipe is None:
             detail = "Reference models are trained by the model's recipe, and it has none; register one with a recipe."
             raise Conflict(detail, code="model_has_no_recipe")
+        if model.task != Task.CLASSIFICATION:
+            detail = f"Model {name!r} is for {model.task}: {model_faults.REFERENCES_ARE_LOGITS}."
+            raise Conflict(detail, code="no_references_for_task")
         job = references.ask_for(session, model, JobKind.PREPARE)
         answer = PreparedOut(job={"id": job.id}, models=model.policy.get("reference_models", 8))
     parts.bell.ring([answer.job["id"]])

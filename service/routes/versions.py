@@ -15,11 +15,13 @@ from starlette.exceptions import HTTPException
 from service import weights_header
 from service.artifacts import file_digest
 from service.auth import Principal
+from service.catalogue.tasks import Task
 from service.deps import Parts, PartsDep, needs, writing_as
 from service.digest_headers import stated_sha256
 from service.errors import Conflict, InvalidRequest, MalformedBody, PreconditionFailed
 from service.lifecycle import JobKind, VersionState
 from service.problems import validation_faults
+from service.routes import model_faults
 from service.schemas.common import Limit, Number, Page, decode_number, encode_cursor
 from service.schemas.models import PreparationOut, PrepareIn, PreparingOut, TrainIn, TrainingOut, VersionOut
 from service.store import attaching, datasets, digests, jobs, models, preparations, versions
@@ -35,13 +37,13 @@ def view(session: Session, model: Model, version: Version) -> VersionOut:
     columns = {
         field: getattr(version, field)
         for field in VersionOut.model_fields
-        if field not in ("model", "parent", "job", "prepared")
+        if field not in ("model", "task", "parent", "job", "prepared")
     }
     prepared = [
         PreparationOut(**{field: getattr(row, field) for field in PreparationOut.model_fields})
         for row in preparations.of_version(session, version.id)
     ]
-    return VersionOut(model=model.name, parent=parent, prepared=prepared, **columns)
+    return VersionOut(model=model.name, task=model.task, parent=parent, prepared=prepared, **columns)
 
 
 _BODY = {
@@ -181,7 +183,14 @@ def prepare(
     """
     with writing_as(parts, who) as session:
         model = models.by_name(session, name)
+        _refuse_preparations(body, Task(model.task))
         job = preparations.ask_for(session, model, versions.get(session, model, number), body.prepare)
         answer = PreparingOut(job={"id": job.id}, prepare=sorted((job.method_options or {})["prepare"]))
     parts.bell.ring([answer.job["id"]])
     return answer
+
+
+def _refuse_preparations(body: PrepareIn, task: Task) -> None:
+    faults = [model_faults.preparation_fault(f"/prepare/{i}", each, task) for i, each in enumerate(body.prepare)]
+    if found := [fault for fault in faults if fault is not None]:
+        raise InvalidRequest("Not all of this can be used once it is prepared; every fault is listed.", faults=found)

@@ -1,4 +1,4 @@
-"""Bodies of /v1/methods and /v1/metrics."""
+"""Bodies of /v1/methods, /v1/metrics and /v1/architectures."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,6 +26,7 @@ class MethodOut(BaseModel):
 
 
 class LadderOut(BaseModel):
+    task: str
     purpose: str
     scenario: str = Field(
         description="class: of no forgotten label does anything stay. retain_gone: nothing but the forget set may be "
@@ -53,3 +54,14 @@ class MetricOut(BaseModel):
     does_not_prove: str
     when: str
     tasks: list[str] = Field(description="What models must be for to be measured by it.")
+
+
+class ArchitectureOut(BaseModel):
+    id: str
+    title: str
+    task: str = Field(description="What a model with it is for.")
+    summary: str
+    min_image_size: int = Field(description="Smallest height and width in pixels that it takes by default.")
+    image_sizes: list[int] | None = Field(description="Sides of the only, square, images that it takes; null: all.")
+    options: dict[str, Any] = Field(description="JSON Schema of `architecture_options`.")
+    recipe: dict[str, Any] = Field(description="A recipe that says nothing, as it is filled in for it.")

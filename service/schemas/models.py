@@ -3,21 +3,40 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from service.catalogue.policy import Policy
 from service.catalogue.preparations import OnDemand
 from service.catalogue.recipe import Recipe
+from service.catalogue.tasks import Task
 from service.schemas.common import Body, Name
+
+_EXAMPLES: list[Any] = [
+    {
+        "name": "reader",
+        "dataset": "digits",
+        "architecture": "small_cnn",
+        "recipe": {"epochs": 15, "optimizer": "sgd", "lr": 0.1, "schedule": "one_cycle"},
+    },
+    {"name": "painter", "dataset": "digits", "architecture": "ddpm_unet_small", "task": "generation", "recipe": {}},
+]
 
 
 class ModelIn(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": _EXAMPLES})
+
     name: Name
     dataset: Name
     architecture: str = Field(max_length=64)
     architecture_options: dict[str, Any] = Field(default_factory=dict)
-    task: Literal["classification"] = "classification"
-    recipe: Recipe | None = Field(None, description="How originals are trained; without it, upload weights.")
+    task: Task | None = Field(
+        None, description="What the model is for. Null: its architecture's task, the only one it has."
+    )
+    recipe: Recipe | None = Field(
+        None,
+        description="How originals are trained; without it, upload weights. Fields that are left out are as the "
+        "architecture has them where it has defaults of its own, as those for generation do.",
+    )
     policy: Policy = Policy()
 
 
@@ -75,6 +94,7 @@ class TrainingOut(BaseModel):
 
 class VersionOut(BaseModel):
     model: str
+    task: str = Field(description="What the model is for.")
     number: int
     state: str
     role: str

@@ -16,10 +16,11 @@ from sqlalchemy.orm import Session
 from service.catalogue.ladders import ladder_of
 from service.catalogue.methods import AUTO, METHODS, Available, Purpose
 from service.catalogue.policy import frozen
+from service.catalogue.tasks import Task
 from service.errors import Fault
 from service.evidence.leaf import canonical
 from service.lifecycle import JobKind, SampleState, VersionState
-from service.store import gathering, jobs, preparations, requests, samples, versions
+from service.store import gathering, jobs, preparations, requests, samples, task_fit, versions
 from service.store.tables import DeletionRequest, Job, Model, Sample, Version, VersionExclusion, table_of
 
 _SAMPLE = table_of(Sample).c
@@ -58,12 +59,12 @@ class FrozenPolicy:
 
 def frozen_policy(model: Model, purpose: str) -> FrozenPolicy:
     """Return what an acceptance freezes: the bar cannot move after it."""
-    return _frozen(json.dumps(model.policy, sort_keys=True), purpose)
+    return _frozen(json.dumps(model.policy, sort_keys=True), purpose, model.task)
 
 
 @lru_cache(maxsize=1024)
-def _frozen(policy: str, purpose: str) -> FrozenPolicy:
-    written = frozen(json.loads(policy), cast("Purpose", purpose))
+def _frozen(policy: str, purpose: str, task: str) -> FrozenPolicy:
+    written = frozen(json.loads(policy), cast("Purpose", purpose), Task(task))
     return FrozenPolicy(policy=written, digest=hashlib.sha256(canonical(written)).hexdigest())
 
 
@@ -94,7 +95,9 @@ def unmet(session: Session, method: str, model: Concerned, keys: Sequence[int], 
     """Return why the method cannot remove the samples from the model: nothing, where it can."""
     methods = _ladder(model.model, purpose) if method == AUTO else (method,)
     version, known = model.known[-1]
-    faults = _lacks(session, method, methods, model.model, version, purpose)
+    faults = task_fit.purpose_faults(model.model, purpose)
+    if not (faults and method == AUTO):  # what `auto` comes to follows from the purpose
+        faults += _lacks(session, method, methods, model.model, version, purpose)
     asked = {"dataset": model.model.dataset_id, "version": version.id, "listed": samples.packed(session, keys)}
     dialect = samples.dialect_of(session)
     if session.scalar(_any_left(dialect), asked) is None:
@@ -104,6 +107,10 @@ def unmet(session: Session, method: str, model: Concerned, keys: Sequence[int], 
         kept = set(session.scalars(_classes_left(dialect), asked))
         emptied = sorted(samples.labels(session, sorted(known)) - kept)
         faults += [Fault("/sample_ids", "class_left_without_samples", label) for label in emptied]
+    elif not task_fit.told_the_class(model.model):
+        kept = set(session.scalars(_classes_left(dialect), asked))
+        emptied = sorted(samples.labels(session, sorted(known)) - kept)
+        faults += [task_fit.no_class_condition(model.model, len(emptied))] if emptied else []
     return faults
 
 
@@ -128,12 +135,15 @@ def _lacks(
     told = "; ".join(f"{name}: {why}" for name, why in lacks.items()) or "its ladder has no method for this purpose"
     able = sorted(n for n, spec in METHODS.items() if spec.lack(there) is None)
     reason = f"{asked!r} cannot be used on model {model.name!r} ({told}). {_instead(able)}"
+    if task_fit.is_for_others(asked, model):
+        return [Fault("/method", "method_not_for_task", asked, f"{reason} {task_fit.BY_TASK}")]
     return [Fault("/method", "method_needs_not_met", asked, reason)]
 
 
 def _available(model: Model) -> Available:
     """Return what a model brings for any of its versions."""
     return Available(
+        task=Task(model.task),
         recipe=model.recipe is not None,
         sharded=bool((model.recipe or {}).get("sisa")),
         retain=model.policy.get("retain_data") != "gone",

@@ -108,13 +108,10 @@ def accept(session: Session, order: Order, secrets: Secrets, known: Sequence[Fau
     ids = resolve(session, dataset, order, secrets)
     if not order.report_unresolved:
         faults += not_found(order, ids.unresolved)
-    if faults:
-        only_ids = all(fault.code == "not_found_in_dataset" for fault in faults)
-        kind = UnresolvedSamples if only_ids else InvalidRequest
-        raise kind("The request cannot be accepted as it is; every fault is listed.", faults=faults)
     concerned = fan_out.concerned(session, targets, [row.id for row in ids.found if row.pool == "train"])
-    if lacking := unmet(session, order, concerned, ids.found):
-        raise InvalidRequest("The request cannot be worked on every model concerned.", faults=lacking)
+    lacking = unmet(session, order, concerned, ids.found, faults)
+    if faults or lacking:
+        raise _refusal([*faults, *lacking], only_work=not faults)
     key = commitments.new_request_key()
     leaves = commitments.in_byte_order(key, (row.sample_id for row in ids.found))
     request = _request(dataset, order, secrets, ids, leaves)
@@ -178,8 +175,27 @@ def not_found(order: Order, unresolved: Sequence[str]) -> list[Fault]:
     return [Fault(f"/sample_ids/{where[sample_id]}", "not_found_in_dataset", sample_id) for sample_id in unresolved]
 
 
-def unmet(session: Session, order: Order, concerned: list[Concerned], found: list[SampleRow]) -> list[Fault]:
-    """Return why the order's method cannot be used on the models concerned: nothing, where it can."""
+def _refusal(faults: list[Fault], *, only_work: bool) -> InvalidRequest:
+    if only_work:
+        return InvalidRequest("The request cannot be worked on every model concerned.", faults=faults)
+    only_ids = all(fault.code == "not_found_in_dataset" for fault in faults)
+    kind = UnresolvedSamples if only_ids else InvalidRequest
+    return kind("The request cannot be accepted as it is; every fault is listed.", faults=faults)
+
+
+def unmet(
+    session: Session,
+    order: Order,
+    concerned: list[Concerned],
+    found: list[SampleRow],
+    known: Sequence[Fault],
+) -> list[Fault]:
+    """Return why the order's method cannot be used on the models concerned: nothing, where it can.
+
+    ``known``: what is wrong with the order already. Nothing more can be said of a method that does not exist.
+    """
+    if any(fault.pointer == "/method" for fault in known):
+        return []
     keys = [row.id for row in found]
     return [
         fault

@@ -45,7 +45,13 @@ def register(
         session,
         "model.registered",
         subject=f"model/{name}",
-        payload={"dataset": dataset.name, "architecture": architecture, "recipe": recipe, "policy": policy},
+        payload={
+            "dataset": dataset.name,
+            "task": task,
+            "architecture": architecture,
+            "recipe": recipe,
+            "policy": policy,
+        },
         links={"model": name, "dataset": dataset.name},
     )
     return model

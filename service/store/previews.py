@@ -48,9 +48,7 @@ def preview(session: Session, order: Order, secrets: Secrets, known: Sequence[Fa
     if not order.report_unresolved:
         faults += intake.not_found(order, ids.unresolved)
     found = fan_out.concerned(session, targets, [row.id for row in ids.found if row.pool == "train"])
-    # A method that does not exist is a fault by now, and nothing more can be said of it.
-    if not any(fault.pointer == "/method" for fault in faults):
-        faults += intake.unmet(session, order, found, ids.found)
+    faults += intake.unmet(session, order, found, ids.found, faults)
     received = order.received_at or now()
     return Preview(
         dataset=dataset,

@@ -54,6 +54,7 @@ NEEDED = {
     ("get", "/v1/jobs/{job_id}"): "requests:read",
     ("post", "/v1/jobs/{job_id}/retry"): "admin",
     ("post", "/v1/jobs/{job_id}/approve"): "admin",
+    ("get", "/v1/architectures"): "models:read",
     ("get", "/v1/methods"): "requests:read",
     ("get", "/v1/metrics"): "requests:read",
     ("get", "/v1/models"): "models:read",

@@ -8,15 +8,18 @@ import pytest
 
 from service.app import create_app
 from service.catalogue.architectures import ARCHITECTURES
-from service.catalogue.ladders import LADDERS
+from service.catalogue.ladders import GENERATION_LADDERS, LADDERS
 from service.catalogue.methods import METHODS, Purpose
 from service.catalogue.metrics import METRICS
 from service.catalogue.policy import Policy
 from service.catalogue.preparations import PREPARATIONS
 from service.catalogue.sources import SOURCES
+from service.catalogue.tasks import Task
 from service.settings import Settings
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+GENERATION = (ROOT / "docs" / "generation.md").read_text()
 # What stands in backticks at the start of a table's row.
 LISTED = set(re.findall(r"^\| `([^`]+)`", README, re.MULTILINE))
 
@@ -30,8 +33,8 @@ def _routes(data_dir: Path) -> set[str]:
 def test_the_readme_lists_the_architecture_with_its_smallest_image_and_options(architecture: str) -> None:
     spec = ARCHITECTURES[architecture]
     options = ", ".join(f"`{name}`" for name in spec.options.model_fields)
-    size = spec.min_image_size
-    assert f"| `{architecture}` | {size}×{size} | {options} | {spec.summary} |" in README
+    sizes = " and ".join(f"{size}×{size}" for size in spec.sizes or (spec.min_image_size,))
+    assert f"| `{architecture}` | {sizes} | {options} | {spec.summary} |" in README
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -94,3 +97,13 @@ def test_the_readme_lists_the_ladders_with_their_reasons(purpose: Purpose) -> No
     for scenario, ladder in LADDERS[purpose].items():
         order = " → ".join(f"`{method}`" for method in ladder.methods) or "none"
         assert f"| {purpose} | {scenario} | {order} | {ladder.because} |" in README
+
+
+def test_the_page_on_generation_lists_its_ladders_its_methods_and_why_the_others_are_refused() -> None:
+    for scenario, ladder in GENERATION_LADDERS["privacy"].items():
+        order = " → ".join(f"`{method}`" for method in ladder.methods)
+        assert f"| privacy | {scenario} | {order} | {ladder.because} |" in GENERATION
+    rows = [line for line in GENERATION.splitlines() if line.startswith("| `")]
+    for name, spec in METHODS.items():
+        (row,) = [line for line in rows if f"`{name}`" in line.split("|")[1]]
+        assert Task.GENERATION in spec.tasks or row.endswith(f"| {spec.not_for[Task.GENERATION]} |")

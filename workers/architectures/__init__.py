@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from service.catalogue import architectures as catalogue
+from workers.architectures.ddpm import ddpm_unet
 from workers.architectures.resnet import resnet_18, resnet_50
 from workers.architectures.shapes import Constructor, ImageShape
 from workers.architectures.small_cnn import small_cnn
@@ -28,6 +29,8 @@ ARCHITECTURES: dict[str, Constructor] = {
     "resnet50": resnet_50,
     "vgg16_bn": vgg_16_bn,
     "vit_b_16": vit_base_16,
+    "ddpm_unet_small": ddpm_unet,
+    "ddpm_unet": ddpm_unet,
 }
 
 

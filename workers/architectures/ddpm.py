@@ -11,9 +11,9 @@ what the average held before `restart_average` is gone after a few dozen updates
 """
 
 import copy
+from typing import Any
 
 import torch
-from diffusers import UNet2DModel
 from pydantic import BaseModel
 from torch import Tensor, nn
 
@@ -97,6 +97,18 @@ def _frozen(net: nn.Module) -> nn.Module:
     return twin
 
 
+class Unconditional(nn.Module):
+    """A noise predictor that is never told the class."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, class_labels: Tensor) -> Any:  # noqa: ARG002 - on purpose
+        """Return what the network predicts without the class."""
+        return self.net(noisy, timesteps)
+
+
 def ddpm_unet(options: BaseModel, image_shape: ImageShape, num_classes: int) -> nn.Module:
     """Build a Ddpm whose widths double per level as the options say; the image must halve evenly between levels."""
     chosen = DdpmOptions.model_validate(options)
@@ -105,6 +117,9 @@ def ddpm_unet(options: BaseModel, image_shape: ImageShape, num_classes: int) -> 
     if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
         raise ValueError(f"{levels} levels need sides that are multiples of {2 ** (levels - 1)}, not {height}x{width}")
     attention = [level in chosen.attention_levels for level in range(levels)]
+    # importing it takes seconds, which nothing but a diffusion model should wait for
+    from diffusers import UNet2DModel
+
     net = UNet2DModel(
         sample_size=(height, width),
         in_channels=channels,
@@ -116,6 +131,8 @@ def ddpm_unet(options: BaseModel, image_shape: ImageShape, num_classes: int) -> 
         norm_num_groups=NORM_GROUPS,
         attention_head_dim=NORM_GROUPS,
         dropout=chosen.dropout,
-        num_class_embeds=num_classes + 1,
+        num_class_embeds=num_classes + 1 if chosen.class_condition else None,
     )
+    if not chosen.class_condition:
+        net = Unconditional(net)
     return Ddpm(net, num_classes=num_classes, decay=chosen.ema_decay)

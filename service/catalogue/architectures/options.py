@@ -1,9 +1,12 @@
 """What can be chosen about each network, and how small an image it then takes."""
 
 from abc import ABC, abstractmethod
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+WidthFactor = Annotated[int, Field(ge=1, le=8)]
+Level = Annotated[int, Field(ge=0, le=4)]
 
 
 class ArchitectureOptions(BaseModel, ABC):
@@ -95,20 +98,45 @@ class VitOptions(ArchitectureOptions):
 
 
 class DdpmOptions(ArchitectureOptions):
-    """Options of the class-conditional diffusion networks."""
+    """Options of the larger noise predictor, and what both have in common."""
 
-    width: int = Field(32, ge=8, le=256, multiple_of=8, description="Channels of the first level.")
-    width_factors: tuple[int, ...] = Field(
-        (1, 2),
+    width: int = Field(64, ge=8, le=256, multiple_of=8, description="Channels of the first level.")
+    width_factors: tuple[WidthFactor, ...] = Field(
+        (1, 2, 2),
         min_length=1,
         max_length=5,
-        description="Channels of each level in units of width; each halves the image.",
+        description="Channels of each level in units of width; each level but the first works on half the image's "
+        "sides, which must divide evenly.",
     )
-    blocks: int = Field(1, ge=1, le=4, description="Residual blocks of a level.")
-    attention_levels: tuple[int, ...] = Field((1,), description="Levels, from 0, with self-attention.")
+    blocks: int = Field(2, ge=1, le=4, description="Residual blocks of a level.")
+    attention_levels: tuple[Level, ...] = Field((1,), max_length=5, description="Levels, from 0, with self-attention.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of values dropped in each residual block.")
-    ema_decay: float = Field(0.999, ge=0, lt=1, description="Decay of the moving average of the weights, per step.")
+    ema_decay: float = Field(
+        0.999, ge=0, lt=1, description="Decay of the moving average of the weights, per step; images are drawn by it."
+    )
+    class_condition: bool = Field(
+        default=True,
+        description="Whether the network is told the class to draw. False: it draws any, and cannot be asked to "
+        "forget one as a whole.",
+    )
+
+    @model_validator(mode="after")
+    def _attention_is_on_levels_there_are(self) -> Self:
+        levels = len(self.width_factors)
+        if any(level >= levels for level in self.attention_levels):
+            raise ValueError(f"attention_levels must lie below {levels}, the number of width_factors")
+        return self
 
     @property
     def min_image_size(self) -> int:
         return int(2 ** (len(self.width_factors) + 1))
+
+
+class SmallDdpmOptions(DdpmOptions):
+    """Options of the small noise predictor."""
+
+    width: int = Field(16, ge=8, le=256, multiple_of=8, description="Channels of the first level.")
+    width_factors: tuple[WidthFactor, ...] = Field(
+        (1, 2), min_length=1, max_length=3, description=DdpmOptions.model_fields["width_factors"].description
+    )
+    blocks: int = Field(1, ge=1, le=4, description="Residual blocks of a level.")

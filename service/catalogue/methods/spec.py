@@ -40,9 +40,10 @@ class MethodConfig(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Available:
-    """What there is of a model: a recipe, one that trains it in shards, its retain set, a selection pool, and what
-    was prepared."""
+    """What there is of a model: its task, a recipe, one that trains it in shards, its retain set, a selection pool,
+    and what was prepared."""
 
+    task: Task = Task.CLASSIFICATION
     recipe: bool = True
     sharded: bool = False
     retain: bool = True
@@ -90,6 +91,8 @@ class MethodSpec:
 
     def lack(self, there: Available) -> str | None:
         """Say what the method needs and a model has not, as a sentence's end; None where it has all."""
+        if there.task in self.not_for:
+            return f"no method for {there.task}: {self.not_for[there.task]}"
         if "recipe" in self.needs and not there.recipe:
             return "the model has no training recipe"
         if self.needs_sharded_recipe and not there.sharded:

@@ -11,6 +11,7 @@ from torch import nn
 
 from service.catalogue.architectures import ARCHITECTURES as CATALOGUE
 from service.catalogue.recipe import Recipe
+from service.catalogue.tasks import Task
 from workers import checkpoints
 from workers.architectures import ARCHITECTURES, UnknownArchitectureError, build
 from workers.pipeline import ModelSpec, validate_parameters
@@ -27,7 +28,11 @@ EVERY: list[tuple[str, dict[str, Any]]] = [
     ("resnet50", {"stem": "imagenet"}),
     ("vgg16_bn", {}),
     ("vit_b_16", {"image_size": 32}),
+    ("ddpm_unet_small", {"width": 8}),
+    ("ddpm_unet_small", {"width": 8, "class_condition": False}),
+    ("ddpm_unet", {"width": 8, "blocks": 1}),
 ]
+CLASSIFIERS = sorted(name for name, spec in CATALOGUE.items() if spec.task == Task.CLASSIFICATION)
 LARGE = [("vgg16_bn", {"head": "imagenet"}), ("vit_b_16", {})]
 SMALL: dict[str, Any] = {"small_cnn": {"width": 4}, "vit_b_16": {"image_size": 32}}
 
@@ -42,7 +47,7 @@ def test_the_networks_are_those_of_the_catalogue() -> None:
     assert {name for name, _ in EVERY} == CATALOGUE.keys()
 
 
-@pytest.mark.parametrize("name", sorted(CATALOGUE))
+@pytest.mark.parametrize("name", CLASSIFIERS)
 @pytest.mark.parametrize("channels", [1, 4])
 def test_the_least_width_gives_one_logit_per_class(name: str, channels: int) -> None:
     size = CATALOGUE[name].min_image_size
@@ -57,7 +62,8 @@ def test_the_smallest_image_can_be_trained_on_in_pairs(name: str, options: dict[
     size = _smallest(name, options)
     smallest_batch = Recipe.model_fields["batch_size"].metadata[0].ge
     net = build(name, options, image_shape=(1, size, size), num_classes=2, seed=0).train()
-    net(torch.zeros(smallest_batch, 1, size, size)).sum().backward()
+    images, any_label = torch.zeros(smallest_batch, 1, size, size), torch.zeros(smallest_batch, dtype=torch.int64)
+    net(images, *([] if name in CLASSIFIERS else [any_label, any_label])).sum().backward()
     assert all(w.grad is not None and bool(torch.isfinite(w.grad).all()) for w in net.parameters())
 
 

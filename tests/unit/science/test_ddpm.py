@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from service.catalogue.architectures.options import DdpmOptions
+from service.catalogue.architectures.options import SmallDdpmOptions
 from service.catalogue.recipe import Recipe
 from workers.architectures.ddpm import Ddpm, ddpm_unet
 from workers.common_draws import normal
@@ -22,7 +22,7 @@ SHAPE = (1, 8, 8)
 
 def _net(seed: int = 0, **options: Any) -> Ddpm:
     torch.manual_seed(seed)
-    found = ddpm_unet(DdpmOptions.model_validate({"width": 8, **options}), SHAPE, 3)
+    found = ddpm_unet(SmallDdpmOptions.model_validate({"width": 8, **options}), SHAPE, 3)
     assert isinstance(found, Ddpm)
     return found.eval()
 
@@ -215,4 +215,20 @@ def test_other_shapes_build_and_predict(options: dict[str, Any]) -> None:
 
 def test_an_image_that_does_not_halve_is_refused() -> None:
     with pytest.raises(ValueError, match="multiples of 4"):
-        ddpm_unet(DdpmOptions(width_factors=(1, 2, 2), width=8), (1, 10, 8), 3)
+        ddpm_unet(SmallDdpmOptions(width_factors=(1, 2, 2), width=8), (1, 10, 8), 3)
+
+
+@pytest.mark.parametrize("label", [-1, 4])
+def test_a_class_that_there_is_not_is_refused(label: int) -> None:
+    with pytest.raises(ValueError, match="0 to 2, 3 is none"):
+        sample(_net(), torch.tensor([0, label]), shape=SHAPE, seed=0, steps=2)
+
+
+def test_without_class_condition_every_class_is_drawn_alike_and_no_weight_is_of_a_class() -> None:
+    net = _net(class_condition=False)
+    drawn = [sample(net, torch.full((2,), label), shape=SHAPE, seed=0, steps=3) for label in (0, 2)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not [name for name in net.state_dict() if "class_embedding" in name]
+    told = _net()
+    given = [sample(told, torch.full((2,), label), shape=SHAPE, seed=0, steps=3) for label in (0, 2)]
+    assert not torch.equal(given[0], given[1])

@@ -1,0 +1,40 @@
+"""What a model's task rules out of a request: purposes without meaning for it, and classes it was never told."""
+
+from typing import cast
+
+from service.catalogue.methods import AUTO, METHODS, Purpose
+from service.catalogue.purposes import NO_MEANING
+from service.catalogue.tasks import Task
+from service.errors import Fault
+from service.store.tables import Model
+
+BY_TASK = "Or ask for `auto`, which chooses for each model one that fits, or name in `models` only others."
+
+
+def purpose_faults(model: Model, purpose: str) -> list[Fault]:
+    """Return a fault, with what to do, where the purpose has no meaning for the model's task."""
+    why = NO_MEANING[Task(model.task)].get(cast("Purpose", purpose))
+    if why is None:
+        return []
+    reason = f"Model {model.name!r} is for {model.task}: {why}. Ask for `privacy`, or name in `models` only others."
+    return [Fault("/purpose", "purpose_not_for_task", purpose, reason)]
+
+
+def is_for_others(method: str, model: Model) -> bool:
+    """Say whether the method asked for has no meaning for the model's task, whatever else the model has."""
+    return method != AUTO and Task(model.task) not in METHODS[method].tasks
+
+
+def told_the_class(model: Model) -> bool:
+    """Say whether the network works class by class, as all do but those registered without class condition."""
+    return bool(model.architecture_options.get("class_condition", True))
+
+
+def no_class_condition(model: Model, classes: int) -> Fault:
+    """Return the fault of a request that empties classes of a model that is never told one."""
+    reason = (
+        f"Nothing would be left of {classes} of the classes that model {model.name!r} was trained on. It draws images "
+        "without being told a class, so nothing could show that it draws these no more. Name fewer of the samples, "
+        "have a new model trained without them, or name in `models` only others."
+    )
+    return Fault("/sample_ids", "model_without_class_condition", classes, reason)

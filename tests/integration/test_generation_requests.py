@@ -1,0 +1,260 @@
+"""Models that draw images, as a client meets them: registered, asked for, and refused before any work, with reasons."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import func, select
+
+from service.catalogue.architectures import ARCHITECTURES
+from service.catalogue.methods import METHODS
+from service.catalogue.recipe import Recipe
+from service.catalogue.tasks import Task
+from service.store import datasets, models
+from service.store.tables import AuditEntry, DeletionRequest, Job, Model
+from tests import factories
+from tests.stack import Stack, running
+
+SMALL: dict[str, Any] = {"architecture": "ddpm_unet_small", "architecture_options": {"width": 8}}
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Serve a dataset of 4 classes with a classifier `c`, a generation model `g` and `u`, which is told no class."""
+    url = request.getfixturevalue("postgres_database_url") if request.param == "postgresql" else ""
+    with running(tmp_path_factory.mktemp("generation"), worker=False, database_url=url) as found:
+        factories.dataset(found)
+        factories.model(found, "c")
+        factories.model(found, "g", task="generation", **SMALL)
+        factories.dataset(found, "plain")
+        unconditional = {"width": 8, "class_condition": False}
+        factories.model(found, "u", of="plain", task="generation", **{**SMALL, "architecture_options": unconditional})
+        for name in ("c", "g", "u"):
+            factories.version(found, name)
+        yield found
+
+
+def _stored(stack: Stack) -> list[int | None]:
+    with stack.database.reading() as session:
+        tables = (DeletionRequest, Job, Model, AuditEntry)
+        return [session.scalar(select(func.count()).select_from(table)) for table in tables]
+
+
+def _faults(answer: httpx.Response) -> dict[str, dict[str, Any]]:
+    assert answer.status_code == 422, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    return {fault["pointer"]: fault for fault in answer.json()["errors"]}
+
+
+def _ask(stack: Stack, *named: str, of: str = "d", preview: bool = False, **body: Any) -> httpx.Response:
+    url = "/v1/deletion-requests" + ("/preview" if preview else "")
+    return stack.client.post(url, json={"dataset": of, "sample_ids": [f"{of}-{each}" for each in named], **body})
+
+
+def _register(stack: Stack, name: str, **body: Any) -> httpx.Response:
+    return stack.client.post("/v1/models", json={"name": name, "dataset": "d", **SMALL, **body})
+
+
+@pytest.mark.parametrize("said", [{"task": "generation"}, {}])
+def test_a_model_has_its_architectures_task_and_what_a_recipe_leaves_out_fits_it(
+    stack: Stack, said: dict[str, str]
+) -> None:
+    name = f"fits-{len(said)}"
+    answer = _register(stack, name, recipe={"epochs": 3}, **said)
+    assert answer.status_code == 201, answer.text
+    found = stack.client.get(f"/v1/models/{name}").json()
+    assert found == answer.json()
+    assert found["task"] == "generation"
+    asked = {**Recipe().model_dump(mode="json"), **ARCHITECTURES["ddpm_unet_small"].recipe, "epochs": 3}
+    assert found["recipe"] == asked
+    assert (asked["optimizer"], asked["weight_decay"]) == ("adam", 0.0)
+
+
+def test_what_a_recipe_says_stands_and_a_classifiers_defaults_are_what_they_were(stack: Stack) -> None:
+    told = {"optimizer": "sgd", "lr": 0.1}
+    assert _register(stack, "told", recipe=told).json()["recipe"].items() >= told.items()
+    plain = _register(stack, "plain-c", architecture="small_cnn", recipe={}).json()
+    assert (plain["task"], plain["recipe"]) == ("classification", Recipe().model_dump(mode="json"))
+
+
+def test_a_version_says_what_its_model_is_for(stack: Stack) -> None:
+    for name, task in (("c", "classification"), ("g", "generation")):
+        assert stack.client.get(f"/v1/models/{name}/versions/1").json()["task"] == task
+
+
+def test_every_fault_of_a_registration_is_listed_with_what_to_do(stack: Stack) -> None:
+    before = _stored(stack)
+    policy = {
+        "ladder": ["ieu", "mu_mis", "retrain"],
+        "gate": {
+            "privacy": [{"metric": "mia_threshold.phi.auc", "within": "by_size"}],
+            "confusion": [{"metric": "ic_err", "at_most": 0.5, "of": "parent", "on": "value"}],
+        },
+        "prepare": ["importance_loss", "teacher_logits"],
+        "prepare_audit": True,
+    }
+    recipe = {"sisa": {"shards": 2, "slices": 2}}
+    answer = _register(
+        stack, "all", task="classification", architecture_options={"attention_levels": [2]}, recipe=recipe
+    )
+    assert set(_faults(answer)) == {"/architecture_options", "/task"}
+    found = _faults(_register(stack, "all", task="generation", recipe=recipe, policy=policy))
+    assert set(found) == {
+        "/recipe/sisa",
+        "/policy/ladder/1",
+        "/policy/gate/privacy/0/metric",
+        "/policy/gate/confusion",
+        "/policy/prepare/1",
+        "/policy/prepare_audit",
+    }
+    assert METHODS["mu_mis"].not_for[Task.GENERATION] in found["/policy/ladder/1"]["detail"]
+    assert "neggrad_plus" in found["/policy/ladder/1"]["detail"]
+    assert "mia_threshold.loss.auc" in found["/policy/gate/privacy/0/metric"]["detail"]
+    assert _stored(stack) == before
+
+
+@pytest.mark.parametrize(
+    ("architecture", "side", "code"),
+    [
+        ("ddpm_unet_small", (32, 32), "image_size_not_taken"),
+        ("ddpm_unet_small", (28, 27), "image_size_not_taken"),
+        ("ddpm_unet_small", (7, 7), "image_size_not_taken"),
+        ("ddpm_unet", (28, 28), "image_size_not_taken"),
+        ("ddpm_unet_small", (28, 28), None),
+        ("ddpm_unet", (32, 32), None),
+    ],
+)
+def test_a_dataset_of_another_image_size_is_refused(
+    stack: Stack, architecture: str, side: tuple[int, int], code: str | None
+) -> None:
+    name = f"img{side[0]}x{side[1]}"
+    if stack.client.get(f"/v1/datasets/{name}").status_code == 404:
+        factories.dataset(stack, name)
+        with stack.database.writing() as session:
+            datasets.by_name(session, name).image_shape = [3, *side]
+    answer = _register(stack, f"{name}-{architecture}", dataset=name, architecture=architecture)
+    if code is None:
+        assert answer.status_code == 201, answer.text
+        return
+    fault = _faults(answer)["/architecture"]
+    assert (fault["code"], fault["value"]) == (code, f"{side[0]}x{side[1]}")
+    assert "8x8 and 28x28" in fault["detail"]
+    assert "32x32" in fault["detail"]
+
+
+def test_more_levels_than_the_image_has_room_for_are_refused(stack: Stack) -> None:
+    found = _faults(_register(stack, "deep", architecture_options={"width_factors": [1, 2, 2]}))
+    assert found["/architecture_options"]["code"] == "image_too_small"
+
+
+def test_a_policy_is_held_to_the_models_task_when_it_is_replaced(stack: Stack) -> None:
+    found = _faults(stack.client.put("/v1/models/g/policy", json={"ladder": ["delete"], "prepare_audit": True}))
+    assert set(found) == {"/ladder/0", "/prepare_audit"}
+    loss = {"metric": "mia_threshold.loss.auc", "within": 0.1}
+    assert stack.client.put("/v1/models/g/policy", json={"gate": {"privacy": [loss]}}).status_code == 200
+    assert stack.client.put("/v1/models/g/policy", json={"gate": {"bias": []}}).status_code == 200
+    assert stack.client.put("/v1/models/g/policy", json={}).status_code == 200
+
+
+def test_what_nobody_could_use_is_not_prepared(stack: Stack) -> None:
+    before = _stored(stack)
+    refused = stack.client.post("/v1/models/g/prepare-audit")
+    assert (refused.status_code, refused.json()["code"]) == (409, "no_references_for_task")
+    body = {"prepare": ["importance_output", "importance_loss", "teacher_logits"]}
+    found = _faults(stack.client.post("/v1/models/g/versions/1/prepare", json=body))
+    assert set(found) == {"/prepare/0", "/prepare/2"}
+    assert _stored(stack) == before
+
+
+@pytest.mark.parametrize("preview", [False, True])
+@pytest.mark.parametrize("method", sorted(name for name, spec in METHODS.items() if Task.GENERATION not in spec.tasks))
+def test_a_method_that_one_of_the_models_refuses_is_refused_naming_the_model_the_reason_and_what_to_do(
+    stack: Stack, method: str, *, preview: bool
+) -> None:
+    before = _stored(stack)[:3]
+    answer = _ask(stack, "train-0", method=method, preview=preview)
+    faults = answer.json()["faults"] if preview else list(_faults(answer).values())
+    (fault,) = [each for each in faults if each["code"] == "method_not_for_task"]
+    assert (fault["pointer"], fault["value"]) == ("/method", method)
+    for told in ("'g'", METHODS[method].not_for[Task.GENERATION], "`auto`", "`models`", "neggrad_plus, noise_finetune"):
+        assert told in fault["detail"]
+    assert "'c'" not in fault["detail"]
+    assert _stored(stack)[:3] == before
+
+
+@pytest.mark.parametrize("purpose", ["bias", "confusion"])
+@pytest.mark.parametrize("method", ["auto", "finetune"])
+def test_a_purpose_without_meaning_is_refused_once_and_told_by_the_preview_too(
+    stack: Stack, purpose: str, method: str
+) -> None:
+    before = _stored(stack)[:3]
+    body: dict[str, Any] = {"purpose": purpose, "method": method}
+    found = _faults(_ask(stack, "train-0", **body))
+    assert set(found) == {"/purpose"}
+    assert found["/purpose"]["code"] == "purpose_not_for_task"
+    assert "'g'" in found["/purpose"]["detail"]
+    previewed = _ask(stack, "train-0", **body, preview=True).json()
+    assert (previewed["acceptable"], previewed["faults"]) == (False, list(found.values()))
+    assert _stored(stack)[:3] == before
+
+
+def test_faults_of_ids_purpose_and_method_come_together(stack: Stack) -> None:
+    before = _stored(stack)
+    answer = _ask(stack, "train-0", "nobody", purpose="bias", method="mu_mis", models=["g", "nothing"])
+    assert set(_faults(answer)) == {"/sample_ids/1", "/purpose", "/method", "/models/1"}
+    assert _stored(stack) == before
+
+
+def test_models_that_are_told_no_class_can_forget_samples_but_no_class(stack: Stack) -> None:
+    whole = [f"train-{i}" for i in range(0, 40, 4)]
+    before = _stored(stack)
+    for method in ("auto", "finetune"):
+        found = _faults(_ask(stack, *whole, "train-1", of="plain", method=method))
+        fault = found["/sample_ids"]
+        assert (fault["code"], fault["value"]) == ("model_without_class_condition", 1)
+        assert "'u'" in fault["detail"]
+    assert _stored(stack) == before
+    assert _ask(stack, *whole[1:], of="plain", preview=True).json()["acceptable"] is True
+    assert _ask(stack, *whole, preview=True).json()["acceptable"] is True
+
+
+def test_one_request_gives_each_model_a_ladder_and_a_bar_of_its_task(stack: Stack) -> None:
+    previewed = {each["model"]: each for each in _ask(stack, "train-2", preview=True).json()["models"]}
+    tried = {name: [each["method"] for each in model["methods"]] for name, model in previewed.items()}
+    assert tried["g"] == ["neggrad_plus", "ieu", "retrain"]
+    assert tried["c"][0] == "sisa"
+    accepted = _ask(stack, "train-2")
+    assert accepted.status_code == 202, accepted.text
+    with stack.database.reading() as session:
+        for each in accepted.json()["jobs"]:
+            policy = session.get_one(Job, each["id"]).policy or {}
+            assert set(policy["ladders"]["subset"]["methods"]) == set(tried[each["model"]])
+            task = models.by_name(session, each["model"]).task
+            named = {name for ladder in policy["ladders"].values() for name in ladder["methods"]}
+            assert all(task in METHODS[name].tasks for name in named)
+    # one that has a meaning for all is taken for all, and a class may be named where models are told it
+    whole = [f"train-{i}" for i in range(1, 40, 4)]
+    assert _ask(stack, *whole, method="ieu").status_code == 202
+    only = _ask(stack, "train-3", method="mu_mis", models=["c"])
+    assert (only.status_code, only.json()["scope"]) == (202, "partial")
+
+
+def test_the_networks_are_listed_with_their_task_sizes_options_and_recipe(stack: Stack) -> None:
+    found = {each["id"]: each for each in stack.client.get("/v1/architectures").raise_for_status().json()["items"]}
+    assert found.keys() == ARCHITECTURES.keys()
+    small, plain = found["ddpm_unet_small"], found["small_cnn"]
+    assert (small["task"], small["image_sizes"], small["recipe"]["optimizer"]) == ("generation", [8, 28], "adam")
+    assert "class_condition" in small["options"]["properties"]
+    assert (plain["task"], plain["image_sizes"], plain["min_image_size"]) == ("classification", None, 8)
+    assert plain["recipe"] == Recipe().model_dump(mode="json")
+
+
+def test_the_catalogue_says_what_each_method_and_metric_is_for_and_why_not(stack: Stack) -> None:
+    listed = stack.client.get("/v1/methods").json()
+    for each in listed["items"]:
+        assert each["tasks"] == sorted(METHODS[each["id"]].tasks)
+        assert set(each["not_for"]) == set(Task) - set(each["tasks"])
+    orders = {(each["task"], each["purpose"], each["scenario"]): each["methods"] for each in listed["ladders"]}
+    assert orders["generation", "privacy", "subset"] == ["neggrad_plus", "ieu", "retrain"]
+    assert all(each["tasks"] for each in stack.client.get("/v1/metrics").json()["items"])
