@@ -7,7 +7,6 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from service import certifying, checkpointing, clock, faults, journaling, key_use, openapi, problems, shredding
-from service.artifacts import ArtifactStore
 from service.body_limit import BodyLimit, NoNulInUrl, Pace
 from service.deps import Parts
 from service.dispatch import Bell
@@ -16,6 +15,7 @@ from service.duties import Duties, Duty
 from service.evidence.commitments import suppression_key
 from service.evidence.key_wrapping import wrapping_key
 from service.next_link import NextLink
+from service.own_artifacts import OwnArtifacts
 from service.rate_limits import Meter, RateLimits, limits_of
 from service.request_ids import RequestIds
 from service.restore_gate import RestoreGate, ShutUntilReplayed
@@ -74,10 +74,11 @@ _DUTIES: tuple[Duty, ...] = (
 def create_app(settings: Settings) -> FastAPI:
     """Return the application; what it holds open is closed when its lifespan ends."""
     faults.arm(settings.fault_points)
+    database = Database.open(settings)
     parts = Parts(
         settings=settings,
-        database=Database.open(settings),
-        artifacts=ArtifactStore(settings.resolved_artifacts_url),
+        database=database,
+        artifacts=OwnArtifacts(settings.resolved_artifacts_url, database),
         bell=Bell(settings),
         secrets=Secrets(
             suppression=suppression_key(settings.master_key_bytes),
@@ -94,6 +95,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         shredding.wrap_keys(parts)
+        parts.artifacts.why_wrong()  # before the first bytes come; `/readyz` tells what it finds
         duties.start()
         yield
         duties.stop()

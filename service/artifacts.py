@@ -5,6 +5,7 @@ before all of its bytes are stored. What a store refuses is an OSError, whatever
 """
 
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -18,12 +19,14 @@ from typing import IO, Any
 import fsspec
 
 from service import bucket, faults
-from service.errors import NotFound, PreconditionFailed
+from service.errors import NotFound, PreconditionFailed, WrongStore
 from service.faults import Step
 
 CHUNK = 1 << 20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PART, _PROBE = "part-", "probe-"
+IDENTITY = "store.json"
+_FORMAT = "unlearning-artifacts/1"
 _PROBE_SECONDS = 5.0
 
 
@@ -201,6 +204,39 @@ class ArtifactStore:
         if found != b"ok" or not gone:
             raise OSError("the artifact store does not give back what was written, or does not delete it")
 
+    def identity(self) -> str | None:
+        """Return the name that the store was given once, None where it has none. Raises OSError."""
+        try:
+            with self._refusals():
+                content: bytes = self._fs.cat_file(f"{self._root}/{IDENTITY}")
+        except FileNotFoundError:
+            return None
+        try:
+            return str(json.loads(content)["id"])
+        except (ValueError, KeyError, TypeError):
+            raise WrongStore(f"The artifact store's {IDENTITY} cannot be read.") from None
+
+    def identify(self, store_id: str) -> None:
+        """Give the store its name; one that it has stays. Raises OSError."""
+        content = json.dumps({"format": _FORMAT, "id": store_id}).encode() + b"\n"
+        target = f"{self._root}/{IDENTITY}"
+        with suppress(FileExistsError), self._refusals():
+            if self._local:
+                _write_once(Path(target), content)
+            else:
+                self._fs.pipe_file(target, content, mode="create")
+
+    def holds_bytes(self) -> bool:
+        """Say whether any digest is there. Raises OSError."""
+        try:
+            with self._refusals():
+                folders: list[str] = self._fs.ls(f"{self._root}/sha256", detail=False)
+                return any(self._fs.ls(folder, detail=False) for folder in folders)
+        except FileNotFoundError:
+            return False
+        finally:
+            self._fs.invalidate_cache()
+
     def _refusals(self) -> AbstractContextManager[None]:
         return bucket.refusals() if self._bucket is not None else nullcontext()
 
@@ -235,6 +271,21 @@ def _copy_to_disk(source: Path, target: Path) -> None:
         faults.reach(Step.ARTIFACT_WRITING)
         writer.flush()
         os.fsync(writer.fileno())
+
+
+def _write_once(target: Path, content: bytes) -> None:
+    """Make a file, whole or not at all. Raises FileExistsError."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_name(f"{_PART}{secrets.token_hex(12)}")
+    try:
+        with scratch.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(scratch, target)
+    finally:
+        scratch.unlink(missing_ok=True)
+    _sync_folder(target.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -22,10 +22,11 @@ from sqlalchemy import Connection, func, inspect, make_url, select, text
 from sqlalchemy.orm import Session
 
 from service import migrate
-from service.artifacts import ArtifactStore, file_digest
+from service.artifacts import IDENTITY, ArtifactStore, file_digest
 from service.errors import Conflict, NotFound, PreconditionFailed
+from service.own_artifacts import OwnArtifacts
 from service.settings import Settings
-from service.store import checkpoints
+from service.store import artifact_stores, checkpoints
 from service.store.session import Database, make_engine
 from service.store.tables import AuditHead, Base, Job, PreparedFile, ReferenceFile, Restore, Version, table_of
 from service.store.types import new_id
@@ -37,7 +38,10 @@ CHUNK = 1 << 20
 
 
 class Manifest(BaseModel):
-    """What a backup says of itself. ``checkpoint``: the newest signed one in it; ``absent``: bytes that were gone."""
+    """What a backup says of itself. ``checkpoint``: the newest signed one in it; ``absent``: bytes that were gone.
+
+    ``artifact_store``: the name of the store that the copied database calls its own.
+    """
 
     format: str
     id: str
@@ -50,6 +54,7 @@ class Manifest(BaseModel):
     files: dict[str, str]
     artifacts: list[str]
     absent: list[str]
+    artifact_store: str | None = None
 
 
 def make(settings: Settings, folder: Path) -> Manifest:
@@ -57,6 +62,7 @@ def make(settings: Settings, folder: Path) -> Manifest:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if any(folder.iterdir()):
         raise Conflict(f"{folder} is not empty; name a new folder.", code="folder_not_empty")
+    _refuse_wrong_store(settings)
     kind = make_url(settings.resolved_database_url).get_backend_name()
     files = _copy_sqlite(settings, folder) if kind == "sqlite" else _copy_tables(settings, folder)
     facts, wanted = _facts(folder, kind)
@@ -102,6 +108,7 @@ def restore(settings: Settings, folder: Path) -> Manifest:
         raise Conflict(f"The backup is of {manifest.database}; UNLEARN_DATABASE_URL names {kind}.")
     _refuse_unless_empty(url)
     target = ArtifactStore(settings.resolved_artifacts_url)
+    _name_store(target, manifest.artifact_store)
     source = ArtifactStore(str(folder / ARTIFACTS))
     for sha256 in manifest.artifacts:
         path = source.local_path(sha256)
@@ -113,6 +120,33 @@ def restore(settings: Settings, folder: Path) -> Manifest:
         _put_tables(url, folder, manifest)
     migrate.upgrade(url)
     return manifest
+
+
+def _refuse_wrong_store(settings: Settings) -> None:
+    """Raise WrongStore where another store would be copied, whose every missing byte would count as gone."""
+    database = Database.open(settings)
+    try:
+        OwnArtifacts(settings.resolved_artifacts_url, database).confirm()
+    finally:
+        database.dispose()
+
+
+def _name_store(target: ArtifactStore, store_id: str | None) -> None:
+    """Give the store the name that the backup's database knows. Raises Conflict where it belongs to another.
+
+    A backup of a release that named no store leaves it to the first process: `service/own_artifacts.py`.
+    """
+    if store_id is None:
+        return
+    found = target.identity()
+    if found is None and target.holds_bytes():
+        raise Conflict(
+            "The artifact store holds bytes and bears no name: set UNLEARN_ARTIFACTS_URL to an empty place, or, if it "
+            f"is the lost database's own, bring its {IDENTITY} back."
+        )
+    target.identify(store_id)
+    if target.identity() != store_id:
+        raise Conflict("The artifact store belongs to another database; set UNLEARN_ARTIFACTS_URL to an empty place.")
 
 
 def _facts(folder: Path, kind: str) -> tuple[dict[str, Any], list[str]]:
@@ -138,6 +172,7 @@ def _read_facts(connection: Connection) -> tuple[dict[str, Any], list[str]]:
             "revision": session.scalar(text("SELECT version_num FROM alembic_version")),
             "log_size": session.scalar(select(AuditHead.size)),
             "checkpoint": latest.note if latest else None,
+            "artifact_store": own.store_id if (own := artifact_stores.own(session)) else None,
         }
         return facts, sorted(wanted)
 

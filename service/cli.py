@@ -14,6 +14,7 @@ import typer
 from sqlalchemy.exc import SQLAlchemyError
 
 from service import (
+    artifacts_cli,
     audit_log_cli,
     backup_cli,
     doctor,
@@ -37,6 +38,7 @@ keys_app = typer.Typer(no_args_is_help=True, help="API keys.")
 app.add_typer(keys_app, name="keys")
 app.add_typer(signing_keys_cli.app, name="signing-keys")
 app.add_typer(audit_log_cli.app, name="audit-log")
+app.add_typer(artifacts_cli.app, name="artifacts")
 caches_app = typer.Typer(no_args_is_help=True, help="Decoded samples on workers' disks.")
 app.add_typer(caches_app, name="caches")
 DataDir = Annotated[Path | None, typer.Option(help="Folder for database, artifacts and caches; default ./var.")]

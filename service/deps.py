@@ -10,10 +10,10 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 
-from service.artifacts import ArtifactStore
 from service.auth import Principal
 from service.dispatch import Bell
 from service.errors import Unauthenticated
+from service.own_artifacts import OwnArtifacts
 from service.seen_keys import SeenKeys
 from service.settings import Settings
 from service.store import audit, keys
@@ -30,7 +30,7 @@ class Parts:
 
     settings: Settings
     database: Database
-    artifacts: ArtifactStore
+    artifacts: OwnArtifacts
     bell: Bell
     secrets: Secrets
     seen: SeenKeys = field(default_factory=SeenKeys)

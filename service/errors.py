@@ -17,6 +17,8 @@ ServiceError
 ├── Outage                  the database or the storage is away; try again later
 ├── StorageFull             the storage has no room; the operator must make some
 └── Unavailable             ask the operator, who must act before this can work
+
+Beside it WrongStore, which is an OSError like all that a store refuses with.
 """
 
 from dataclasses import dataclass
@@ -179,3 +181,7 @@ class Unavailable(ServiceError):
 
     code = "unavailable"
     title = "The operator must act first"
+
+
+class WrongStore(OSError):
+    """The artifact store is not the one where this database's bytes lie: what it lacks proves nothing."""

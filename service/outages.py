@@ -6,10 +6,10 @@ import sqlite3
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from service.errors import Outage, ServiceError, StorageFull
+from service.errors import Outage, ServiceError, StorageFull, WrongStore
 
 RETRY_SECONDS = 5
-PASSING = frozenset({"storage_full", "storage_unavailable", "database_unavailable"})
+PASSING = frozenset({"storage_full", "storage_unavailable", "database_unavailable", "artifact_store_wrong"})
 """Codes of what the work stands on: the same work goes well once that is cured."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _REFUSING = frozenset(
@@ -53,6 +53,8 @@ def _of_database(error: DBAPIError) -> ServiceError | None:
 
 
 def _of_storage(error: OSError) -> ServiceError | None:
+    if isinstance(error, WrongStore):
+        return Outage(str(error), code="artifact_store_wrong", retry_after=RETRY_SECONDS)
     if error.errno in _FULL:
         return _full("storage")
     refusing = isinstance(error, PermissionError | ConnectionError) or error.errno in _REFUSING

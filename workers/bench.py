@@ -5,8 +5,8 @@ import socket
 import threading
 from dataclasses import dataclass, field
 
-from service.artifacts import ArtifactStore
 from service.evidence.commitments import suppression_key
+from service.own_artifacts import OwnArtifacts
 from service.settings import Settings
 from service.store.session import Database
 from workers.runner import Runner
@@ -31,7 +31,7 @@ class Bench:
 
     settings: Settings
     database: Database
-    artifacts: ArtifactStore
+    artifacts: OwnArtifacts
     runner: Runner
     owner: str
     stopping: threading.Event
@@ -41,10 +41,13 @@ class Bench:
 
     @classmethod
     def open(cls, settings: Settings) -> "Bench":
+        database = Database.open(settings)
+        artifacts = OwnArtifacts(settings.resolved_artifacts_url, database)
+        artifacts.why_wrong()  # a first store is taken before the first bytes come; what is wrong is said at each claim
         return cls(
             settings=settings,
-            database=Database.open(settings),
-            artifacts=ArtifactStore(settings.resolved_artifacts_url),
+            database=database,
+            artifacts=artifacts,
             runner=Runner(time_limit_seconds=settings.job_time_limit_seconds, idle_seconds=settings.child_idle_seconds),
             owner=f"{socket.gethostname()}:{os.getpid()}",
             stopping=threading.Event(),

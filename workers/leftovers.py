@@ -8,7 +8,8 @@ from sqlalchemy import Select, select
 
 from service.lifecycle import JOB_BUSY, VersionState
 from service.store import digests
-from service.store.tables import Dataset, Job, PreparedFile, ReferenceFile, TrainingCheckpoint, Version
+from service.store.artifact_stores import NAMED_BESIDE_VERSIONS
+from service.store.tables import Dataset, Job, Version
 from workers.bench import Bench
 
 DAY_SECONDS = 86_400.0
@@ -31,21 +32,17 @@ def remove_scratch(bench: Bench) -> None:
 
 def remove_orphans(bench: Bench) -> None:
     """Delete bytes that no version names and that are too old to be about to be named."""
+    bench.artifacts.confirm()  # in a store of another database every byte would be an orphan
     bench.artifacts.remove_parts(DAY_SECONDS)
     old = bench.artifacts.older_than(ORPHAN_LEASES * bench.settings.lease_seconds)
     for start in range(0, len(old), 500):
         chunk = old[start : start + 500]
         with bench.database.reading() as session:
             known = set(session.scalars(_named().where(Version.sha256.in_(chunk))))
-            for other in _OTHERS:
+            for other in NAMED_BESIDE_VERSIONS:
                 known |= set(session.scalars(select(other).where(other.in_(chunk))))
         for digest in set(chunk) - known:
             _remove_orphan(bench, digest)
-
-
-# Bytes beside the versions': weights that wait for approval, reference models' logits, preparations, and trainings'
-# checkpoints.
-_OTHERS = (Job.candidate_sha256, ReferenceFile.sha256, PreparedFile.sha256, TrainingCheckpoint.sha256)
 
 
 def _named() -> Select[str]:
@@ -57,7 +54,7 @@ def _remove_orphan(bench: Bench, digest: str) -> None:
     with bench.database.writing() as session:
         digests.hold(session, digest)
         # Looked up again: somebody may have named the bytes since.
-        others = (session.scalar(select(other).where(other == digest).limit(1)) for other in _OTHERS)
+        others = (session.scalar(select(other).where(other == digest).limit(1)) for other in NAMED_BESIDE_VERSIONS)
         named = session.scalar(_named().where(Version.sha256 == digest).limit(1))
         if named is None and not any(others):
             bench.artifacts.purge(digest)

@@ -12,7 +12,7 @@ from service import outages
 from service.lifecycle import JobKind, JobStatus
 from service.store import candidates, jobs, preparations, references, replays, retirement, workers
 from service.store.stillness import Watch
-from workers import attempt_end, caches, gpu_memory, leftovers, resumption
+from workers import attempt_end, caches, gpu_memory, leftovers, own_store, resumption
 from workers.bench import Bench
 from workers.retirement import purge
 
@@ -67,7 +67,9 @@ class Sweeper:
 
 
 def sign(bench: Bench) -> bool:
-    """Show that this worker lives, unless its clock is off; return whether it showed it."""
+    """Show that this worker lives, unless its clock or its artifact store is wrong; return whether it showed it."""
+    if not own_store.is_ours(bench):
+        return False
     with bench.database.writing() as session:
         bench.clock.look(session, lease_seconds=bench.settings.lease_seconds)
         if bench.clock.is_off:
@@ -78,7 +80,7 @@ def sign(bench: Bench) -> bool:
 
 
 def sweep(bench: Bench, ring: Callable[[str], None]) -> None:
-    """Show a sign of life and do one round, unless the clock is off or a restored database waits for its replay."""
+    """Show a sign of life, if there is nothing against it, and do one round, unless a replay is due."""
     if not sign(bench):
         return
     if _waits_for_replay(bench):
@@ -115,7 +117,7 @@ def tidy(bench: Bench) -> None:
 
     Before a replay an entry would take the number of one that is to come back.
     """
-    if _waits_for_replay(bench):
+    if not own_store.is_ours(bench) or _waits_for_replay(bench):
         return
     leftovers.remove_orphans(bench)
     with bench.database.writing() as session:

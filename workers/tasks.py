@@ -20,7 +20,7 @@ from service.lifecycle import JobStatus
 from service.store import job_phase, jobs, replays, requests
 from service.store.jobs import Claim, LeaseLost
 from service.store.tables import Job
-from workers import attempt_end, caches, orders, outcomes, publish, publish_prepared, resumption
+from workers import attempt_end, caches, orders, outcomes, own_store, publish, publish_prepared, resumption
 from workers.bench import Bench
 from workers.heartbeat import Heartbeat
 from workers.ladder import next_rung
@@ -71,6 +71,8 @@ def _next(bench: Bench) -> Claim | None:
         return None
     seconds = bench.settings.lease_seconds + bench.clock.skew_seconds
     try:
+        if not own_store.is_ours(bench):
+            return None
         return jobs.claim_next(bench.database, owner=bench.owner, lease_seconds=seconds)
     except SQLAlchemyError as error:
         lack = outages.lacking(error)

@@ -15,12 +15,16 @@ from service.broker import celery_config
 from service.doctor.finding import Finding
 from service.doctor.store import absent
 from service.erasure_journal import Journal, journal_key
-from service.errors import PreconditionFailed
+from service.errors import PreconditionFailed, WrongStore
 from service.settings import Settings
+from service.store import artifact_stores
 from service.store.session import Database
 from service.store.tables import ErasedToken
 
 _SECONDS = 5.0
+_OF_ANOTHER = (
+    "Is the disk mounted, and UNLEARN_ARTIFACTS_URL the same for every process? Else see `unlearn artifacts adopt`."
+)
 _MOST_BACKLOG = 10_000
 
 
@@ -69,9 +73,36 @@ def artifacts(settings: Settings) -> Iterator[Finding]:
         yield Finding.fault("artifacts", f"cannot be used ({type(error).__name__})", todo)
         return
     yield Finding.ok("artifacts", f"{store.kind}: written, read and deleted")
+    yield from _whose(settings, store)
     if versioning is not None:
         todo = "Purges delete each version; a bucket without versioning needs no such right. See docs/operations.md."
         yield Finding.warning("artifacts", f"the bucket keeps versions ({versioning})", todo)
+
+
+def _whose(settings: Settings, store: ArtifactStore) -> Iterator[Finding]:
+    """Compare the names that store and database bear; a database that is not there or not migrated has none."""
+    if absent(settings):
+        return
+    database = Database.open(settings)
+    try:
+        with database.reading() as session:
+            row = artifact_stores.own(session)
+        found = store.identity()
+    except WrongStore as error:
+        yield Finding.fault("artifact store", str(error), _OF_ANOTHER)
+        return
+    except (SQLAlchemyError, OSError):
+        return
+    finally:
+        database.dispose()
+    own = row.store_id if row is not None and row.adopted_at is not None else None
+    if own is None:
+        yield Finding.ok("artifact store", "no process has taken one as this database's yet")
+    elif found == own:
+        yield Finding.ok("artifact store", "is this database's")
+    else:
+        said = "bears no name" if found is None else "bears another name"
+        yield Finding.fault("artifact store", f"is not this database's: it {said}", _OF_ANOTHER)
 
 
 def journal(settings: Settings) -> Iterator[Finding]:

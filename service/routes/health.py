@@ -24,13 +24,20 @@ def healthz() -> dict[str, str]:
 def readyz(response: Response, parts: PartsDep) -> dict[str, Any]:
     """Say whether requests can be taken in: database migrated and reachable, artifacts writable, no end in sight.
 
+    The artifact store has to be the one that belongs to the database.
+
     Workers are told of, idle, busy, deaf or gone, but do not count: requests are taken in without them.
     """
     if parts.draining.is_set():
         response.status_code = 503
         return {"status": "draining", "detail": "This process was asked to end; send requests to another."}
-    unfit = _unfit(parts)
-    checks = {"database": _database(parts), "schema": unfit is None, "artifacts": parts.artifacts.writable()}
+    unfit, wrong = _unfit(parts), parts.artifacts.why_wrong()
+    checks = {
+        "database": _database(parts),
+        "schema": unfit is None,
+        "artifacts": parts.artifacts.writable(),
+        "own_artifacts": wrong is None,
+    }
     if checks["database"] and _replay_is_due(parts):
         checks["restore_replayed"] = False
     ready = all(checks.values())
@@ -44,7 +51,7 @@ def readyz(response: Response, parts: PartsDep) -> dict[str, Any]:
         "checks": checks,
         "workers": alive,
         "worker_states": states,
-        **({"detail": unfit} if unfit is not None else {}),
+        **({"detail": unfit or wrong} if unfit or wrong else {}),
     }
 
 

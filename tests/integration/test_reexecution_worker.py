@@ -11,9 +11,9 @@ from pydantic import SecretStr
 from sqlalchemy import select
 
 from service import migrate
-from service.artifacts import ArtifactStore
 from service.evidence.reexecution import drawn
 from service.lifecycle import JobKind, JobStatus
+from service.own_artifacts import OwnArtifacts
 from service.schemas.report_reexecution import ReexecutionOut
 from service.settings import Settings
 from service.store import datasets, intake, jobs, models, signing_keys
@@ -41,7 +41,7 @@ class Tampering(Runner):
         return result
 
 
-class FailingOnce(ArtifactStore):
+class FailingOnce(OwnArtifacts):
     """Breaks when the first file is put: the attempt ends between its draw and its publication."""
 
     broken = False
@@ -203,7 +203,8 @@ def test_another_result_than_the_one_committed_is_done_again_though_the_draw_spa
             return super().run(order, **call) if len(seen) == 1 else Runner.run(self, order, **call)
 
     runner = Dying(time_limit_seconds=300, idle_seconds=0)
-    planted = dataclasses.replace(bench, runner=runner, artifacts=FailingOnce(bench.settings.resolved_artifacts_url))
+    failing = FailingOnce(bench.settings.resolved_artifacts_url, bench.database)
+    planted = dataclasses.replace(bench, runner=runner, artifacts=failing)
     try:
         job = _erased(planted, "spared")
     finally:

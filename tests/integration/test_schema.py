@@ -120,6 +120,7 @@ def test_nothing_starts_on_a_database_without_a_schema_or_with_a_newer_one(
 def test_readiness_says_that_the_schema_does_not_fit_and_what_to_do(settings: Settings, database: Database) -> None:
     parts = Parts(settings=settings, database=database, artifacts=Mock(), bell=Mock(), secrets=Mock())
     parts.artifacts.writable.return_value = True  # type: ignore[attr-defined]
+    parts.artifacts.why_wrong.return_value = None  # type: ignore[attr-defined]
 
     def readiness() -> tuple[int, str]:
         response = Response()

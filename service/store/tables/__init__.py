@@ -1,6 +1,7 @@
 """Every table, one file for each area. "Model" here always means a neural network; a database class is a table."""
 
 from service.store.tables.access import ApiKey, IdempotencyKey
+from service.store.tables.artifact_stores import OwnArtifactStore
 from service.store.tables.audit import AuditCheckpoint, AuditEntry, AuditHead, AuditLink, AuditTile, AuditTree
 from service.store.tables.base import Base, Json, table_of
 from service.store.tables.certificates import Certificate
@@ -44,6 +45,7 @@ __all__ = [
     "JobRequest",
     "Json",
     "Model",
+    "OwnArtifactStore",
     "PreparedFile",
     "Recipient",
     "ReferenceFile",
