@@ -1,7 +1,7 @@
-"""Runs migrations on the URL the caller names, or on the service's own settings.
+"""Runs migrations on the URL the caller names, or on the service's own settings, or within the caller's transaction.
 
-Each migration is a transaction of its own. On PostgreSQL none waits long for a lock: behind one that waits for a table
-everybody else's statements on that table queue up. ``service/migrate.py`` tries again.
+Otherwise each migration is a transaction of its own. On PostgreSQL none waits long for a lock: behind one that waits
+for a table everybody else's statements on that table queue up. ``service/migrate.py`` tries again.
 """
 
 from collections.abc import Collection, Mapping
@@ -22,6 +22,9 @@ FIRST = "0020"
 
 def _run() -> None:
     attributes = context.config.attributes
+    if (given := attributes.get("connection")) is not None:
+        _run_on(given)
+        return
     engine = make_engine(attributes.get("database_url") or Settings().resolved_database_url)
     try:
         # A deferred transaction that reads and then writes fails on SQLite when the service wrote in between.
@@ -33,6 +36,11 @@ def _run() -> None:
 
 def _migrate(connection: Connection, lock_timeout: str) -> None:
     _bound_waiting(connection, lock_timeout)
+    _run_on(connection)
+    connection.commit()
+
+
+def _run_on(connection: Connection) -> None:
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
@@ -42,7 +50,6 @@ def _migrate(connection: Connection, lock_timeout: str) -> None:
     )
     with context.begin_transaction():
         context.run_migrations()
-    connection.commit()
 
 
 def _bound_waiting(connection: Connection, seconds: str) -> None:

@@ -13,7 +13,7 @@ def create_index(name: str, table: str, columns: Sequence[str], **options: Any) 
     What was done before in the same migration is committed by this: let it stand alone, or last. An index that an
     earlier try left unfinished is made again.
     """
-    if op.get_bind().dialect.name == "sqlite":
+    if op.get_bind().dialect.name == "sqlite" or _in_callers_transaction():
         op.create_index(name, table, list(columns), **options)
         return
     with op.get_context().autocommit_block():
@@ -23,3 +23,9 @@ def create_index(name: str, table: str, columns: Sequence[str], **options: Any) 
         op.drop_index(name, table, if_exists=True, postgresql_concurrently=True)
         op.create_index(name, table, list(columns), postgresql_concurrently=True, **options)
         op.execute(f"SET lock_timeout = '{bound}'")
+
+
+def _in_callers_transaction() -> bool:
+    """Say whether the tables are not there yet for anybody else, who could use them meanwhile."""
+    config = op.get_context().config
+    return config is not None and config.attributes.get("connection") is not None

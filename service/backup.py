@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from alembic import command
 from alembic.script import ScriptDirectory
 from pydantic import BaseModel, ValidationError
 from sqlalchemy import Connection, func, inspect, make_url, select, text
@@ -244,10 +243,15 @@ def _refuse_unless_empty(url: str) -> None:
         return
     engine = make_engine(url)
     try:
-        if inspect(engine).get_table_names():
-            raise Conflict("The database has tables already; a backup is restored into an empty one.")
+        with engine.connect() as connection:
+            _refuse_tables(connection)
     finally:
         engine.dispose()
+
+
+def _refuse_tables(connection: Connection) -> None:
+    if inspect(connection).get_table_names():
+        raise Conflict("The database has tables already; a backup is restored into an empty one.")
 
 
 def _put_sqlite(folder: Path, target: Path, manifest: Manifest) -> None:
@@ -267,15 +271,23 @@ def _put_sqlite(folder: Path, target: Path, manifest: Manifest) -> None:
     with closing(sqlite3.connect(scratch)) as connection:
         connection.execute("PRAGMA journal_mode=DELETE")
     Path(f"{scratch}.migrating").unlink(missing_ok=True)
-    scratch.rename(target)
+    try:
+        os.link(scratch, target)
+    except FileExistsError:
+        raise Conflict(f"{target} has come into being meanwhile; end what made it, and delete it.") from None
+    finally:
+        scratch.unlink()
 
 
 def _put_tables(url: str, folder: Path, manifest: Manifest) -> None:
-    command.upgrade(migrate.config(url), manifest.revision)
     columns_of = json.loads((folder / TABLES / "columns.json").read_text())
     engine = make_engine(url)
     try:
-        with engine.begin() as connection:
+        # One transaction, the schema's too: a process that looks meanwhile finds no database, and not an empty one, by
+        # which every artifact would be an orphan; and none finds the rows without the word that a replay is due.
+        with migrate.turn(url, engine), engine.begin() as connection:
+            _refuse_tables(connection)
+            migrate.build(connection, manifest.revision)
             for table in reversed(Base.metadata.sorted_tables):  # some migrations make a row
                 if table.name in columns_of and connection.scalar(select(func.count()).select_from(table)):
                     connection.execute(table.delete())

@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine, make_url, text
+from sqlalchemy import Connection, Engine, make_url, text
 from sqlalchemy.exc import OperationalError
 
 import migrations
@@ -44,6 +44,13 @@ def config(database_url: str) -> Config:
     return found
 
 
+def build(connection: Connection, revision: str) -> None:
+    """Make the schema of a revision in an empty database, within the connection's transaction; PostgreSQL only."""
+    found = config("")
+    found.attributes["connection"] = connection
+    command.upgrade(found, revision)
+
+
 def upgrade(database_url: str, *, expand_only: bool = False, strict: bool = False) -> str:
     """Upgrade to head, or with ``expand_only`` up to the first contract step; return where the database stands.
 
@@ -57,7 +64,7 @@ def upgrade(database_url: str, *, expand_only: bool = False, strict: bool = Fals
             return revision
         if revision is not None and revision not in schema.chain().revisions:
             return _left_alone(engine, revision, strict=strict)
-        with _turn(database_url, engine):
+        with turn(database_url, engine):
             target = _target(_current(engine), expand_only=expand_only)
             _run(database_url, target)
             return target
@@ -110,7 +117,8 @@ def _run(database_url: str, target: str) -> None:
 
 
 @contextmanager
-def _turn(database_url: str, engine: Engine) -> Iterator[None]:
+def turn(database_url: str, engine: Engine) -> Iterator[None]:
+    """Be the only one who changes the database's schema."""
     url = make_url(database_url)
     if url.get_backend_name() == "sqlite":
         with Path(f"{url.database}.migrating").open("w") as file:

@@ -3,7 +3,7 @@
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,21 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import func, select, update
+from sqlalchemy.exc import SQLAlchemyError
 from typer.testing import CliRunner
 
 from service import backup, backup_cli, journaling, migrate, restore_gate
+from service.artifacts import ArtifactStore
 from service.cli import app
 from service.erasure_journal import Journal, journal_key, story
-from service.errors import Conflict, PreconditionFailed, ServiceError
+from service.errors import Conflict, PreconditionFailed, ServiceError, WrongStore
 from service.evidence.commitments import suppression_key
 from service.evidence.key_wrapping import wrapping_key
 from service.lifecycle import VersionState
+from service.own_artifacts import OwnArtifacts
 from service.settings import Settings
 from service.store import (
+    artifact_stores,
     audit_tree,
     cancel,
     checkpoints,
@@ -31,6 +35,7 @@ from service.store import (
     replays,
     request_keys,
     samples,
+    schema,
     signing_keys,
     versions,
     webhooks,
@@ -52,7 +57,10 @@ from service.store.tables import (
 )
 from service.store.types import now
 from tests import factories
+from tests.migrated import copy_sqlite
 from tests.servers import fresh_database
+from workers import leftovers, tasks
+from workers.bench import Bench
 
 SECRETS = {"master_key": os.urandom(32).hex(), "signing_key": os.urandom(32).hex()}
 
@@ -117,6 +125,109 @@ def _case(root: Path, first: str, second: str) -> Iterator[Case]:
     (root / "second").mkdir()
     yield Case(root, service, Settings(data_dir=root / "second", database_url=second, **common))
     service.database.dispose()
+
+
+def _look_in_the_midst(monkeypatch: pytest.MonkeyPatch, name: str, look: Callable[[], None]) -> list[str]:
+    """Have somebody look each time a part of the restore is about to begin; return a mark for each time."""
+    looked: list[str] = []
+    part = getattr(backup, name)
+
+    def looking(*given: Any) -> Any:
+        look()
+        looked.append(name)
+        return part(*given)
+
+    monkeypatch.setattr(backup, name, looking)
+    return looked
+
+
+@pytest.mark.parametrize("case", ["postgresql"], indirect=True)
+def test_a_worker_that_starts_in_the_midst_of_a_restore_finds_no_database_and_sweeps_nothing(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case.back_up()
+
+    def start() -> None:
+        bench = Bench.open(case.second)
+        try:
+            assert schema.unfit(bench.database) == "The database has no schema yet: run `unlearn migrate`."
+            with pytest.raises((SQLAlchemyError, OSError)):
+                leftovers.remove_orphans(bench)
+            with pytest.raises(SQLAlchemyError):
+                tasks.run_all(bench)
+        finally:
+            bench.database.dispose()
+
+    for name in ("_load", "_advance_sequence"):
+        looked = _look_in_the_midst(monkeypatch, name, start)
+    new = case.lose_and_restore()
+    assert looked
+    with new.database.reading() as session:
+        assert replays.pending(session) is not None
+        held = [OwnArtifacts(new.settings.resolved_artifacts_url, new.database).size(row.sha256)
+                for row in session.scalars(select(Version))]  # fmt: skip
+    assert held
+    assert None not in held
+
+
+@pytest.mark.parametrize("case", ["postgresql"], indirect=True)
+def test_a_restore_that_breaks_off_leaves_an_empty_database(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = case.back_up()
+    with monkeypatch.context() as patched:
+        patched.setattr(backup, "_advance_sequence", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            backup.restore(case.second, folder)
+    case.lose_and_restore().database.dispose()
+
+
+@pytest.mark.parametrize("case", ["sqlite"], indirect=True)
+def test_a_database_that_came_into_being_meanwhile_is_not_overwritten(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = case.back_up()
+    _look_in_the_midst(monkeypatch, "_pending", lambda: copy_sqlite(case.second.resolved_database_url))
+    with pytest.raises(Conflict, match="meanwhile"):
+        backup.restore(case.second, folder)
+    database = Database.open(case.second)
+    with database.reading() as session:
+        assert session.scalar(select(func.count()).select_from(Version)) == 0
+    database.dispose()
+    assert not list(case.second.data_dir.glob("*.restoring*"))
+
+
+def test_a_restored_store_bears_the_name_that_the_database_knows(case: Case) -> None:
+    with case.first.database.reading() as session:
+        before = artifact_stores.own(session)
+    case.back_up()
+    new = case.lose_and_restore()
+    store = OwnArtifacts(new.settings.resolved_artifacts_url, new.database)
+    store.confirm()
+    if before is not None:
+        assert store.identity() == before.store_id
+    new.database.dispose()
+
+
+def test_a_backup_is_not_restored_into_another_databases_store(case: Case) -> None:
+    folder = case.back_up()
+    other = ArtifactStore(case.second.resolved_artifacts_url)
+    other.identify("ast_another")
+    with pytest.raises(Conflict, match="another database"):
+        backup.restore(case.second, folder)
+
+
+def test_a_backup_is_not_restored_among_bytes_of_nobody_knows_whom(case: Case) -> None:
+    folder = case.back_up()
+    (case.root / "file").write_bytes(b"of an earlier release")
+    ArtifactStore(case.second.resolved_artifacts_url).put(case.root / "file")
+    with pytest.raises(Conflict, match="no name"):
+        backup.restore(case.second, folder)
+
+
+def test_a_store_that_is_not_the_databases_is_not_backed_up(case: Case) -> None:
+    OwnArtifacts(case.first.settings.resolved_artifacts_url, case.first.database).confirm()
+    elsewhere = case.first.settings.model_copy(update={"artifacts_url": str(case.root / "unmounted")})
+    with pytest.raises(WrongStore):
+        backup.make(elsewhere, case.root / "backup")
 
 
 def test_what_was_erased_retired_shredded_and_revoked_since_the_backup_is_so_again(case: Case) -> None:
