@@ -37,7 +37,7 @@ _BESIDE = frozenset({"out", "weights", "references", "retrained", "earlier", "gr
 
 
 class TrainingSetMoved(Exception):
-    """A sample came or went since the order was made: its training cannot be gone on with, nor may it be kept."""
+    """A sample went since the order was made: its training cannot be gone on with, nor may it be kept."""
 
 
 def can_be_kept(order: Order) -> bool:
@@ -55,23 +55,23 @@ def order_digest(order: Order) -> str:
     return hashlib.sha256(json.dumps(own, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def looked_at(bench: Bench, claim: Claim) -> tuple[str, datetime]:
+def looked_at(bench: Bench, claim: Claim) -> tuple[bytes, datetime]:
     """Return what samples can be read, and since when that is known; to be called before the order is made."""
     moment = now()
     with bench.database.reading() as session:
-        return training_checkpoints.training_set(session, session.get_one(Job, claim.job_id)), moment
+        return training_checkpoints.readable(session, session.get_one(Job, claim.job_id)), moment
 
 
 class Resumption:
     """One attempt's checkpoints. ``order`` is the order with what the child needs to go on and to keep its work."""
 
     def __init__(
-        self, bench: Bench, claim: Claim, order: dict[str, Any], *, seen: tuple[str, datetime], beat: Heartbeat
+        self, bench: Bench, claim: Claim, order: dict[str, Any], *, seen: tuple[bytes, datetime], beat: Heartbeat
     ) -> None:
         self._bench, self._claim, self._beat, self._out = bench, claim, beat, Path(order.get("out", "."))
         self.order = order
         if can_be_kept(order):
-            self._binding = Binding(order_sha256=order_digest(order), training_set=seen[0], ordered_at=seen[1])
+            self._binding = Binding(order_sha256=order_digest(order), positions=seen[0], ordered_at=seen[1])
             asked = {"order_sha256": self._binding.order_sha256, "seconds": bench.settings.checkpoint_seconds}
             self.order = {**order, "checkpoints": {**asked, "before": self._before()}}
 
@@ -124,7 +124,7 @@ class Resumption:
                 digests.hold(session, sha256)
                 self._bench.artifacts.ensure(file, sha256)
                 job = jobs.hold_lease(session, self._claim)
-                if training_checkpoints.training_set(session, job) != self._binding.training_set:
+                if training_checkpoints.lost_any(session, job, self._binding.positions):
                     raise TrainingSetMoved
                 before = training_checkpoints.record(
                     session, job, self._binding, sha256=sha256, size=size, epochs=epochs

@@ -71,7 +71,7 @@ def _of_dataset(
             # Only a request that reached every model erases the sample itself; else the files serve the others on.
             held = State.HELD if request.scope == "full" else State.OUT_OF_SCOPE
             lines[request.id] += [Line(artefact=artefact, state=held, entry=entry) for artefact in beside.files]
-            dropped = _given_up(session, stale, request)
+            dropped = _given_up(session, stale, request, keys[request.id])
             lines[request.id] += [Line(artefact=artefact, state=State.DROPPED, entry=entry) for artefact in dropped]
             lines[request.id].append(Line(artefact=beside.source, state=State.NOT_OURS_TO_DELETE, entry=entry))
     return lines
@@ -146,9 +146,11 @@ def _kept_beside(session: Session, dataset_id: str) -> Beside:
     return Beside(files=[*files, *caches], source=source)
 
 
-def _given_up(session: Session, rows: Sequence[TrainingCheckpoint], request: DeletionRequest) -> list[Artefact]:
-    """Name no checkpoint of a training any more that may have read the samples; the next sweep deletes the bytes."""
-    known = [row for row in rows if row.ordered_at <= request.created_at]
+def _given_up(
+    session: Session, rows: Sequence[TrainingCheckpoint], request: DeletionRequest, keys: Sequence[int]
+) -> list[Artefact]:
+    """Name no checkpoint of a training any more that has read the samples; the next sweep deletes the bytes."""
+    known = [row for row in rows if training_checkpoints.knows(session, row, keys, named_at=request.created_at)]
     for row in known:
         if row in session and row not in session.deleted:
             session.delete(row)

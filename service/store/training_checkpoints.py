@@ -1,13 +1,16 @@
 """Which checkpoint a job's training can be gone on with from, and which are of no more use."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from service.lifecycle import JOB_BUSY, JobKind, JobStatus, SampleState
+from service.store import position_sets
+from service.store.samples import one_of
 from service.store.tables import Attempt, Job, Sample, TrainingCheckpoint
 from service.store.types import now
 
@@ -16,10 +19,10 @@ _UNDER_WAY = (JobStatus.QUEUED, *JOB_BUSY)
 
 @dataclass(frozen=True, kw_only=True)
 class Binding:
-    """What a checkpoint is of: an order by its digest, and the samples that could be read when it was made."""
+    """What a checkpoint is of: an order by its digest, and the samples that could be read when it was made, packed."""
 
     order_sha256: str
-    training_set: str
+    positions: bytes
     ordered_at: datetime
 
 
@@ -37,13 +40,25 @@ def of_job(session: Session, job_id: str) -> TrainingCheckpoint | None:
     return session.get(TrainingCheckpoint, job_id)
 
 
-def training_set(session: Session, job: Job) -> str:
-    """Return what changes whenever a sample that the job might train on comes or goes."""
-    live = (Sample.dataset_id == job.dataset_id, Sample.state == SampleState.LIVE)
+def readable(session: Session, job: Job) -> bytes:
+    """Return the places of the samples that the job might train on, packed."""
+    live = select(Sample.position).where(*_of_pools(job), Sample.state == SampleState.LIVE)
+    return position_sets.pack(session.scalars(live.order_by(Sample.position)))
+
+
+def lost_any(session: Session, job: Job, positions: bytes) -> bool:
+    """Say whether one of the samples at these places may not be read any more.
+
+    A sample that came since is no matter here: the checkpoint does not know it, and the next order is another one.
+    """
+    gone = select(Sample.position).where(*_of_pools(job), Sample.state != SampleState.LIVE)
+    return position_sets.holds_any(positions, session.scalars(gone))
+
+
+def _of_pools(job: Job) -> tuple[ColumnElement[bool], ...]:
     # Reference models are trained on held-out samples as well.
     pool = () if job.kind == JobKind.PREPARE else (Sample.pool == "train",)
-    count, total = session.execute(select(func.count(), func.sum(Sample.id)).where(*live, *pool)).one()
-    return f"{count}:{int(total or 0)}"
+    return (Sample.dataset_id == job.dataset_id, *pool)
 
 
 def record(session: Session, job: Job, binding: Binding, *, sha256: str, size: int, epochs: int) -> str | None:
@@ -54,7 +69,8 @@ def record(session: Session, job: Job, binding: Binding, *, sha256: str, size: i
         row = TrainingCheckpoint(job_id=job.id)
         session.add(row)
     row.sha256, row.size_bytes, row.epochs = sha256, size, epochs
-    row.order_sha256, row.training_set, row.ordered_at = binding.order_sha256, binding.training_set, binding.ordered_at
+    row.order_sha256, row.ordered_at = binding.order_sha256, binding.ordered_at
+    row.positions, row.training_set = binding.positions, hashlib.sha256(binding.positions).hexdigest()
     row.fence, row.made_at = job.fence, now()
     return before
 
@@ -71,18 +87,31 @@ def useless(session: Session) -> list[Useless]:
 def _why_useless(session: Session, row: TrainingCheckpoint, job: Job) -> str | None:
     if job.status not in _UNDER_WAY:
         return "job_over"
-    return None if training_set(session, job) == row.training_set else "training_set_changed"
+    if row.positions is None:
+        return "training_set_unknown"
+    return "training_set_changed" if lost_any(session, job, row.positions) else None
 
 
 def stale_of(session: Session, dataset_id: str) -> list[TrainingCheckpoint]:
-    """Return the checkpoints of trainings on the dataset whose training set is another by now."""
+    """Return the checkpoints of trainings on the dataset that know, or may know, what may not be read any more."""
     rows = session.execute(
         select(TrainingCheckpoint, Job)
         .join(Job, Job.id == TrainingCheckpoint.job_id)
         .where(Job.dataset_id == dataset_id)
         .order_by(Job.id)
     ).all()
-    return [row for row, job in rows if training_set(session, job) != row.training_set]
+    return [row for row, job in rows if row.positions is None or lost_any(session, job, row.positions)]
+
+
+def knows(session: Session, row: TrainingCheckpoint, keys: Sequence[int], *, named_at: datetime) -> bool:
+    """Say whether the training has read one of the samples with these keys, which a request named at that time.
+
+    Of a row that does not say it, its age tells: what was ordered after the request could not read them.
+    """
+    if row.positions is None:
+        return row.ordered_at <= named_at
+    at = session.scalars(select(Sample.position).where(one_of(session, Sample.id, keys)))
+    return position_sets.holds_any(row.positions, at)
 
 
 def resumed_from(session: Session, job_id: str) -> Sequence[int]:

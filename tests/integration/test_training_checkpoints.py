@@ -155,6 +155,58 @@ def test_a_checkpoint_goes_as_soon_as_its_training_set_changed(
     assert _row(bench, claim) is None, "the attempt that goes on keeps nothing more"
 
 
+def test_a_sample_that_went_is_noticed_though_others_came_with_the_same_count_and_sum(
+    bench: Bench, name: str, tmp_path: Path
+) -> None:
+    """Samples 2 and 3 were withheld and come back, 1 and 4 go: neither their number nor the sum of keys tells."""
+
+    def withhold(numbers: tuple[int, ...], state: SampleState) -> None:
+        with bench.database.writing() as session:
+            named = [f"{name}-train-{number}" for number in numbers]
+            session.execute(update(Sample).where(Sample.sample_id.in_(named)).values(state=state))
+
+    withhold((2, 3), SampleState.PENDING)
+    claim = _claimed(bench)
+    kept, _ = _attempt(bench, claim, tmp_path)
+    _keep(kept, tmp_path, b"exactly " + name.encode(), 1)
+    withhold((2, 3), SampleState.LIVE)
+    resumption.clear(bench)
+    assert _row(bench, claim) is not None, "what came back is not in it"
+    withhold((1, 4), SampleState.ERASED)
+    resumption.clear(bench)
+    assert _row(bench, claim) is None
+    assert _reasons(bench, claim.job_id) == ["training_set_changed"]
+
+
+def test_a_checkpoint_of_a_release_that_did_not_say_what_it_knows_goes(bench: Bench, name: str, tmp_path: Path) -> None:
+    claim = _claimed(bench)
+    kept, _ = _attempt(bench, claim, tmp_path)
+    _keep(kept, tmp_path, b"unknown " + name.encode(), 1)
+    with bench.database.writing() as session:
+        session.execute(update(TrainingCheckpoint).values(positions=None, training_set="40:820"))
+    resumption.clear(bench)
+    assert _row(bench, claim) is None
+    assert _reasons(bench, claim.job_id) == ["training_set_unknown"]
+
+
+def test_a_request_for_other_samples_is_not_told_of_a_checkpoint(bench: Bench, name: str, tmp_path: Path) -> None:
+    """It is older than the request, and another request's sample went from it; this one's it never read."""
+    factories.version(bench, name)
+    claim = _claimed(bench)
+    with bench.database.writing() as session:
+        first = intake.accept(session, factories.order(name, "train-0"), SECRETS).request.id
+    kept, _ = _attempt(bench, claim, tmp_path)
+    _keep(kept, tmp_path, b"of others " + name.encode(), 1)
+    with bench.database.writing() as session:
+        intake.accept(session, factories.order(name, "train-1"), SECRETS)
+        session.execute(update(DeletionRequest).where(DeletionRequest.id == first).values(created_at=now()))
+        key = session.query(Sample.id).filter_by(sample_id=f"{name}-train-0").scalar()
+    with bench.database.writing() as session:
+        holdings.note_all(session, [session.get_one(DeletionRequest, first)], {first: [key]})
+    assert _state(bench, first) is None
+    assert _row(bench, claim) is not None
+
+
 def test_a_held_out_sample_leaves_a_training_as_it_is(bench: Bench, name: str, tmp_path: Path) -> None:
     claim = _claimed(bench)
     kept, _ = _attempt(bench, claim, tmp_path)

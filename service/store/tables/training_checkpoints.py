@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, String
+from sqlalchemy import ForeignKey, LargeBinary, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.store.tables.base import Base
@@ -12,8 +12,9 @@ from service.store.types import BigId, now
 class TrainingCheckpoint(Base):
     """The newest checkpoint of a job's training: which bytes, and of exactly which order.
 
-    ``training_set`` tells the readable samples of the dataset as they were when the order was made, so that a change
-    of theirs is noticed without the order. ``epochs``: how many were done.
+    ``positions``: the places of the dataset's samples that could be read when the order was made (`position_sets`), so
+    that it can be told without the order whether a sample is known; NULL: made by a release that did not say it.
+    ``training_set``: their digest. ``epochs``: how many were done.
     """
 
     __tablename__ = "training_checkpoints"
@@ -22,6 +23,7 @@ class TrainingCheckpoint(Base):
     size_bytes: Mapped[int] = mapped_column(BigId)
     order_sha256: Mapped[str] = mapped_column(String(64))
     training_set: Mapped[str] = mapped_column(String(64))
+    positions: Mapped[bytes | None] = mapped_column(LargeBinary)
     fence: Mapped[int]
     epochs: Mapped[int]
     ordered_at: Mapped[datetime]
