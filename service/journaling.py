@@ -10,6 +10,7 @@ from service.deps import Parts
 from service.duties import Duty
 from service.erasure_journal import Journal, Segment, journal_key
 from service.settings import Settings
+from service.store.samples import one_of
 from service.store.session import Database
 from service.store.tables import AuditEntry, AuditHead, AuditLink, ErasedToken, Restore, Suppression
 
@@ -48,7 +49,7 @@ def write(database: Database, settings: Settings) -> int:
             if session.scalar(select(func.count()).select_from(Restore).where(Restore.finished_at.is_(None))):
                 return -1  # what the journal holds is to be replayed before anything is added
             first = _first(session, last)
-            segment, newest = _next(session, number=last.number + 1 if last else 1, first=first, last=last)
+            segment, written = _next(session, number=last.number + 1 if last else 1, first=first, last=last)
         if segment is None:
             return first
         try:
@@ -57,7 +58,8 @@ def write(database: Database, settings: Settings) -> int:
             last = journal.last()
             continue
         with database.writing() as session:
-            session.execute(delete(ErasedToken).where(ErasedToken.id <= newest))
+            # Not all up to the newest: one with a lower number may have been committed since, by a slower transaction.
+            session.execute(delete(ErasedToken).where(one_of(session, ErasedToken.id, written)))
         log.info("erasures.journaled", segment=segment.number, entries=len(segment.entries), count=len(segment.tokens))
         last = segment
 
@@ -81,8 +83,8 @@ def _first(session: Session, last: Segment | None) -> int:
     return session.scalar(select(Restore.log_size).order_by(Restore.restored_at.desc()).limit(1)) or 0
 
 
-def _next(session: Session, *, number: int, first: int, last: Segment | None) -> tuple[Segment | None, int]:
-    """Return the next segment, and the newest row of tokens in it; entries are read first, so no token is behind."""
+def _next(session: Session, *, number: int, first: int, last: Segment | None) -> tuple[Segment | None, list[int]]:
+    """Return the next segment, and the rows of tokens in it; entries are read first, so no token is behind."""
     entries = session.scalars(
         select(AuditEntry).where(AuditEntry.seq >= first).order_by(AuditEntry.seq).limit(MOST_ENTRIES)
     ).all()
@@ -93,13 +95,13 @@ def _next(session: Session, *, number: int, first: int, last: Segment | None) ->
             links.setdefault(seq, []).append((kind, ref))
     tokens = session.scalars(select(ErasedToken).order_by(ErasedToken.id).limit(MOST_TOKENS)).all()
     if not entries and not tokens:
-        return None, 0
+        return None, []
     end = entries[-1].seq + 1 if entries else first
     leaf = entries[-1].leaf_hash if entries else (last.last_leaf if last else "")
     made = [_entry(entry, sorted(links.get(entry.seq, []))) for entry in entries]
     listed = [(row.dataset_id, bytes(row.token).hex()) for row in tokens]
     segment = Segment(number=number, first=first, end=end, last_leaf=leaf, entries=made, tokens=listed)
-    return segment, max((row.id for row in tokens), default=0)
+    return segment, [row.id for row in tokens]
 
 
 def _entry(entry: AuditEntry, links: list[tuple[str, str]]) -> dict[str, object]:

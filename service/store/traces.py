@@ -17,6 +17,7 @@ from service.store.tables import FileTrace, table_of
 from service.store.types import now
 
 _BUSY_TRIES, _BUSY_PAUSE = 5, 0.2
+_CHUNK = 1_000
 
 
 def note(session: Session, what: str) -> None:
@@ -24,25 +25,27 @@ def note(session: Session, what: str) -> None:
     session.execute(insert(table_of(FileTrace)).inline(), {"what": what, "noted_at": now()})
 
 
-def newest(session: Session, *, older_than_seconds: float) -> int | None:
-    """Return the newest trace to scrub, once the oldest has waited so long; None while there is nothing to do."""
-    oldest, last = session.execute(select(func.min(FileTrace.noted_at), func.max(FileTrace.id))).one()
+def due(session: Session, *, older_than_seconds: float) -> list[int]:
+    """Return the traces to scrub, once the oldest has waited so long; none while there is nothing to do."""
+    oldest = session.scalar(select(func.min(FileTrace.noted_at)))
     if oldest is None or oldest > now() - timedelta(seconds=older_than_seconds):
-        return None
-    return int(last)
+        return []
+    return list(session.scalars(select(FileTrace.id).order_by(FileTrace.id)))
 
 
 def scrub(database: Database, *, older_than_seconds: float = 0) -> bool:
     """Rewrite the files if something is to be scrubbed; say whether it was. Tried again later if they are in use."""
     with database.reading() as session:
-        last = newest(session, older_than_seconds=older_than_seconds)
-    if last is None:
+        found = due(session, older_than_seconds=older_than_seconds)
+    if not found:
         return False
     with database.looking_up() as connection:
         clean = _vacuum(connection)
     if clean:
         with database.writing() as session:
-            session.execute(delete(FileTrace).where(FileTrace.id <= last))
+            # Not all up to the last: one with a lower number may have been committed since, by a slower transaction.
+            for start in range(0, len(found), _CHUNK):
+                session.execute(delete(FileTrace).where(FileTrace.id.in_(found[start : start + _CHUNK])))
     return clean
 
 

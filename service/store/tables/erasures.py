@@ -10,9 +10,13 @@ from service.store.types import BigId, now
 
 
 class ErasedToken(Base):
-    """A suppression that is not in the erasure journal yet; it goes once it is."""
+    """A suppression that is not in the erasure journal yet; it goes once it is.
+
+    No number is given twice: who has written some into the journal must not delete by their numbers what came since.
+    """
 
     __tablename__ = "erased_tokens"
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012
     id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
     dataset_id: Mapped[str] = mapped_column(String(40))
     token: Mapped[bytes] = mapped_column(LargeBinary(32))
