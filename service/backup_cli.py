@@ -7,11 +7,11 @@ import typer
 from sqlalchemy.orm import Session
 
 from service import backup, journaling, migrate
-from service.erasure_journal import Journal, journal_key, story
-from service.errors import ServiceError
+from service.erasure_journal import Journal, Segment, journal_key, story
+from service.errors import Conflict, ServiceError
 from service.evidence.commitments import suppression_key
 from service.settings import Settings
-from service.store import replays, traces
+from service.store import checkpoints, journal_heads, replays, traces
 from service.store.replays import Done
 from service.store.session import Database
 from service.store.tables import Restore
@@ -44,8 +44,11 @@ def restore(settings: Settings, folder: Path) -> None:
     typer.echo("Nothing is served before what was erased since is replayed: run `unlearn replay`.", err=True)
 
 
-def replay(settings: Settings, *, nothing: str | None) -> None:
-    """Replay the journal, or note that a person says there is nothing to replay, and why."""
+def replay(settings: Settings, *, nothing: str | None, checkpoint: Path | None = None) -> None:
+    """Replay the journal, or note that a person says there is nothing to replay, and why.
+
+    ``checkpoint``: a signed one that was kept elsewhere; the journal has to reach it.
+    """
     migrate.upgrade(settings.resolved_database_url)
     database = Database.open(settings)
     try:
@@ -58,13 +61,14 @@ def replay(settings: Settings, *, nothing: str | None) -> None:
                 replays.acknowledge(session, _pending(session), reason=nothing)
             typer.echo("noted that there is nothing to replay")
             return
-        _tell(_from_journal(database, settings))
+        note = checkpoint.read_text() if checkpoint is not None else None
+        _tell(_from_journal(database, settings, note))
         traces.scrub(database)
     finally:
         database.dispose()
 
 
-def _from_journal(database: Database, settings: Settings) -> Done:
+def _from_journal(database: Database, settings: Settings, note: str | None) -> Done:
     journal = Journal(settings.resolved_erasure_journal_url, journal_key(settings.master_key_bytes))
     segments = journal.whole()
     if not segments:
@@ -73,12 +77,28 @@ def _from_journal(database: Database, settings: Settings) -> Done:
             "UNLEARN_ERASURE_JOURNAL_URL; if nothing was erased since the backup, say so with --nothing-to-replay."
         )
     with database.writing() as session:
-        return replays.replay(
+        _refuse_cut(session, journal, segments[-1])
+        done = replays.replay(
             session,
             _pending(session),
             entries=story(segments),
             tokens=[token for segment in segments for token in segment.tokens],
             suppression_key=suppression_key(settings.master_key_bytes),
+        )
+        journal_heads.move(session, segments[-1].head)
+        if note is not None:
+            checkpoints.refuse_unreached(session, settings, note)
+        return done
+
+
+def _refuse_cut(session: Session, journal: Journal, last: Segment) -> None:
+    known = journal_heads.known(session)
+    if known is not None and journal.is_cut(known, last):
+        raise Conflict(
+            f"The erasure journal ends with segment {last.number}, or has another one in the place of {known.number}, "
+            "which the backup knows: its newest segments are missing. Bring them back; without them, what was erased "
+            "since is not known, and only a person can say --nothing-to-replay.",
+            code="erasure_journal_cut",
         )
 
 
@@ -108,6 +128,10 @@ def _tell(done: Done) -> None:
 Folder = Annotated[Path, typer.Argument(help="The backup's folder.", file_okay=False)]
 Prune = Annotated[
     bool, typer.Option("--prune-journal", help="Remove what only older backups need of the journal: delete them too.")
+]
+Kept = Annotated[
+    Path | None,
+    typer.Option("--checkpoint", help="A signed checkpoint kept elsewhere: the journal has to reach it.", exists=True),
 ]
 Nothing = Annotated[
     str | None,

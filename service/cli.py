@@ -142,10 +142,12 @@ def restore_command(folder: backup_cli.Folder, data_dir: DataDir = None) -> None
 
 
 @app.command("replay")
-def replay_command(nothing_to_replay: backup_cli.Nothing = None, data_dir: DataDir = None) -> None:
+def replay_command(
+    nothing_to_replay: backup_cli.Nothing = None, checkpoint: backup_cli.Kept = None, data_dir: DataDir = None
+) -> None:
     """Have a restored service forget again what was erased after its backup, by the erasure journal."""
     with _told():
-        backup_cli.replay(_settings(data_dir), nothing=nothing_to_replay)
+        backup_cli.replay(_settings(data_dir), nothing=nothing_to_replay, checkpoint=checkpoint)
 
 
 @app.command("worker-health")

@@ -1,8 +1,8 @@
 """The erasure journal: what a service restored from a backup must learn again, kept outside of its database.
 
 A folder of numbered segments. Each holds the audit log's next entries as they were hashed, and the keyed hashes of ids
-that were suppressed; it ends with a MAC under a key derived from the master key. A segment is written once. Neither a
-sample ID nor a key is in it.
+that were suppressed; it ends with a MAC under a key derived from the master key. A segment is written once, and names
+the MAC of the one before it. Neither a sample ID nor a key is in it.
 """
 
 import hashlib
@@ -12,7 +12,8 @@ import os
 import secrets
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,35 @@ _MAC = "mac"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Head:
+    """What a database keeps of the newest segment that it has seen written: its MAC commits to all before it."""
+
+    journal: str
+    number: int
+    mac: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Segment:
-    """Entries ``first`` to before ``end`` of the audit log, and tokens as (dataset's id, hex)."""
+    """Entries ``first`` to before ``end`` of the audit log, and tokens as (dataset's id, hex).
+
+    ``journal``: a name drawn with the first segment; ``previous``: the MAC of the segment before. Both are "" in a
+    segment of a release that wrote neither; ``mac`` is "" before it is written.
+    """
 
     number: int
+    journal: str = ""
+    previous: str = ""
+    mac: str = ""
     first: int
     end: int
     last_leaf: str
     entries: Sequence[dict[str, Any]] = ()
     tokens: Sequence[tuple[str, str]] = ()
+
+    @property
+    def head(self) -> Head:
+        return Head(journal=self.journal, number=self.number, mac=self.mac)
 
 
 def journal_key(master_key: bytes) -> bytes:
@@ -79,6 +100,9 @@ class Journal:
             raise PreconditionFailed(f"Segment {number} is not one of {FORMAT}.", code="erasure_journal_damaged")
         return Segment(
             number=number,
+            journal=head.get("journal", ""),
+            previous=head.get("previous", ""),
+            mac=mac,
             first=head["first"],
             end=head["end"],
             last_leaf=head["last_leaf"],
@@ -94,16 +118,34 @@ class Journal:
             # Not each has entries whose numbers would show the gap: a long list of ids goes on in segments of its own.
             detail = f"Segments of the erasure journal are missing: {', '.join(map(str, missing[:10]))}."
             raise PreconditionFailed(detail, code="erasure_journal_damaged")
-        return [self.read(number) for number in numbers]
+        found = [self.read(number) for number in numbers]
+        for before, after in pairwise(found):
+            if after.previous not in ("", before.mac):
+                detail = f"Segment {after.number} of the erasure journal does not follow the one before it."
+                raise PreconditionFailed(detail, code="erasure_journal_damaged")
+        return found
 
-    def append(self, segment: Segment) -> None:
-        """Write a segment, whole or not at all. Raises FileExistsError if there is one of its number."""
+    def is_cut(self, known: Head | None, last: Segment | None) -> bool:
+        """Say whether a segment that was written is not there any more, or another one in its place.
+
+        Of those before it only what a backup pruned may be gone. Raises OSError, PreconditionFailed.
+        """
+        if known is None or last is None or last.journal != known.journal:
+            return False  # nothing was written, or into another journal, which began with all there was
+        if last.number <= known.number:
+            return last.head != known
+        return known.number in self.numbers() and self.read(known.number).head != known
+
+    def append(self, segment: Segment) -> Segment:
+        """Write a segment, whole or not at all; return it with its MAC. Raises FileExistsError if there is one."""
         path = self._path(segment.number)
         head = {"format": FORMAT, "number": segment.number, "first": segment.first, "end": segment.end}
+        head |= {"journal": segment.journal, "previous": segment.previous}
         lines: list[dict[str, Any]] = [{**head, "last_leaf": segment.last_leaf}, *segment.entries]
         lines += [{"dataset": dataset, "token": token} for dataset, token in sorted(segment.tokens)]
         body = b"".join(json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in lines)
-        content = body + json.dumps({_MAC: self._mac(body)}).encode() + b"\n"
+        mac = self._mac(body)
+        content = body + json.dumps({_MAC: mac}).encode() + b"\n"
         if self._in_bucket:
             with self._refusals():
                 self._fs.pipe_file(path, content, mode="create")
@@ -112,6 +154,7 @@ class Journal:
         else:
             self._fs.makedirs(self._root, exist_ok=True)
             self._fs.pipe_file(path, content, mode="create")
+        return replace(segment, mac=mac)
 
     def remove_before(self, number: int) -> int:
         """Delete the segments before this one, which no backup that is kept needs any more; return how many."""

@@ -10,9 +10,11 @@ from service.deps import Parts
 from service.duties import Duty
 from service.erasure_journal import Journal, Segment, journal_key
 from service.settings import Settings
+from service.store import journal_heads, replays
 from service.store.samples import one_of
 from service.store.session import Database
 from service.store.tables import AuditEntry, AuditHead, AuditLink, ErasedToken, Restore, Suppression
+from service.store.types import new_id
 
 EVERY_SECONDS = 5.0
 # Entries that tell of no erasure may wait, so that a busy log does not make a segment at each turn.
@@ -41,9 +43,12 @@ class Journalist:
 def write(database: Database, settings: Settings) -> int:
     """Write all that is new into the journal and return the log's size that it has now. Raises OSError."""
     journal = Journal(settings.resolved_erasure_journal_url, journal_key(settings.master_key_bytes))
+    with database.reading() as session:
+        known = journal_heads.known(session)  # before the journal is: what is written in between is no fault
+        waits = replays.pending(session) is not None
     last = journal.last()
-    if last is None:
-        _begin(database)
+    if not waits and (last is None or journal.is_cut(known, last)):
+        _begin(database, last)
     while True:
         with database.reading() as session:
             if session.scalar(select(func.count()).select_from(Restore).where(Restore.finished_at.is_(None))):
@@ -53,24 +58,29 @@ def write(database: Database, settings: Settings) -> int:
         if segment is None:
             return first
         try:
-            journal.append(segment)
+            segment = journal.append(segment)
         except FileExistsError:  # another process was faster: go on after it
             last = journal.last()
             continue
         with database.writing() as session:
+            journal_heads.move(session, segment.head)
             # Not all up to the newest: one with a lower number may have been committed since, by a slower transaction.
             session.execute(delete(ErasedToken).where(one_of(session, ErasedToken.id, written)))
         log.info("erasures.journaled", segment=segment.number, entries=len(segment.entries), count=len(segment.tokens))
         last = segment
 
 
-def _begin(database: Database) -> None:
-    """Put all that was ever erased into a journal that is empty: it may be another one than was written before."""
+def _begin(database: Database, last: Segment | None) -> None:
+    """Put all that was ever erased into a journal that is empty, or that was cut: what it lacks nobody knows."""
+    if last is not None:
+        log.error("erasures.journal_cut", newest=last.number)
     tokens = select(Suppression.dataset_id, Suppression.token)
     waits = exists().where(ErasedToken.dataset_id == Suppression.dataset_id, ErasedToken.token == Suppression.token)
     missing = tokens.where(~waits).order_by(Suppression.dataset_id, Suppression.token)
     with database.writing() as session:
         session.execute(insert(ErasedToken).from_select(["dataset_id", "token"], missing))
+        if last is not None:
+            journal_heads.move(session, last.head, back=True)
 
 
 def _first(session: Session, last: Segment | None) -> int:
@@ -84,7 +94,11 @@ def _first(session: Session, last: Segment | None) -> int:
 
 
 def _next(session: Session, *, number: int, first: int, last: Segment | None) -> tuple[Segment | None, list[int]]:
-    """Return the next segment, and the rows of tokens in it; entries are read first, so no token is behind."""
+    """Return the next segment, and the rows of tokens in it.
+
+    Entries are read first, and written in no earlier segment than any token that was there by then: whoever has the
+    log up to an entry has all that was erased before it.
+    """
     entries = session.scalars(
         select(AuditEntry).where(AuditEntry.seq >= first).order_by(AuditEntry.seq).limit(MOST_ENTRIES)
     ).all()
@@ -94,13 +108,16 @@ def _next(session: Session, *, number: int, first: int, last: Segment | None) ->
         for kind, ref, seq in session.execute(select(AuditLink.kind, AuditLink.ref, AuditLink.seq).where(between)):
             links.setdefault(seq, []).append((kind, ref))
     tokens = session.scalars(select(ErasedToken).order_by(ErasedToken.id).limit(MOST_TOKENS)).all()
+    if len(tokens) == MOST_TOKENS:
+        entries = []  # there may be more of them
     if not entries and not tokens:
         return None, []
     end = entries[-1].seq + 1 if entries else first
     leaf = entries[-1].leaf_hash if entries else (last.last_leaf if last else "")
     made = [_entry(entry, sorted(links.get(entry.seq, []))) for entry in entries]
     listed = [(row.dataset_id, bytes(row.token).hex()) for row in tokens]
-    segment = Segment(number=number, first=first, end=end, last_leaf=leaf, entries=made, tokens=listed)
+    named = {"journal": last.journal if last else new_id("jnl"), "previous": last.mac if last else ""}
+    segment = Segment(number=number, first=first, end=end, last_leaf=leaf, entries=made, tokens=listed, **named)
     return segment, [row.id for row in tokens]
 
 

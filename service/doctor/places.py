@@ -14,10 +14,10 @@ from service.artifacts import ArtifactStore
 from service.broker import celery_config
 from service.doctor.finding import Finding
 from service.doctor.store import absent
-from service.erasure_journal import Journal, journal_key
+from service.erasure_journal import Head, Journal, journal_key
 from service.errors import PreconditionFailed, WrongStore
 from service.settings import Settings
-from service.store import artifact_stores
+from service.store import artifact_stores, journal_heads
 from service.store.session import Database
 from service.store.tables import ErasedToken
 
@@ -113,7 +113,9 @@ def journal(settings: Settings) -> Iterator[Finding]:
     if settings.master_key is None and not (settings.data_dir / "master.key").exists():
         return
     try:
-        last = Journal(url, journal_key(settings.master_key_bytes)).last()
+        found = Journal(url, journal_key(settings.master_key_bytes))
+        known, last = _known_head(settings), found.last()
+        cut = found.is_cut(known, last) or (known is not None and last is None)
     except PreconditionFailed as error:
         yield Finding.fault("erasure journal", error.detail, "A restore could not replay it; make a new backup now.")
         return
@@ -121,8 +123,24 @@ def journal(settings: Settings) -> Iterator[Finding]:
         todo = "Is the place there, and may the service write in it? Erasures wait in the database until then."
         yield Finding.fault("erasure journal", f"cannot be used ({type(error).__name__})", todo)
         return
+    if cut:
+        todo = "Who deletes there? The API writes it all anew with the next erasure; restores need what is gone."
+        yield Finding.fault("erasure journal", "its newest segments are gone, or are others than were written", todo)
     if not absent(settings):
         yield from _backlog(settings, last.end if last else 0)
+
+
+def _known_head(settings: Settings) -> Head | None:
+    if absent(settings):
+        return None
+    database = Database.open(settings)
+    try:
+        with database.reading() as session:
+            return journal_heads.known(session)
+    except SQLAlchemyError:
+        return None
+    finally:
+        database.dispose()
 
 
 def _beside_the_data(settings: Settings, url: str) -> bool:

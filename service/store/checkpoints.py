@@ -7,7 +7,7 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.errors import NotFound, Unavailable
+from service.errors import Conflict, NotFound, Unavailable
 from service.evidence import merkle, notes
 from service.evidence.merkle import InvalidProof
 from service.evidence.notes import Checkpoint, InvalidNote
@@ -50,6 +50,26 @@ def at(session: Session, size: int) -> SignedCheckpoint:
 def note_at(session: Session, size: int) -> str | None:
     """Return the note of the checkpoint of this size, if one was signed."""
     return session.scalar(select(AuditCheckpoint.note).where(AuditCheckpoint.size == size))
+
+
+def refuse_unreached(session: Session, settings: Settings, note: str) -> None:
+    """Raise Conflict unless the log goes as far as a checkpoint that was kept elsewhere, and is the one it speaks of.
+
+    A key of the log's own has to have signed it. What this session records is not counted: it is appended at its end.
+    """
+    try:
+        found = notes.open_checkpoint(note, signing_keys.known_note_keys(session, settings))
+    except InvalidNote as fault:
+        raise Conflict(f"The checkpoint cannot be used: {fault}.", code="checkpoint_refused") from None
+    size = audit_tree.integrate(session)
+    if size < found.size:
+        raise Conflict(
+            f"The log reaches {size} entries with what the journal holds, and a checkpoint of {found.size} was signed: "
+            "the journal's newest segments are missing.",
+            code="erasure_journal_cut",
+        )
+    if audit_tree.root(session, found.size) != found.root:
+        raise Conflict("The log is not the one that the checkpoint speaks of.", code="journal_of_another_log")
 
 
 def _view(row: AuditCheckpoint | None) -> SignedCheckpoint | None:

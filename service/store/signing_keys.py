@@ -34,6 +34,16 @@ def note_keys(session: Session, origin: str) -> list[NoteKey]:
     return [NoteKey(name=origin, public_key=row.public_key) for row in every(session)]
 
 
+def known_note_keys(session: Session, settings: Settings) -> list[NoteKey]:
+    """Return those of the log, and the one that this process signs with: a log cut short may not tell of it yet."""
+    try:
+        own = _configured(settings) or (_read(_file(settings), settings) if _file(settings).exists() else None)
+    except Unavailable:
+        own = None
+    mine = [NoteKey(name=settings.log_origin, public_key=own.public_key)] if own is not None else []
+    return [*note_keys(session, settings.log_origin), *mine]
+
+
 def current(session: Session, settings: Settings) -> Signer:
     """Return who signs now; the first call of all adds the key, and needs a writing session.
 

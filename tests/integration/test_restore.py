@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from service import backup, backup_cli, journaling, migrate, restore_gate
 from service.artifacts import ArtifactStore
 from service.cli import app
-from service.erasure_journal import Journal, journal_key, story
+from service.doctor import places
+from service.erasure_journal import Journal, Segment, journal_key, story
 from service.errors import Conflict, PreconditionFailed, ServiceError, WrongStore
 from service.evidence.commitments import suppression_key
 from service.evidence.key_wrapping import wrapping_key
@@ -166,6 +167,7 @@ def test_a_worker_that_starts_in_the_midst_of_a_restore_finds_no_database_and_sw
         assert replays.pending(session) is not None
         held = [OwnArtifacts(new.settings.resolved_artifacts_url, new.database).size(row.sha256)
                 for row in session.scalars(select(Version))]  # fmt: skip
+    new.database.dispose()
     assert held
     assert None not in held
 
@@ -432,6 +434,93 @@ def test_a_signing_key_revoked_and_webhooks_ended_since_the_backup_are_not_trust
         found = {row.id: row.enabled for row in session.scalars(select(WebhookEndpoint))}
     new.database.dispose()
     assert found == {"whk_rotated": False, "whk_kept": True}
+
+
+def _newest(case: Case) -> Path:
+    return max((case.root / "journal").iterdir())
+
+
+def test_a_journal_that_ends_before_its_backup_is_not_replayed(case: Case) -> None:
+    for name in ("audit-1", "audit-2"):
+        case.first.erase(name)
+        journaling.write(case.first.database, case.first.settings)
+    case.back_up()
+    new = case.lose_and_restore()
+    _newest(case).unlink()
+    with pytest.raises(Conflict, match="newest segments are missing"):
+        backup_cli.replay(new.settings, nothing=None)
+    new.database.dispose()
+
+
+@pytest.mark.parametrize("most", [journaling.MOST_TOKENS, 2])
+def test_a_journal_that_ends_before_a_checkpoint_from_outside_is_not_replayed(
+    case: Case, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """However many segments a long list of ids takes: the log does not get further than they do."""
+    monkeypatch.setattr(journaling, "MOST_TOKENS", most)
+    case.back_up()
+    case.first.erase(*(f"audit-{number}" for number in range(5)))
+    note = case.root / "checkpoint"
+    note.write_text(checkpoints.fresh(case.first.database, case.first.settings).note)
+    new = case.lose_and_restore()
+    newest = _newest(case)
+    newest.rename(case.root / "gone")
+    with pytest.raises(Conflict, match="a checkpoint of"):
+        backup_cli.replay(new.settings, nothing=None, checkpoint=note)
+    with new.database.reading() as session:
+        assert replays.pending(session) is not None
+    (case.root / "gone").rename(newest)
+    altered = case.root / "altered"
+    altered.write_text(note.read_text().replace("\n", "\n1", 1))
+    with pytest.raises(Conflict, match="cannot be used"):
+        backup_cli.replay(new.settings, nothing=None, checkpoint=altered)
+    backup_cli.replay(new.settings, nothing=None, checkpoint=note)
+    with new.database.reading() as session:
+        named = [f"d-audit-{number}" for number in range(5)]
+        known = samples.suppressed(session, new.secrets.suppression, version_dataset(session), named)
+    new.database.dispose()
+    assert known == set(named)
+
+
+def test_a_running_service_writes_again_what_was_cut_from_its_journal(case: Case) -> None:
+    old = case.first
+    for name in ("audit-1", "audit-2", "audit-3"):
+        old.erase(name)
+        journaling.write(old.database, old.settings)
+    told = {each.level for each in places.journal(old.settings)}
+    assert "fault" not in told
+    _newest(case).unlink()
+    _newest(case).unlink()
+    assert "fault" in {each.level for each in places.journal(old.settings)}
+    old.erase("audit-4")
+    size = journaling.write(old.database, old.settings)
+    segments = old.journal().whole()
+    assert sorted(story(segments)) == list(range(size))
+    with old.database.reading() as session:
+        erased = {row.token.hex() for row in session.scalars(select(Suppression))}
+    assert {token for segment in segments for _, token in segment.tokens} == erased
+    assert journaling.write(old.database, old.settings) == size, "and not again at each turn"
+    assert len(old.journal().numbers()) == len(segments)
+    assert "fault" not in {each.level for each in places.journal(old.settings)}
+
+
+def test_a_segment_of_another_history_does_not_fit_in(tmp_path: Path) -> None:
+    journals = [Journal(str(tmp_path / name), b"k" * 32) for name in ("one", "other")]
+    for journal in journals:
+        first = journal.append(Segment(number=1, first=0, end=0, last_leaf="", journal=f"of {journal}"))
+        journal.append(Segment(number=2, first=0, end=0, last_leaf="", journal=first.journal, previous=first.mac))
+        assert len(journal.whole()) == 2
+    (tmp_path / "one" / "erasures-0000000002.ndjson").unlink()
+    shutil.copy(tmp_path / "other" / "erasures-0000000002.ndjson", tmp_path / "one")
+    with pytest.raises(PreconditionFailed, match="does not follow"):
+        journals[0].whole()
+
+
+def test_segments_of_a_release_that_did_not_chain_them_are_read(tmp_path: Path) -> None:
+    journal = Journal(str(tmp_path), b"k" * 32)
+    for number in (1, 2):
+        journal.append(Segment(number=number, first=0, end=0, last_leaf=""))
+    assert [segment.previous for segment in journal.whole()] == ["", ""]
 
 
 def test_a_journal_begun_elsewhere_has_all_that_was_ever_erased(case: Case) -> None:

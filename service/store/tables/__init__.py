@@ -7,7 +7,7 @@ from service.store.tables.base import Base, Json, table_of
 from service.store.tables.certificates import Certificate
 from service.store.tables.datasets import Dataset, Sample, Suppression
 from service.store.tables.decisions import RequestDecision
-from service.store.tables.erasures import ErasedToken, Restore
+from service.store.tables.erasures import ErasedToken, JournalHead, Restore
 from service.store.tables.id_checks import IdCheck
 from service.store.tables.jobs import Attempt, Evaluation, EvaluationPlot, Job, JobRequest, Worker
 from service.store.tables.models import Model, PreparedFile, ReferenceFile, Version, VersionExclusion
@@ -43,6 +43,7 @@ __all__ = [
     "IdempotencyKey",
     "Job",
     "JobRequest",
+    "JournalHead",
     "Json",
     "Model",
     "OwnArtifactStore",

@@ -22,6 +22,16 @@ class ErasedToken(Base):
     token: Mapped[bytes] = mapped_column(LargeBinary(32))
 
 
+class JournalHead(Base):
+    """The one row that names the newest segment of the erasure journal, by its number and MAC."""
+
+    __tablename__ = "journal_head"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    journal: Mapped[str] = mapped_column(String(40))
+    number: Mapped[int] = mapped_column(BigId)
+    mac: Mapped[str] = mapped_column(String(64))
+
+
 class Restore(Base):
     """That the database came from a backup. While ``finished_at`` is NULL later erasures are still to be replayed.
 
