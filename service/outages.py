@@ -65,7 +65,7 @@ def _of_storage(error: OSError) -> ServiceError | None:
 def _full(what: str) -> StorageFull:
     return StorageFull(
         f"The service's {what} has no room left and nothing was stored. The operator must free or add space; "
-        "then send the request again."
+        "then send the request again. Jobs go on by themselves."
     )
 
 

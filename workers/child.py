@@ -18,9 +18,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from service import faults, outages
+from service.errors import StorageFull
 from workers.line import Line, Stopped
 
 PROGRESS_SECONDS = 0.2
+# The child writes nowhere else.
+_FULL_DISK = (
+    "The disk of the worker's data folder (UNLEARN_DATA_DIR) has no room left for decoded samples or results; nothing "
+    "was kept. Free or add space there; the job goes on by itself."
+)
 
 
 def main() -> None:
@@ -142,7 +148,7 @@ def describe(error: Exception) -> dict[str, Any]:
     if isinstance(error, OutOfMemoryError):
         return {"code": "out_of_memory", "detail": str(error)}
     if isinstance(error, OSError) and (lack := outages.lacking(error)) is not None:
-        return {"code": lack.code, "detail": lack.detail}
+        return {"code": lack.code, "detail": _FULL_DISK if isinstance(lack, StorageFull) else lack.detail}
     frames = [f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)]
     return {"code": "internal_error", "detail": f"{type(error).__name__} at {' > '.join(frames[-4:])}"}
 

@@ -31,11 +31,19 @@ def write(entry: Entry, arrays: SourceArrays, digest: str, *, erased: Sequence[i
     scratch = Path(tempfile.mkdtemp(dir=entry.scratch))
     images = arrays.images.copy()
     images[list(erased)] = 0
-    np.save(scratch / "images.npy", images, allow_pickle=False)
-    np.save(scratch / "labels.npy", arrays.labels, allow_pickle=False)
+    _save(scratch / "images.npy", images)
+    _save(scratch / "labels.npy", arrays.labels)
     (scratch / "digest.json").write_text(json.dumps({"sha256": digest}))
     shutil.rmtree(entry.folder, ignore_errors=True)
     scratch.replace(entry.folder)
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    """Write a .npy file. Raises OSError, whose number says what is wrong: of a full disk NumPy's own gives none."""
+    whole = np.ascontiguousarray(array)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(whole))
+        file.write(whole.reshape(-1).view(np.uint8).data)
 
 
 def load(
