@@ -24,6 +24,8 @@ OF_NO_ROUTE = {
     "migration_blocked": "`unlearn migrate` alone",
     "schema_unfit": "a process with it does not begin to serve",
     "erasure_journal_damaged": "`unlearn restore` alone",
+    "erasure_journal_cut": "`unlearn replay` alone",
+    "checkpoint_refused": "`unlearn replay` alone",
     "journal_damaged": "`unlearn restore` alone",
     "journal_has_a_gap": "`unlearn restore` alone",
     "journal_of_another_log": "`unlearn restore` alone",
