@@ -1,8 +1,9 @@
 """What it costs to settle many deletion requests that one erasure job works for: does the cost of each grow with them?
 
 For each count a fresh store with one model. The requests, of three ids each, are taken in, join one job, and the job is
-claimed and published as a worker does it, but nothing is trained or measured: the report is a fixed one. Then what held
-the samples is purged and each request's certificate is made. Seconds and SQL statements of each stage, on one machine.
+claimed and published as a worker does it, but nothing is trained or measured: the report is a fixed one, with a figure
+for each request. Then what held the samples is purged and each request's certificate is made. Seconds and SQL
+statements of each stage, on one machine.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from workers.bench import Bench
 from workers.orders import Prepared
 
 COUNTS, IDS, MAX_GROWTH = (125, 250, 500, 1_000), 3, 2.0
-REPORT = {**certificate_cases.report(method="finetune"), "seconds": {"unlearning": 1.0, "evaluation": 1.0}}
+SECONDS = {"unlearning": 1.0, "evaluation": 1.0}
 Stages = dict[str, dict[str, float]]
 
 
@@ -120,6 +121,7 @@ def _publish(bench: Bench, claim: jobs.Claim) -> None:
         job = session.get_one(Job, claim.job_id)
         parent = versions.live(session, str(job.model_id))[-1]
         named = requests.sample_keys_of_job(session, job.id)
+        figures = certificate_cases.figures([each.id for each in requests.of_job(session, job.id)])
         forgotten = [key for key, _ in versions.trained_on(session, parent, sorted(set().union(*named.values())))]
     path = bench.settings.data_dir / "weights"
     path.write_bytes(factories.safetensors(w=[1.0]))
@@ -128,7 +130,8 @@ def _publish(bench: Bench, claim: jobs.Claim) -> None:
     with bench.database.writing() as session:
         jobs.hold_lease(session, claim).rung = "finetune"
         weights = digest, path.stat().st_size
-        publish.erased(session, claim, prepared, {"report": REPORT}, weights, [], bench.suppression_key)
+        report = {**certificate_cases.report(method="finetune", per_request=figures), "seconds": SECONDS}
+        publish.erased(session, claim, prepared, {"report": report}, weights, [], bench.suppression_key)
 
 
 def _how_many(bench: Bench, table: Any) -> int:

@@ -13,7 +13,7 @@ from service.errors import ServiceError
 from service.evidence import bundle, verify
 from service.evidence.verify import Refused, TrustedKey
 from service.faults import Step
-from service.store import certificate_facts, certificates, checkpoints, requests, signing_keys
+from service.store import certificate_facts, certificates, checkpoints, dataset_roots, requests, signing_keys
 from service.store.checkpoints import SignedCheckpoint
 from service.store.tables import Certificate
 
@@ -49,11 +49,12 @@ class Issuer:
         except ServiceError as error:
             self._failed(_SIGNING, error)
             return
+        roots = dataset_roots.Reader()
         for request_id in ready:
             if parts.draining.is_set():
                 return
             try:
-                _issue(parts, request_id, signed)
+                issue(parts, request_id, signed, roots)
             except (Refused, ServiceError, LookupError, NoResultFound, TypeError, ValueError) as error:
                 self._failed(request_id, error)  # and holds no other up
 
@@ -65,8 +66,9 @@ class Issuer:
         return time.monotonic() >= self._not_before.get(what, 0.0)
 
 
-def _issue(parts: Parts, request_id: str, signed: SignedCheckpoint) -> None:
-    made = _make(parts, request_id, signed)
+def issue(parts: Parts, request_id: str, signed: SignedCheckpoint, roots: dataset_roots.Reader) -> None:
+    """Issue the certificate of one request. Raises Refused, LookupError. ``roots``: shared by those of one turn."""
+    made = _make(parts, request_id, signed, roots)
     if made is None:
         return
     row = Certificate(
@@ -82,14 +84,15 @@ def _issue(parts: Parts, request_id: str, signed: SignedCheckpoint) -> None:
         log.info("certificate.issued", request_id=request_id, certificate_id=made.id)
 
 
-def _make(parts: Parts, request_id: str, signed: SignedCheckpoint) -> Made | None:
+def _make(parts: Parts, request_id: str, signed: SignedCheckpoint, roots: dataset_roots.Reader) -> Made | None:
     """Return the bundle; None where the key was changed since the checkpoint. Raises Refused, LookupError."""
     with parts.database.reading() as session:
         request = requests.get(session, request_id)
         signer = signing_keys.current(session, parts.settings)
         if signer.key_id != signed.key_id:
             return None
-        gathered = certificate_facts.gather(session, request, master_key=parts.settings.master_key_bytes)
+        master_key = parts.settings.master_key_bytes
+        gathered = certificate_facts.gather(session, request, master_key=master_key, roots=roots)
         proofs = certificate_facts.proofs(session, gathered.entries, signed)
         keys = certificate_facts.keys(session, signer.name)
     raw = bundle.make(gathered.facts, log=proofs, keys=keys, signer=signer)

@@ -107,6 +107,7 @@ OF: Mapping[str, Codes] = {
     },
     "approve_job": {403: ("requester_may_not_approve",), 409: ("nothing_to_approve", *_JOB_STATES)},
     "retry_job": {409: ("version_rejected", *_JOB_STATES)},
+    "get_evaluation": {404: ("deletion_request_not_found",), 409: ("report_not_in_parts",)},
     "get_evaluation_plot": {404: ("plot_not_found",)},
     "rotate_api_key": {409: ("key_revoked", "key_expired")},
     "create_webhook": {409: ("too_many_webhooks",)},

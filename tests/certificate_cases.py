@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,7 @@ from typing import Any
 import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from service.evidence import bundle
+from service.evidence import bundle, report_parts
 from service.evidence.bundle import KeyRecord, LogProofs
 from service.evidence.facts import (
     CertificateFacts,
@@ -20,8 +21,10 @@ from service.evidence.facts import (
     Recipients,
     RequestFacts,
     Residual,
+    SharedReport,
 )
-from service.evidence.verify import report_digest
+from service.evidence.report_parts import Cut
+from service.evidence.verify import common_digest, report_digest
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 DUE = START + timedelta(days=29)
@@ -365,5 +368,34 @@ def made_twice(signer: Key, told: dict[str, Any]) -> bytes:
     of, digest = entries["evaluation"], report_digest(whole)
     entries["evaluation"] = replace(of, payload={**of.payload, "report_sha256": digest})
     model = replace(facts(entries).models[0], report=whole, report_sha256=digest)
+    log = proofs(entries, signer)
+    return bundle.make(facts(entries, models=[model]), log=log, keys=[record(signer)], signer=signer)
+
+
+def figures(requests: Sequence[str]) -> list[dict[str, Any]]:
+    """What a worker measures on the samples of each of several requests."""
+    return [{"request": each, "n": 3, "mia_threshold.phi.auc": 0.5, "ci95": [0.25, 0.75]} for each in requests]
+
+
+def shared_report(sharing: int) -> Cut:
+    """The parts of a report that so many requests share, of which `req_1` is one."""
+    others = [f"req_{secrets.token_hex(16)}" for _ in range(sharing - 1)]
+    return report_parts.cut(report(per_request=figures([*others[:2], "req_1", *others[2:]])))
+
+
+def made_shared(signer: Key, cut: Cut, **changes: Any) -> bytes:
+    """Return the bundle of `req_1`, one of those whose work was shared. ``changes``: of what proves its figure."""
+    entries = logged()
+    of = entries["evaluation"]
+    entries["evaluation"] = replace(of, payload={**of.payload, "report_sha256": cut.sha256})
+    own = next(each for each in cut.figures if each.request_id == "req_1")
+    shared = SharedReport(
+        common_sha256=common_digest(cut.stored),
+        requests=cut.stored["parts"]["requests"],
+        root=cut.stored["parts"]["root"],
+        own={"figure": dict(own.document), "index": own.index, "proof": own.proof},
+    )
+    model = replace(facts(entries).models[0], report=cut.stored, report_sha256=cut.sha256)
+    model = replace(model, shared=replace(shared, **changes))
     log = proofs(entries, signer)
     return bundle.make(facts(entries, models=[model]), log=log, keys=[record(signer)], signer=signer)

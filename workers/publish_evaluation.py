@@ -5,8 +5,8 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from service.catalogue.report_schema import REPORT_SCHEMA
-from service.evidence.verify import report_digest
-from service.store import audit, events, plots, requests
+from service.evidence import report_parts
+from service.store import audit, evaluations, events, plots, requests
 from service.store.tables import Dataset, Evaluation, Job, Model, Version
 from service.store.types import new_id
 from workers.orders import Prepared
@@ -33,9 +33,8 @@ def record_evaluation(
         "policy_digest": job.policy_digest,
         "inputs": _inputs(session, job, prepared, sha256),
     }
-    row = Evaluation(id=evaluation_id, job_id=job.id, report=whole)
-    session.add(row)
-    session.flush()
+    cut = report_parts.cut(whole)
+    row = evaluations.add(session, evaluation_id, job.id, cut)
     plots.save(session, row.id, result.get("plots", {}))
     job.evaluation_id = row.id
     model = session.get_one(Model, job.model_id)
@@ -45,7 +44,7 @@ def record_evaluation(
         "gate": gate["verdict"],
         "metrics": len(report.get("metrics", [])),
         "policy_digest": job.policy_digest,
-        "report_sha256": report_digest(whole),
+        "report_sha256": cut.sha256,
     }
     linked = [request.id for request in requests.of_job(session, job.id)]
     links = {"job": job.id, "model": model.name, "request": linked}

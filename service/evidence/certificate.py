@@ -13,11 +13,12 @@ from service.evidence.facts import (
     Json,
     ModelFacts,
     Residual,
+    SharedReport,
     why_nothing_was_measured,
     written,
 )
 from service.evidence.statements import demand
-from service.evidence.verify import canonical, sha256
+from service.evidence.verify import PARTS_SCHEME, canonical, sha256
 
 REGULATION, ARTICLE = "Regulation (EU) 2016/679 (GDPR)", "17"
 _EXACT = "The result is what training without the samples gives: they did not take part in any step that made it."
@@ -161,9 +162,18 @@ def _model(model: ModelFacts, service_version: str) -> Json:
             "sentence": gate["sentence"],
             "approved_by": model.approved_by,
             "results": [_result(each, gate.get("bounds", [])) for each in report["metrics"]],
+            **_own(model.shared),
         },
         "reexecution": report.get("reexecution"),
     }
+
+
+def _own(shared: SharedReport | None) -> Json:
+    """Return what was measured on the request's own samples, with the proof, where others share the report."""
+    if shared is None:
+        return {}
+    digest = {"common_sha256": shared.common_sha256, "requests": shared.requests, "root": shared.root}
+    return {"parts": {"scheme": PARTS_SCHEME, **digest, "own": dict(shared.own)}}
 
 
 def _result(metric: Mapping[str, Any], bounds: Sequence[Mapping[str, Any]]) -> Json:

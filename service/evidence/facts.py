@@ -66,8 +66,21 @@ class DatasetFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SharedReport:
+    """Of a report that several requests share, what proves the figure of one. ``own``: figure, index and proof."""
+
+    common_sha256: str
+    requests: int
+    root: str
+    own: Json
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """One model that forgot. ``…_entry`` is the number of the log entry that says so."""
+    """One model that forgot. ``…_entry`` is the number of the log entry that says so.
+
+    ``report``: without the figures of single requests, where these are `shared`.
+    """
 
     model: str
     job: str
@@ -83,6 +96,7 @@ class ModelFacts:
     evaluation_entry: int
     report_sha256: str
     report: Mapping[str, Any]
+    shared: SharedReport | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,6 +45,8 @@ TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 PREDICATES = {"certificate": CERTIFICATE, "provenance": PROVENANCE, "test_result": TEST_RESULT}
 # What an evaluation has, as it is served, that is not part of the report whose digest was taken.
 NOT_OF_THE_REPORT = ("id", "job_id", "created_at", "plots")
+# How the digest of a report is made that several requests share: over its common part, and a tree of their figures.
+PARTS_SCHEME = "urn:unlearning-service:report-parts:1"
 CLOCK_SLACK = timedelta(minutes=1)
 # States of an artefact that held the samples and does so no more.
 GONE = ("purged", "overwritten", "absent")
@@ -197,6 +199,20 @@ _RESULT = _object(
         "bounds": _list(_BOUND),
     }
 )
+# Beside these it has the attack's value under the attack's name, which is another for each kind of model.
+_FIGURE: Json = {
+    **_object({"request": _NAME, "n": _COUNT, "ci95": _INTERVAL, "salt": _SHA256 | {"pattern": "^[0-9a-f]{32}$"}}),
+    "additionalProperties": _or_null(_NUMBER),
+}
+_PARTS = _object(
+    {
+        "scheme": {"const": PARTS_SCHEME},
+        "common_sha256": _SHA256,
+        "requests": _COUNT,
+        "root": _SHA256,
+        "own": _object({"figure": _FIGURE, "index": _COUNT, "proof": _list(_SHA256, maxItems=64)}),
+    }
+)
 _VERIFICATION = _object(
     {
         "evaluation": _NAME,
@@ -206,7 +222,8 @@ _VERIFICATION = _object(
         "sentence": _TEXT,
         "approved_by": _or_null(_TEXT),
         "results": _list(_RESULT),
-    }
+    },
+    {"parts": _PARTS},
 )
 _REEXECUTION = _object(
     {
@@ -567,14 +584,16 @@ def leaf_hash(entry: Json) -> bytes:
     return hashlib.sha256(b"\x00" + canonical(entry)).digest()
 
 
-def root_from_proof(leaf: bytes, *, index: int, size: int, proof: Sequence[bytes]) -> bytes:
+def root_from_proof(
+    leaf: bytes, *, index: int, size: int, proof: Sequence[bytes], what: str = "log entry", tree: str = "checkpoint"
+) -> bytes:
     """Return the root that an inclusion proof leads to (RFC 9162 §2.1.3.2). Raises Refused for a proof of no tree."""
     if index >= size:
-        raise Refused("bad_proof", f"log entry {index} lies beyond the checkpoint, which has {size} entries")
+        raise Refused("bad_proof", f"{what} {index} lies beyond the {tree}, which has {size} entries")
     node, last, found = index, size - 1, leaf
     for sibling in proof:
         if last == 0:
-            raise Refused("bad_proof", f"the inclusion proof of log entry {index} is too long")
+            raise Refused("bad_proof", f"the inclusion proof of {what} {index} is too long")
         if node % 2 or node == last:
             found = hashlib.sha256(b"\x01" + sibling + found).digest()
             while node % 2 == 0 and node:
@@ -583,8 +602,17 @@ def root_from_proof(leaf: bytes, *, index: int, size: int, proof: Sequence[bytes
             found = hashlib.sha256(b"\x01" + found + sibling).digest()
         node, last = node // 2, last // 2
     if last:
-        raise Refused("bad_proof", f"the inclusion proof of log entry {index} is too short")
+        raise Refused("bad_proof", f"the inclusion proof of {what} {index} is too short")
     return found
+
+
+def tree_root(leaves: Sequence[bytes]) -> bytes:
+    """Return the RFC 6962 root over leaf hashes."""
+    level = list(leaves)
+    while len(level) > 1:  # an odd last node goes up as it is
+        paired = [hashlib.sha256(b"\x01" + a + b).digest() for a, b in zip(level[::2], level[1::2], strict=False)]
+        level = paired + level[len(paired) * 2 :]
+    return level[0] if level else hashlib.sha256(b"").digest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -877,6 +905,8 @@ def _check_model(model: Json, request: Json, entries: Mapping[int, Json]) -> Non
     # Entries of before the log had reports' digests say nothing of them.
     logged = measured["payload"].get("report_sha256", verification["report_sha256"])
     _agree(verification["report_sha256"], logged, f"the report's digest of {name}")
+    if "parts" in verification:
+        _check_parts(verification, request, name)
     _agree(verification["gate"], measured["payload"].get("gate"), f"the gate's verdict on {name}")
     _agree(model["method"]["id"], measured["payload"].get("method"), f"the method used on {name}")
     if not frozen["seq"] < measured["seq"] < published["seq"]:
@@ -888,6 +918,23 @@ def _check_model(model: Json, request: Json, entries: Mapping[int, Json]) -> Non
     _agree(name, published["payload"].get("model", name), f"the model that {model['job']} made")
     if (model["method"]["kind"] == "exact") != (model["method"]["guarantee"] == "exact"):
         raise Refused("inconsistent", f"an approximate method carries no guarantee, and {name}'s is called one")
+
+
+def _check_parts(verification: Json, request: Json, name: str) -> None:
+    """Raise Refused unless the request's own figure is one of the report whose digest is in the log."""
+    parts, own = verification["parts"], verification["parts"]["own"]
+    digest = digest_of_parts(parts["common_sha256"], requests=parts["requests"], root=parts["root"])
+    if digest != verification["report_sha256"]:
+        raise Refused("digest_mismatch", f"the parts of the report on {name} do not make the digest that the log has")
+    _agree(own["figure"]["request"], request["id"], f"the request whose figure is shown of {name}")
+    if _root_of_figure(own["figure"], own["index"], own["proof"], size=parts["requests"]) != parts["root"]:
+        raise Refused("bad_proof", f"the request's own figure of {name} is none of the report's")
+
+
+def _root_of_figure(figure: Json, index: int, proof: Sequence[str], *, size: int) -> str:
+    siblings = [bytes.fromhex(node) for node in proof]
+    leaf = leaf_hash(figure)
+    return root_from_proof(leaf, index=index, size=size, proof=siblings, what="figure", tree="report").hex()
 
 
 def _at(entries: Mapping[int, Json], seq: int, what: str) -> Json:
@@ -1032,18 +1079,19 @@ def _check_reports(reports: Mapping[str, bytes], certificate: Json) -> list[str]
         try:
             report = json.loads(raw, object_pairs_hook=no_name_twice, parse_int=whole)
             digest = report_digest(report)
-        except (ValueError, RecursionError, AttributeError):
+        except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
             raise Refused("report_mismatch", f"{name} is not a report") from None
         if digest not in known:
             raise Refused("report_mismatch", f"{name} has digest {digest}, which is none of the certificate's reports")
-        _check_figures(known[digest], report, name)
+        _check_figures(known[digest], report, name, request_id=certificate["request"]["id"])
         found.append(known[digest]["verification"]["evaluation"])
     return found
 
 
-def _check_figures(model: Json, report: Json, file: str) -> None:
+def _check_figures(model: Json, report: Json, file: str, *, request_id: str) -> None:
     """Raise Refused unless the certificate says of the model what the report says."""
     method, verification = model["method"], model["verification"]
+    shared = "parts" in verification
     stated = {
         "method": method["id"],
         "guarantee": method["guarantee"] == "exact",
@@ -1051,6 +1099,7 @@ def _check_figures(model: Json, report: Json, file: str) -> None:
         "verdict": (verification["gate"], verification["sentence"]),
         "list of figures": [[r[k] for k in ("metric", "split", "value", "ci95", "n")] for r in verification["results"]],
         "re-execution": model["reexecution"],
+        "figure of the request's own samples": verification["parts"]["own"]["figure"] if shared else None,
     }
     try:
         reported = {
@@ -1060,6 +1109,7 @@ def _check_figures(model: Json, report: Json, file: str) -> None:
             "verdict": (report["gate"]["verdict"], report["gate"]["sentence"]),
             "list of figures": [[m.get(k) for k in ("name", "split", "value", "ci95", "n")] for m in report["metrics"]],
             "re-execution": report.get("reexecution"),
+            "figure of the request's own samples": _own_figure(report, request_id) if shared else None,
         }
     except (KeyError, TypeError, AttributeError, ValueError):
         raise Refused("report_mismatch", f"{file} is not a report of an evaluation") from None
@@ -1068,9 +1118,41 @@ def _check_figures(model: Json, report: Json, file: str) -> None:
             raise Refused("report_mismatch", f"the certificate has another {what} of {model['model']} than {file}")
 
 
+def _own_figure(report: Json, request_id: str) -> Json | None:
+    return next((figure for figure in report["per_request"] if figure["request"] == request_id), None)
+
+
 def report_digest(report: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a report's canonical bytes, without what is added to it where it is served."""
-    return sha256(canonical({name: value for name, value in report.items() if name not in NOT_OF_THE_REPORT}))
+    """Return the digest that the log has of a report, as it is served: whole, or with one request's figure alone.
+
+    It is that of the canonical bytes, without what is added where it is served; where the report says that it is made
+    of `parts`, that of the parts. Raises Refused where these do not fit together.
+    """
+    if "parts" not in report:
+        return sha256(canonical({name: value for name, value in report.items() if name not in NOT_OF_THE_REPORT}))
+    parts, figures = report["parts"], report["per_request"]
+    if "shown" in parts:
+        [figure], shown = figures, parts["shown"]
+        root = _root_of_figure(figure, shown["index"], shown["proof"], size=parts["requests"])
+    else:
+        root = tree_root([leaf_hash(figure) for figure in figures]).hex()
+        if parts["requests"] != len(figures):
+            raise Refused("report_mismatch", f"the report is of {parts['requests']} requests and has {len(figures)}")
+    if (parts["scheme"], parts["root"]) != (PARTS_SCHEME, root):
+        raise Refused("report_mismatch", "the figures of the report's requests do not have the root that it states")
+    return digest_of_parts(common_digest(report), requests=parts["requests"], root=root)
+
+
+def common_digest(report: Mapping[str, Any]) -> str:
+    """Return the digest of what a report says for all requests that share it."""
+    others = (*NOT_OF_THE_REPORT, "parts", "per_request")
+    return sha256(canonical({name: value for name, value in report.items() if name not in others}))
+
+
+def digest_of_parts(common_sha256: str, *, requests: int, root: str) -> str:
+    """Return the digest of a report made of parts. ``root``: of the tree over its requests' figures."""
+    parts = {"scheme": PARTS_SCHEME, "common_sha256": common_sha256, "requests": requests, "root": root}
+    return sha256(canonical(parts))
 
 
 # --- Trusted keys and the command line -------------------------------------------------------------------------------
@@ -1185,6 +1267,7 @@ def _summary(verdict: Verdict) -> str:
         lines.append(
             f"model        {model['model']}/{model['result']['version']} by {method['id']} ({kind}), gate: {gate}"
         )
+        lines += _own_line(model["verification"])
     lines += [] if certificate["models"] else ["model        none: nothing was unlearned or measured for this request"]
     kept = [each for each in certificate["residuals"] if each["state"] not in GONE]
     lines += [f"left         {each['name']}: {each['state']}" for each in kept]
@@ -1193,6 +1276,19 @@ def _summary(verdict: Verdict) -> str:
     lines += [f"report       {name}: the file is this report" for name in verdict.reports]
     lines += ["does not prove", *(f"  - {limit}" for limit in certificate["does_not_prove"])]
     return "\n".join(map(printable, lines)) + "\n"
+
+
+def _own_line(verification: Json) -> list[str]:
+    """Return the line about the request's own samples, where the work was shared."""
+    if "parts" not in verification:
+        return []
+    figure, sharing = verification["parts"]["own"]["figure"], verification["parts"]["requests"]
+    known = ("request", "n", "ci95", "salt")
+    found = {name: value for name, value in figure.items() if name not in known and value is not None}
+    attacks = ", ".join(f"{name} {value}" for name, value in found.items()) or "nothing measured"
+    return [
+        f"own samples  {attacks}, 95 % interval {figure['ci95']}, on {figure['n']}; {sharing} requests shared the work"
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

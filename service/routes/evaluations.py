@@ -3,17 +3,14 @@
 import hashlib
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, Query
 from fastapi.responses import JSONResponse, Response
-from sqlalchemy.orm import Session
 
 from service.catalogue.report_schema import REPORT_SCHEMA
 from service.deps import PartsDep, needs
 from service.digest_headers import etag, names_tag, repr_digest
-from service.errors import NotFound
 from service.schemas.report import EvaluationOut, evaluation_schema
-from service.store import plots
-from service.store.tables import Evaluation
+from service.store import evaluations, plots
 
 SVG = "image/svg+xml"
 SCHEMA = "application/schema+json"
@@ -24,6 +21,15 @@ INERT = {
 }
 # Plots never change, but only who has a key may see them.
 CACHED = {"Cache-Control": "private, max-age=86400, immutable"}
+
+OfRequest = Annotated[
+    str | None,
+    Query(
+        max_length=40,
+        description="Show, of a report that several deletion requests share, the figure of this one alone: to hand on "
+        "to whom the others do not concern. It has the digest that the log has of the whole.",
+    ),
+]
 
 router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"], dependencies=[needs("requests:read")])
 
@@ -40,14 +46,16 @@ def schema() -> Response:
 
 
 @router.get("/{evaluation_id}", operation_id="get_evaluation", responses={200: {"model": EvaluationOut}})
-def get(evaluation_id: str, parts: PartsDep) -> dict[str, Any]:
+def get(evaluation_id: str, parts: PartsDep, request_id: OfRequest = None) -> dict[str, Any]:
     """Return what was measured, with intervals, basis, and what it does not prove; `plots` says where each plot is."""
     with parts.database.reading() as session:
-        row = _row(session, evaluation_id)
+        row = evaluations.get(session, evaluation_id)
         there = plots.names(session, evaluation_id)
+        whole = request_id is None
+        report = evaluations.whole(session, row) if whole else evaluations.shown_to(session, row, str(request_id))
         return {
             "schema": REPORT_SCHEMA,
-            **row.report,
+            **report,
             "id": row.id,
             "job_id": row.job_id,
             "created_at": row.created_at,
@@ -64,17 +72,10 @@ def get(evaluation_id: str, parts: PartsDep) -> dict[str, Any]:
 def plot(evaluation_id: str, name: str, parts: PartsDep, if_none_match: Annotated[str, Header()] = "") -> Response:
     """Return one plot. A 404 lists the plots there are."""
     with parts.database.reading() as session:
-        _row(session, evaluation_id)
+        evaluations.get(session, evaluation_id)
         svg = plots.get(session, evaluation_id, name).encode()
     digest = hashlib.sha256(svg).hexdigest()
     headers = {"ETag": etag(digest), "Repr-Digest": repr_digest(digest), **CACHED, **INERT}
     if names_tag(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return Response(svg, headers=headers, media_type=SVG)
-
-
-def _row(session: Session, evaluation_id: str) -> Evaluation:
-    row = session.get(Evaluation, evaluation_id)
-    if row is None:
-        raise NotFound("There is no such evaluation.", code="evaluation_not_found")
-    return row

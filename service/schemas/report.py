@@ -14,6 +14,7 @@ from service.schemas.report_figures import (
     CurvesOut,
     GateOut,
     MetricOut,
+    PartsOut,
     PlantedLeakOut,
     RequestFigureOut,
 )
@@ -121,6 +122,7 @@ class ReportOut(BaseModel):
         "compare. Null: none was in circulation, or the method is a retraining itself.",
     )
     per_request: list[RequestFigureOut] = Field(description="Only where several requests share the work.")
+    parts: PartsOut | None = Field(None, description="Only where several requests share the work.")
     curves: CurvesOut
     planted_leak: PlantedLeakOut
     controls: ControlsOut

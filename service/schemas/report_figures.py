@@ -38,6 +38,23 @@ class RequestFigureOut(BaseModel):
     n: int = Field(ge=0)
     auc: float | None = Field(alias="mia_threshold.phi.auc")
     ci95: Interval | None
+    salt: str | None = Field(None, description="Random: the figure's hash tells nothing to whom it is not shown.")
+
+
+class ShownFigureOut(BaseModel):
+    """Where the one figure shown stands in the tree over all requests' figures."""
+
+    index: int = Field(ge=0)
+    proof: list[str] = Field(description="The path to the root (RFC 6962), nearest the figure first, in hex.")
+
+
+class PartsOut(BaseModel):
+    """How the digest in the log is made of the report's common part and the figures of the requests that share it."""
+
+    scheme: str
+    requests: int = Field(ge=0, description="How many requests share the report.")
+    root: str = Field(description="Of the tree over their figures (RFC 6962), in hex.")
+    shown: ShownFigureOut | None = Field(None, description="Only where the figure of one request alone is shown.")
 
 
 class LeakOut(BaseModel):

@@ -18,13 +18,15 @@ from service.evidence.facts import (
     Recipients,
     RequestFacts,
     Residual,
+    SharedReport,
 )
-from service.evidence.verify import report_digest, whole
+from service.evidence.verify import common_digest, digest_of_parts, report_digest, whole
 from service.lifecycle import JobStatus
 from service.store import (
     audit,
     audit_tree,
     dataset_roots,
+    evaluations,
     request_outcomes,
     requests,
     residuals,
@@ -77,14 +79,14 @@ class Gathered:
     entries: list[LoggedEntry]
 
 
-def gather(session: Session, request: DeletionRequest, *, master_key: bytes) -> Gathered:
+def gather(session: Session, request: DeletionRequest, *, master_key: bytes, roots: dataset_roots.Reader) -> Gathered:
     """Return what the certificate of a completed request says. Raises LookupError where the log lacks an entry."""
     story = _story(session, request)
     models: list[ModelFacts] = []
     entries = {entry.seq: entry for entry in story}
     for job, name in requests.jobs(session, [request.id])[request.id]:
         if job.status == JobStatus.PUBLISHED and job.version_id is not None:
-            model, proven_by = _model(session, job, name, story)
+            model, proven_by = _model(session, job, name, story, request.id)
             models.append(model)
             entries |= {entry.seq: entry for entry in proven_by}
     found = residuals.of_request(session, request.id)
@@ -96,7 +98,7 @@ def gather(session: Session, request: DeletionRequest, *, master_key: bytes) -> 
         issued_at=now(),
         service_version=version_of("unlearning-service"),
         request=_request(session, request, story),
-        dataset=_dataset(session, request, master_key),
+        dataset=_dataset(session, request, roots.around(session, request, master_key=master_key)),
         models=models,
         residuals=left,
         recipients=_recipients(session, request.id),
@@ -180,9 +182,8 @@ def _request(session: Session, request: DeletionRequest, story: Sequence[LoggedE
     )
 
 
-def _dataset(session: Session, request: DeletionRequest, master_key: bytes) -> DatasetFacts:
+def _dataset(session: Session, request: DeletionRequest, roots: dataset_roots.Roots) -> DatasetFacts:
     dataset = session.get_one(Dataset, request.dataset_id)
-    roots = dataset_roots.around(session, request, master_key=master_key)
     return DatasetFacts(
         name=dataset.name,
         digest=dataset.digest,
@@ -193,11 +194,14 @@ def _dataset(session: Session, request: DeletionRequest, master_key: bytes) -> D
     )
 
 
-def _model(session: Session, job: Job, name: str, story: Sequence[LoggedEntry]) -> tuple[ModelFacts, list[LoggedEntry]]:
+def _model(
+    session: Session, job: Job, name: str, story: Sequence[LoggedEntry], request_id: str
+) -> tuple[ModelFacts, list[LoggedEntry]]:
     if job.version_id is None or job.parent_id is None:
         raise LookupError(f"job {job.id} is older than certificates: it names no version, or none that it began from")
     version, parent = session.get_one(Version, job.version_id), session.get_one(Version, job.parent_id)
     evaluation = session.get_one(Evaluation, version.evaluation_id)
+    shared = _shared(session, evaluation, request_id)
     found = audit.find(session, actions=_OF_JOB, links={"job": job.id}, limit=None)
     of_job = [_logged(row) for row in found]
     published = _the(of_job, "job.published", f"job/{job.id}")
@@ -217,10 +221,30 @@ def _model(session: Session, job: Job, name: str, story: Sequence[LoggedEntry]) 
         approved_by=job.approved_by,
         evaluation=evaluation.id,
         evaluation_entry=measured.seq,
-        report_sha256=report_digest(evaluation.report),
+        report_sha256=_digest_of(session, evaluation, shared),
         report=evaluation.report,
+        shared=shared,
     )
     return facts, [published, measured, frozen, *committed]
+
+
+def _shared(session: Session, evaluation: Evaluation, request_id: str) -> SharedReport | None:
+    """Return what proves the request's own figure, without reading any other's."""
+    figure = evaluations.figure_of(session, evaluation, request_id)
+    if figure is None:
+        return None
+    return SharedReport(
+        common_sha256=common_digest(evaluation.report),
+        requests=evaluation.report["parts"]["requests"],
+        root=evaluation.report["parts"]["root"],
+        own={"figure": dict(figure.document), "index": figure.index, "proof": figure.proof},
+    )
+
+
+def _digest_of(session: Session, evaluation: Evaluation, shared: SharedReport | None) -> str:
+    if shared is None:
+        return report_digest(evaluations.whole(session, evaluation))
+    return digest_of_parts(shared.common_sha256, requests=shared.requests, root=shared.root)
 
 
 def _committed(report: Mapping[str, Any]) -> int | None:

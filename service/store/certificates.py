@@ -40,7 +40,7 @@ def without(session: Session, limit: int = 100, *, besides: Collection[str] = ()
     query = (
         select(DeletionRequest.id)
         .where(_WITHOUT, DeletionRequest.certificate_id.is_(None), ~weights_left)
-        .order_by(DeletionRequest.completed_at)
+        .order_by(DeletionRequest.completed_at, DeletionRequest.id)
     )
     if besides:
         query = query.where(DeletionRequest.id.not_in(besides))

@@ -390,10 +390,10 @@ def test_one_that_cannot_be_made_holds_no_other_up(place: Place, name: str, monk
     bad, good = ask(place, name, "train-0"), ask(place, name, "train-1")
     make = certifying._make
 
-    def fail(parts: Parts, request_id: str, signed: Any) -> Any:
+    def fail(parts: Parts, request_id: str, *given: Any) -> Any:
         if request_id == bad:
             raise LookupError("the log lacks an entry")
-        return make(parts, request_id, signed)
+        return make(parts, request_id, *given)
 
     monkeypatch.setattr(certifying, "_make", fail)
     issuer = certifying.Issuer()
@@ -414,10 +414,10 @@ def test_those_that_cannot_be_made_take_no_others_place_in_the_page(
     bad, good = ask(place, name, "train-0"), ask(place, name, "train-1")
     make, page = certifying._make, certificates.without
 
-    def fail(parts: Parts, request_id: str, signed: Any) -> Any:
+    def fail(parts: Parts, request_id: str, *given: Any) -> Any:
         if request_id == bad:
             raise LookupError("the log lacks an entry")
-        return make(parts, request_id, signed)
+        return make(parts, request_id, *given)
 
     monkeypatch.setattr(certifying, "_make", fail)
     monkeypatch.setattr(certificates, "without", lambda session, **given: page(session, 1, **given))

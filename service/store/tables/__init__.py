@@ -9,7 +9,7 @@ from service.store.tables.datasets import Dataset, Sample, Suppression
 from service.store.tables.decisions import RequestDecision
 from service.store.tables.erasures import ErasedToken, JournalHead, Restore
 from service.store.tables.id_checks import IdCheck
-from service.store.tables.jobs import Attempt, Evaluation, EvaluationPlot, Job, JobRequest, Worker
+from service.store.tables.jobs import Attempt, Evaluation, EvaluationFigure, EvaluationPlot, Job, JobRequest, Worker
 from service.store.tables.models import Model, PreparedFile, ReferenceFile, Version, VersionExclusion
 from service.store.tables.notices import DutyLease, Event, WebhookDelivery, WebhookEndpoint, WebhookEvent
 from service.store.tables.requests import DeletionRequest, RequestKey, RequestSample
@@ -36,6 +36,7 @@ __all__ = [
     "DutyLease",
     "ErasedToken",
     "Evaluation",
+    "EvaluationFigure",
     "EvaluationPlot",
     "Event",
     "FileTrace",

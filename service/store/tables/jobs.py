@@ -92,11 +92,27 @@ class Attempt(Base):
 
 
 class Evaluation(Base):
+    """``report``: without the figures of single requests where it has `parts`; they are `EvaluationFigure`."""
+
     __tablename__ = "evaluations"
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
     report: Mapped[Json]
     created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class EvaluationFigure(Base):
+    """What an evaluation measured on the samples of one of the requests that share it.
+
+    ``index``: its place in the report's tree. ``proof``: the path from there to the root.
+    """
+
+    __tablename__ = "evaluation_figures"
+    evaluation_id: Mapped[str] = mapped_column(ForeignKey("evaluations.id"), primary_key=True)
+    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), primary_key=True)
+    index: Mapped[int]
+    figure: Mapped[Json]
+    proof: Mapped[list[str]]
 
 
 class EvaluationPlot(Base):
