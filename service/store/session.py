@@ -134,7 +134,8 @@ def _configure_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> No
     raw: Any = connection
     raw.isolation_level = None  # the driver's own BEGIN is deferred and cannot be told otherwise
     cursor = raw.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "secure_delete=ON"):
+    # FULL, since what was answered must outlast a power cut: in WAL mode NORMAL syncs no commit, only checkpoints.
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

@@ -251,6 +251,17 @@ def test_the_sqlite_file_is_in_wal_mode_and_overwrites_what_is_deleted(tmp_path:
     assert found == ["wal", 1, 1]
 
 
+def test_every_connection_to_sqlite_syncs_each_commit(tmp_path: Path) -> None:
+    """An answered 202 is a promise; with less than FULL (2) a power cut could take back what was committed last."""
+    settings = Settings(data_dir=tmp_path)
+    migrate.upgrade(settings.resolved_database_url)
+    database = Database.open(settings)
+    with database.reading() as one, database.writing() as other, database.looking_up() as third:
+        found = [each.execute(text("PRAGMA synchronous")).scalar() for each in (one, other, third)]
+    database.dispose()
+    assert found == [2, 2, 2]
+
+
 def test_a_connection_that_the_server_closed_while_idle_is_replaced(
     postgres_database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
