@@ -24,7 +24,7 @@ from service.duties import Duty
 from service.evidence.leaf import canonical
 from service.faults import Step
 from service.logs import trace
-from service.store import audit, deliveries, fanning_out
+from service.store import audit, deliveries, fanning_out, putting_off
 from service.store.deliveries import Claim
 from service.store.types import now
 from service.webhooks import connection, schedule, signatures
@@ -33,6 +33,8 @@ from service.webhooks.targets import Allowed, Guard, TargetRefused
 
 EVERY_SECONDS = 2.0
 PRUNE_EVERY = timedelta(hours=1)
+# For so long at most deliveries that a wrong clock put off wait on once it is set right.
+CLOCK_SECONDS = 60.0
 # What looking up a name and recording the outcome may take beside the sending.
 CLAIM_MARGIN_SECONDS = 20.0
 # After so long an endpoint's thread lets others have its place; the next turn starts it again.
@@ -54,6 +56,7 @@ class Courier:
         self._waits = settings.webhook_waits
         self._lock, self._busy, self._stopping = threading.Lock(), dict[str, threading.Thread](), parts.draining
         self._pruned_at: datetime | None = None
+        self._clock_checked = -CLOCK_SECONDS
 
     @property
     def duty(self) -> Duty:
@@ -61,6 +64,7 @@ class Courier:
 
     def turn(self, _: Parts) -> None:
         """Fan new events out and have what is due delivered, without waiting for any receiver."""
+        self._set_right()
         waiting = self._waiting()
         if None in waiting:
             while not self._stopping.is_set() and self._fan_out():
@@ -162,9 +166,23 @@ class Courier:
             deliveries.failed(session, claim, error=error, status=status, wait=wait)
         log.info("webhook.not_delivered", webhook=claim.endpoint_id, delivery=claim.id, error=error, status=status)
 
+    def _set_right(self) -> None:
+        """Look now and then, by a clock that nobody sets, for deliveries that one which was ahead has put off."""
+        if time.monotonic() - self._clock_checked < CLOCK_SECONDS:
+            return
+        claimed = timedelta(seconds=self._settings.webhook_timeout_seconds + CLAIM_MARGIN_SECONDS)
+        longest = max(claimed, timedelta(seconds=schedule.longest(self._waits)))
+        slack = timedelta(seconds=self._settings.max_clock_skew_seconds)
+        moved = putting_off.set_right(self._database, slack=slack, longest=longest)
+        if moved < putting_off.AT_ONCE:
+            self._clock_checked = time.monotonic()
+        if moved:
+            log.warning("webhook.clock_set_right", deliveries=moved)
+
     def _prune(self) -> None:
         moment = now()
-        if self._pruned_at is not None and moment - self._pruned_at < PRUNE_EVERY:
+        # A moment that lies ahead was written by a clock that has been set back since.
+        if self._pruned_at is not None and timedelta(0) <= moment - self._pruned_at < PRUNE_EVERY:
             return
         before = moment - timedelta(days=self._settings.webhook_retention_days)
         while self._prune_some(before) == deliveries.PRUNED_AT_ONCE:

@@ -29,6 +29,11 @@ def wait(
     return max(own, min(asked or 0.0, MOST_SECONDS))
 
 
+def longest(waits: Sequence[float]) -> float:
+    """Return the seconds that `wait` gives at most."""
+    return max(MOST_SECONDS, *(wait * (1 + JITTER) for wait in waits))
+
+
 def retry_after(value: str | None, moment: datetime) -> float | None:
     """Return the seconds a Retry-After header asks for (RFC 9110 §10.2.3); None where it says nothing readable."""
     if value is None:
