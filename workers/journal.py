@@ -8,6 +8,7 @@ it has not, no other is written.
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from service import outages
 from workers import checkpoints
 from workers.checkpoints import BadCheckpoint
 from workers.line import Line, Stopped
@@ -140,11 +142,27 @@ class FileJournal(Journal):
             "finished": {name: found.facts for name, found in self._finished.items()},
             "current": current.facts if current else None,
         }
-        # The parent syncs its own copy: this one is worth nothing once this process or its machine has died.
+        lack = self._lack_of(tensors, json.dumps(header, allow_nan=False))
+        if lack is None:
+            self.line.tell({"type": "checkpoint", "file": FILE, "epochs": epochs})
+        else:
+            self.line.tell({"type": "checkpoint_not_written", "code": lack, "epochs": epochs})
+
+    def _lack_of(self, tensors: Mapping[str, Tensor], header: str) -> str | None:
+        """Write the file, or return the code of what the disk lacks: the training is worth more than its checkpoint."""
         scratch = self._terms.folder / f"{FILE}.part"
-        checkpoints.write(tensors, scratch, metadata={_HEADER: json.dumps(header, allow_nan=False)})
-        scratch.rename(self._terms.folder / FILE)
-        self.line.tell({"type": "checkpoint", "file": FILE, "epochs": epochs})
+        try:
+            # The parent syncs its own copy: this one is worth nothing once this process or its machine has died.
+            checkpoints.write(tensors, scratch, metadata={_HEADER: header})
+            scratch.rename(self._terms.folder / FILE)
+        except OSError as error:
+            lack = outages.lacking(error)
+            with suppress(OSError):
+                scratch.unlink(missing_ok=True)
+            if lack is None:
+                raise
+            return lack.code
+        return None
 
 
 class _FileKeeper(Keeper):

@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 
-from service import faults
+from service import faults, outages
 from service.errors import ServiceError
 from service.faults import Step
 from service.store import digests, jobs, preparations, training_checkpoints
@@ -79,10 +79,12 @@ class Resumption:
         """Do what a message of the child asks for. What goes wrong is logged: the training goes on without it."""
         match message["type"]:
             case "checkpoint":
-                with _going_on("checkpoint.not_stored"):
-                    self._store(self._out / message["file"], message["epochs"])
+                self._keep(self._out / message["file"], message["epochs"])
                 # The child writes no other before this one is gone.
                 (self._out / message["file"]).unlink(missing_ok=True)
+            case "checkpoint_not_written":
+                log.warning("checkpoint.not_written", code=message["code"], epochs=message["epochs"])
+                self._note_not_kept(message["code"])
             case "checkpoint_refused":
                 log.warning("checkpoint.refused", detail=message["detail"])
                 self.over(reason="refused")
@@ -117,6 +119,23 @@ class Resumption:
             return None
         return {"path": str(path), "sha256": row.sha256}
 
+    def _keep(self, file: Path, epochs: int) -> None:
+        try:
+            self._store(file, epochs)
+        except (SQLAlchemyError, OSError, ServiceError) as error:
+            lack = outages.lacking(error)
+            code = error.code if isinstance(error, ServiceError) else lack.code if lack else "internal_error"
+            log.warning("checkpoint.not_stored", error=type(error).__name__, code=code, epochs=epochs)
+            self._note_not_kept(code)
+
+    def _note_not_kept(self, code: str) -> None:
+        with _going_on("checkpoint.not_kept_not_noted"):
+            try:
+                with self._bench.database.writing() as session:
+                    training_checkpoints.note_not_kept(session, jobs.hold_lease(session, self._claim), code)
+            except LeaseLost:
+                self._beat.lost.set()
+
     def _store(self, file: Path, epochs: int) -> None:
         sha256, size = self._bench.artifacts.put(file), file.stat().st_size
         try:
@@ -140,7 +159,8 @@ class Resumption:
         log.info("checkpoint.stored", epochs=epochs, size_bytes=size)
         faults.reach(Step.CHECKPOINT_STORED)
         if before not in (None, sha256):
-            _delete_bytes(self._bench, str(before))
+            with _going_on("checkpoint.not_deleted"):
+                _delete_bytes(self._bench, str(before))
 
     def _note_resumed(self, epochs: int) -> None:
         claim = self._claim

@@ -191,7 +191,7 @@ def _taken(message: dict[str, Any], progress: Progress, told: Told | None) -> di
     match message["type"]:
         case "progress":
             progress(message["phase"], message["done"], message["total"])
-        case "checkpoint" | "checkpoint_refused" | "resumed":
+        case "checkpoint" | "checkpoint_refused" | "checkpoint_not_written" | "resumed":
             if told is not None:
                 told(message)
         case "stopped":

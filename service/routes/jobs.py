@@ -10,7 +10,7 @@ from service.auth import Principal
 from service.deps import PartsDep, needs, writing_as
 from service.errors import Conflict
 from service.lifecycle import JobKind, VersionState
-from service.schemas.jobs import CheckpointOut, JobOut, ProgressOut
+from service.schemas.jobs import CheckpointErrorOut, CheckpointOut, JobOut, ProgressOut
 from service.store import approval, datasets, jobs, training_checkpoints
 from service.store.tables import Dataset, Job, Model, Version
 
@@ -27,9 +27,21 @@ def view(session: Session, job: Job) -> JobOut:
         version=session.scalar(select(Version.number).where(Version.id == job.version_id)),
         progress=ProgressOut(phase=job.phase, done=job.done, total=job.total),
         checkpoint=None if kept is None else CheckpointOut(epochs=kept.epochs, at=kept.made_at),
+        checkpoint_error=_not_kept(session, job),
         resumed_from=list(training_checkpoints.resumed_from(session, job.id)),
         **{field: getattr(job, field) for field in (*same, *times)},
     )
+
+
+def _not_kept(session: Session, job: Job) -> CheckpointErrorOut | None:
+    found = training_checkpoints.not_kept(session, job)
+    if found is None:
+        return None
+    detail = (
+        "The training goes on, but a crash now would throw it back to its last checkpoint, or to its beginning. Make "
+        "room for the worker and in the artifact store, or mend what refuses; it is tried again at the next one."
+    )
+    return CheckpointErrorOut(code=found[0], detail=detail, times=found[1])
 
 
 @router.get("/{job_id}", operation_id="get_job", dependencies=[needs("requests:read")])

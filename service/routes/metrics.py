@@ -54,6 +54,8 @@ def _of_workers(found: Readings) -> Iterator[Metric]:
         memory.add_metric([worker, "total"], total)
     yield memory
     yield CounterMetricFamily(_PREFIX + "leases_lost", "Attempts whose worker went silent.", value=found.leases_lost)
+    not_kept = "States of trainings that could not be kept, while these went on."
+    yield CounterMetricFamily(_PREFIX + "training_checkpoints_not_kept", not_kept, value=found.checkpoints_not_kept)
     verdicts = CounterMetricFamily(_PREFIX + "gate_verdicts", "Evaluations by the gate's verdict.", labels=["verdict"])
     for verdict, count in found.verdicts.items():
         verdicts.add_metric([verdict], count)

@@ -26,6 +26,12 @@ class CheckpointOut(BaseModel):
     at: datetime
 
 
+class CheckpointErrorOut(BaseModel):
+    code: str = Field(description="storage_full: there was no room.")
+    detail: str
+    times: int = Field(description="States of this attempt's training that were not kept.")
+
+
 class JobOut(BaseModel):
     id: str
     kind: str
@@ -39,6 +45,9 @@ class JobOut(BaseModel):
     attempts: int
     progress: ProgressOut
     checkpoint: CheckpointOut | None = Field(description="Where its training would go on if it were broken off now.")
+    checkpoint_error: CheckpointErrorOut | None = Field(
+        description="Why the newest state of the training under way is not kept. It goes on all the same."
+    )
     resumed_from: list[int] = Field(description="Epochs that were done each time its training went on; none: [].")
     error: dict[str, Any] | None
     evaluation_id: str | None

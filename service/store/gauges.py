@@ -60,6 +60,7 @@ class Readings:
     workers: int
     workers_by_state: dict[str, int]
     gpu_memory: dict[str, tuple[int, int]]
+    checkpoints_not_kept: int
     attempts: list[Attempts]
     verdicts: dict[str, int]
     undeletable: int
@@ -101,6 +102,7 @@ def read(session: Session, *, sweep_seconds: float) -> Readings:
         workers_by_state=workers.count_states(seen),
         gpu_memory=_gpu_memory(seen),
         attempts=_attempts(session),
+        checkpoints_not_kept=session.scalar(select(func.sum(Attempt.checkpoints_not_kept))) or 0,
         verdicts=dict.fromkeys(VERDICTS, 0) | _verdicts(session),
         undeletable=_undeletable(session, moment),
         unjournaled=session.scalar(select(func.count()).select_from(ErasedToken)) or 0,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, Update, func, select, update
 from sqlalchemy.orm import Session
 
 from service.lifecycle import JOB_BUSY, JobKind, JobStatus, SampleState
@@ -72,7 +72,28 @@ def record(session: Session, job: Job, binding: Binding, *, sha256: str, size: i
     row.order_sha256, row.ordered_at = binding.order_sha256, binding.ordered_at
     row.positions, row.training_set = binding.positions, hashlib.sha256(binding.positions).hexdigest()
     row.fence, row.made_at = job.fence, now()
+    session.execute(_under_way(job).values(checkpoint_error=None))
     return before
+
+
+def _under_way(job: Job) -> Update:
+    return update(Attempt).where(Attempt.job_id == job.id, Attempt.fence == job.fence)
+
+
+def note_not_kept(session: Session, job: Job, code: str) -> None:
+    """Count a state of the training that could not be kept, and say why."""
+    failed = func.coalesce(Attempt.checkpoints_not_kept, 0) + 1
+    session.execute(_under_way(job).values(checkpoint_error=code, checkpoints_not_kept=failed))
+
+
+def not_kept(session: Session, job: Job) -> tuple[str, int] | None:
+    """Return why the newest state of the training under way is not kept, and how many were not; None where it is."""
+    if job.status not in JOB_BUSY:
+        return None
+    attempt = session.get(Attempt, (job.id, job.fence))
+    if attempt is None or attempt.checkpoint_error is None:
+        return None
+    return attempt.checkpoint_error, attempt.checkpoints_not_kept or 0
 
 
 def useless(session: Session) -> list[Useless]:

@@ -11,8 +11,10 @@ from sqlalchemy import update
 
 from service import migrate
 from service.lifecycle import JobKind, JobStatus, SampleState
+from service.routes.jobs import view
+from service.schemas.jobs import CheckpointErrorOut
 from service.settings import Settings
-from service.store import holdings, intake, jobs, models, residuals, training_checkpoints
+from service.store import gauges, holdings, intake, jobs, models, residuals, training_checkpoints
 from service.store.intake import Secrets
 from service.store.jobs import Claim
 from service.store.tables import AuditEntry, DeletionRequest, Job, Sample, TrainingCheckpoint
@@ -271,6 +273,33 @@ def test_a_store_that_refuses_costs_the_checkpoint_alone(
     monkeypatch.setattr(bench.artifacts, "put", full)
     _keep(kept, tmp_path, b"too much", 1)
     assert not beat.lost.is_set()
+
+
+def test_what_could_not_be_kept_is_told_until_something_is(
+    bench: Bench, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = _claimed(bench)
+    kept, _ = _attempt(bench, claim, tmp_path)
+
+    def told() -> tuple[CheckpointErrorOut | None, int]:
+        with bench.database.reading() as session:
+            shown = view(session, session.get_one(Job, claim.job_id)).checkpoint_error
+            return shown, gauges.read(session, sweep_seconds=5).checkpoints_not_kept
+
+    def full(*_: Any, **__: Any) -> str:
+        raise OSError(28, "No space left on device")
+
+    before = told()[1]
+    assert told()[0] is None
+    kept.told({"type": "checkpoint_not_written", "code": "storage_full", "epochs": 1})
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.artifacts, "put", full)
+        _keep(kept, tmp_path, b"no room in the store either " + name.encode(), 2)
+    shown, counted = told()
+    assert shown is not None
+    assert (shown.code, shown.times, counted - before) == ("storage_full", 2, 2)
+    _keep(kept, tmp_path, b"there is room again " + name.encode(), 3)
+    assert told() == (None, before + 2)
 
 
 def test_a_completed_request_names_the_checkpoint_that_knew_its_sample(bench: Bench, name: str, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ READINGS = Readings(
     workers_by_state={},
     gpu_memory={},
     attempts=[Attempts(method="m", outcome="lost", count=1, seconds=1)],
+    checkpoints_not_kept=0,
     verdicts={},
     unjournaled=0,
     restore_pending=False,

@@ -76,6 +76,7 @@ class Attempt(Base):
     """One try of one method by one worker, numbered by the fence it ran under.
 
     ``resumed_from``: the epochs that were done when it went on with the training of an attempt before.
+    ``checkpoint_error``: why the newest state of its training could not be kept; None once a later one is.
     """
 
     __tablename__ = "attempts"
@@ -87,6 +88,8 @@ class Attempt(Base):
     outcome: Mapped[str | None] = mapped_column(String(32))
     error: Mapped[Json | None]
     resumed_from: Mapped[int | None]
+    checkpoints_not_kept: Mapped[int | None]
+    checkpoint_error: Mapped[str | None] = mapped_column(String(64))
     started_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
 
