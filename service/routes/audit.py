@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from service.deps import PartsDep, needs
+from service.lanes import heavy
 from service.schemas.common import Limit, Moment, Page, decode_number, encode_cursor
 from service.store import audit
 
@@ -96,6 +97,7 @@ def found(session: Session, filters: Filters, *, after: int, limit: int) -> list
 
 
 @router.get("/entries", operation_id="list_audit_entries", dependencies=[needs("audit:read")])
+@heavy
 def entries(
     parts: PartsDep,
     filters: FiltersDep,

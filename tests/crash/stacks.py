@@ -85,6 +85,7 @@ class CrashStack:
     def heal(self) -> None:
         """Start again what has ended."""
         if self.broker is not None and self.broker.tether.poll() is not None:
+            self.broker.end()
             self.broker.start()
         if self.stack.api.poll() is not None:
             self.start_api()
