@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from anyio import CapacityLimiter
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
@@ -14,8 +13,8 @@ from sqlalchemy.orm import Session
 from service.auth import Principal
 from service.dispatch import Bell
 from service.errors import Unauthenticated
+from service.lanes import Lanes
 from service.own_artifacts import OwnArtifacts
-from service.lanes import lane
 from service.seen_keys import SeenKeys
 from service.settings import Settings
 from service.store import audit, keys
@@ -38,7 +37,7 @@ class Parts:
     seen: SeenKeys = field(default_factory=SeenKeys)
     draining: threading.Event = field(default_factory=threading.Event)
     streams: Streams = field(default_factory=Streams)
-    lane: CapacityLimiter = field(default_factory=lane)
+    lanes: Lanes = field(default_factory=Lanes)
 
 
 async def parts(request: Request) -> Parts:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from service.deps import PartsDep, needs
-from service.lanes import heavy
+from service.lanes import long_read
 from service.schemas.common import Limit, Moment, Page, decode_number, encode_cursor
 from service.store import audit
 
@@ -97,7 +97,7 @@ def found(session: Session, filters: Filters, *, after: int, limit: int) -> list
 
 
 @router.get("/entries", operation_id="list_audit_entries", dependencies=[needs("audit:read")])
-@heavy
+@long_read
 def entries(
     parts: PartsDep,
     filters: FiltersDep,

@@ -16,7 +16,7 @@ from service.deps import Parts, PartsDep, needs, writing_as
 from service.errors import Fault
 from service.evidence.commitments import fingerprint
 from service.faults import Step, reach
-from service.lanes import heavy
+from service.lanes import long_read, long_write
 from service.lifecycle import RequestStatus
 from service.problems import validation_faults
 from service.schemas.common import Limit, Page, decode_cursor, encode_cursor
@@ -163,7 +163,7 @@ def _id_faults(sample_ids: list[str], most: int) -> list[Fault]:
 
 
 @router.post("", status_code=202, operation_id="create_deletion_request", response_model_exclude_none=False)
-@heavy
+@long_write
 def create(
     body: DeletionRequestIn,
     response: Response,
@@ -224,7 +224,7 @@ def _take_in(
 
 
 @router.get("", operation_id="list_deletion_requests", dependencies=[needs("requests:read")])
-@heavy
+@long_read
 def list_all(
     parts: PartsDep,
     status: Annotated[RequestStatus | None, Query()] = None,

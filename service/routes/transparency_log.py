@@ -9,7 +9,7 @@ from fastapi.responses import PlainTextResponse, Response
 from service.deps import Parts, PartsDep, needs
 from service.errors import Fault, InvalidRequest, NotFound
 from service.evidence.merkle import HASH_BYTES, WIDTH
-from service.lanes import heavy
+from service.lanes import long_read
 from service.schemas.transparency_log import ConsistencyOut, ProofOut, SigningKeyOut, SigningKeysOut
 from service.store import audit, audit_tree, checkpoints, signing_keys
 from service.store.checkpoints import SignedCheckpoint
@@ -101,7 +101,7 @@ def _no_tile() -> NotFound:
 
 
 @router.get("/entries/{seq}/proof", operation_id="get_audit_entry_proof")
-@heavy
+@long_read
 def proof(
     seq: Annotated[int, Path(ge=0, le=MAX_SEQ)],
     parts: PartsDep,

@@ -1,13 +1,12 @@
 """What became of each id that a deletion request names, and how many of its ids share an outcome."""
 
 from collections.abc import Sequence
-from functools import cache
 
-from sqlalchemy import BigInteger, Update, bindparam, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from service.store import samples
-from service.store.tables import DeletionRequest, RequestSample, table_of
+from service.store.tables import DeletionRequest, RequestSample
 
 # Until the request is completed nothing is claimed: both kinds of pending show as ``pending``.
 PENDING, PENDING_NOT_TRAINED_ON = "pending", "pending_not_trained_on"
@@ -51,17 +50,18 @@ def _counts(request: DeletionRequest, *, pending: int) -> dict[str, int]:
     return {**counts, "already_erased": request.already_erased, "not_found": request.not_found}
 
 
-def mark_trained_on(session: Session, request: DeletionRequest, keys: Sequence[int]) -> None:
-    """Note that some model was trained on these samples of the request."""
-    statement = _marking(samples.dialect_of(session))
-    session.execute(statement, {"of_request": request.id, "listed": samples.packed(session, keys)})
-
-
-@cache
-def _marking(dialect: str) -> Update:
-    table = table_of(RequestSample)
-    named = samples.among(dialect, table.c.sample_id, BigInteger)
-    return update(table).where(table.c.request_id == bindparam("of_request"), named).values(outcome=PENDING)
+def mark_trained_on(session: Session, found: Sequence[DeletionRequest], keys: Sequence[int]) -> None:
+    """Note that some model was trained on these samples, in each of the open requests that names them."""
+    session.execute(
+        update(RequestSample)
+        .where(
+            samples.one_of(session, RequestSample.request_id, [request.id for request in found]),
+            samples.one_of(session, RequestSample.sample_id, keys),
+            RequestSample.outcome == PENDING_NOT_TRAINED_ON,
+        )
+        .values(outcome=PENDING)
+        .execution_options(synchronize_session=False)
+    )
 
 
 def confirm(session: Session, found: Sequence[DeletionRequest]) -> None:

@@ -33,9 +33,12 @@ def retire_same_weights(session: Session) -> int:
     know what the others knew. One that has a job of its own for an open request gets a successor from that job.
     """
     found: dict[str, tuple[Version, str, set[str]]] = {}
+    asked: dict[str, bool] = {}  # once of each version, of which thousands of requests may speak
     for twin, gone, model, request_id in session.execute(_SAME_WEIGHTS):
         own = session.get_one(Model, twin.model_id)
-        if own.dataset_id != model.dataset_id or not residuals.open_requests_known_to(session, twin):
+        if own.dataset_id == model.dataset_id and twin.id not in asked:
+            asked[twin.id] = bool(residuals.open_requests_known_to(session, twin))
+        if own.dataset_id != model.dataset_id or not asked[twin.id]:
             found.setdefault(twin.id, (twin, f"{model.name}/{gone.number}", set()))[2].add(request_id)
     for twin, of, request_ids in found.values():
         versions.move(session, twin, VersionState.RETIRED, reason="same_weights", of=of)

@@ -6,14 +6,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import event, select
+from sqlalchemy import event, select, update
 
 from service import migrate
 from service.lifecycle import JobStatus, SampleState
 from service.settings import Settings
 from service.store import intake, jobs, request_outcomes, requests, versions
 from service.store.intake import Secrets
-from service.store.tables import DeletionRequest, Job, Residual, Sample
+from service.store.tables import DeletionRequest, Job, Model, Residual, Sample, Version
 from tests import certificate_cases, factories
 from workers import attempt_end, publish
 from workers.bench import Bench
@@ -100,6 +100,36 @@ def test_claiming_and_publishing_take_as_many_statements_for_sixty_requests_as_f
     # Drivers may send long lists in several parts.
     assert many[0] <= few[0] + 10
     assert many[1] <= few[1] + 20
+
+
+def _statements_for_late(bench: Bench, name: str, count: int) -> int:
+    """Return how many statements publishing takes when so many requests came in while the work was under way.
+
+    The model has a twin of equal weights, as two that were trained by the same recipe have.
+    """
+    _model(bench, name)
+    factories.model(bench, f"{name}-twin", of=name)
+    factories.version(bench, f"{name}-twin")
+    with bench.database.writing() as session:
+        of_both = Version.model_id.in_(select(Model.id).where(Model.name.in_([name, f"{name}-twin"])))
+        session.execute(update(Version).where(of_both).values(content_sha256=hashlib.sha256(name.encode()).hexdigest()))
+    _ask(bench, name, "train-0")
+    claim = _claim(bench)
+    late = [_ask(bench, name, f"train-{2 * i + 1}", f"train-{2 * i + 2}") for i in range(count)]
+    with _counted(bench) as publishing:
+        _publish(bench, claim)
+    with bench.database.reading() as session:
+        model_id = session.get_one(Job, claim.job_id).model_id
+        of_model = select(Job).where(Job.model_id == model_id, Job.status == JobStatus.QUEUED)
+        assert sorted(request.id for request in requests.of_job(session, session.scalars(of_model).one().id)) == late
+    with bench.database.writing() as session:  # the other tests claim what is theirs
+        session.execute(update(Job).where(Job.status == JobStatus.QUEUED).values(status=JobStatus.CANCELLED))
+    return publishing[0]
+
+
+def test_requests_that_come_while_a_job_is_at_work_make_the_end_of_the_work_no_more_costly(bench: Bench) -> None:
+    few, many = _statements_for_late(bench, "few-late", FEW), _statements_for_late(bench, "many-late", MANY)
+    assert many <= few + 20
 
 
 def test_requests_of_one_job_have_outcomes_of_their_own(bench: Bench) -> None:
