@@ -14,11 +14,13 @@ from sqlalchemy.exc import DBAPIError
 
 from service import migrate
 from service.artifacts import ArtifactStore
+from service.errors import WrongStore
 from service.evidence import merkle
 from service.evidence.log_verification import verify_log
 from service.evidence.notes import NoteKey
+from service.own_artifacts import OwnArtifacts
 from service.settings import Settings
-from service.store.session import make_engine
+from service.store.session import Database, make_engine
 from tests import first_schema
 from tests.first_schema import BULK, DOWNLOADS, ENTRIES, EXPIRED, MASTER, REFUSING, REVOKED, TEXT, First
 from tests.stack import Stack, running
@@ -49,6 +51,16 @@ def _source(path: Path) -> dict[str, Any]:
 def _weights(settings: Settings, path: Path) -> dict[str, Any]:
     checkpoints.save(build("small_cnn", {"width": 4}, image_shape=(1, 8, 8), num_classes=2, seed=0), path)
     return {"sha256": ArtifactStore(settings.resolved_artifacts_url).put(path), "size": path.stat().st_size}
+
+
+def _adopt(settings: Settings) -> None:
+    """Say that the store is the right one: of model n's versions in circulation there never were any bytes."""
+    database = Database.open(settings)
+    store = OwnArtifacts(settings.resolved_artifacts_url, database)
+    with pytest.raises(WrongStore, match="lacks 3 of 4"):
+        store.confirm()
+    store.adopt(reason="bytes were lost", despite_missing=True)
+    database.dispose()
 
 
 class Upgraded:
@@ -93,6 +105,7 @@ def upgraded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     with engine.connect() as connection:
         found.after = first_schema.rows(connection, columns)
     engine.dispose()
+    _adopt(settings)
     with running(folder, worker=True, **given) as found.stack:
         found.stack.client.headers["Authorization"] = f"Bearer {TEXT}"
         yield found
