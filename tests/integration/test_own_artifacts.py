@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import delete, select, update
+from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
+from service.app import create_app
 from service.artifacts import IDENTITY, ArtifactStore
 from service.cli import app
 from service.doctor import places
@@ -19,7 +21,7 @@ from service.errors import Conflict, WrongStore
 from service.lifecycle import VersionState
 from service.own_artifacts import OwnArtifacts
 from service.settings import Settings
-from service.store import versions
+from service.store import keys, versions
 from service.store.session import Database
 from service.store.tables import AuditEntry, OwnArtifactStore, Version
 from tests import factories
@@ -228,6 +230,30 @@ def test_the_doctor_tells_a_store_of_another_database(sqlite: Bench, tmp_path: P
     assert found()["artifact store"] == "fault"
     (tmp_path / "artifacts" / IDENTITY).unlink()
     assert found()["artifact store"] == "fault"
+
+
+def test_an_api_at_another_store_is_not_ready_refuses_uploads_and_says_what_to_do(
+    sqlite: Bench, tmp_path: Path
+) -> None:
+    factories.dataset(sqlite)
+    factories.model(sqlite)
+    with sqlite.database.writing() as session:
+        _, key = keys.create(session, name="admin", scopes=["admin"])
+    name, upload = tmp_path / "artifacts" / IDENTITY, {"Content-Type": "application/vnd.safetensors"}
+    body = factories.safetensors(w=[1.0])
+    with TestClient(create_app(sqlite.settings), headers={"Authorization": f"Bearer {key}"}) as client:
+        assert client.get("/readyz").json()["checks"]["own_artifacts"] is True
+        name.rename(tmp_path / "kept")
+        ready = client.get("/readyz")
+        assert (ready.status_code, ready.json()["checks"]["own_artifacts"]) == (503, False)
+        assert "UNLEARN_ARTIFACTS_URL" in ready.json()["detail"]
+        refused = client.post("/v1/models/m/versions", content=body, headers=upload)
+        assert (refused.status_code, refused.json()["code"]) == (503, "artifact_store_wrong")
+        assert "unlearn artifacts adopt" in refused.json()["detail"]
+        assert not sqlite.artifacts.holds_bytes()
+        (tmp_path / "kept").rename(name)
+        assert client.get("/readyz").status_code == 200
+        assert client.post("/v1/models/m/versions", content=body, headers=upload).status_code == 201
 
 
 def test_a_bucket_has_a_name_too_and_is_asked_for_it_once_and_at_each_purge(
