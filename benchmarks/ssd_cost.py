@@ -61,7 +61,7 @@ def _row(forget: int, retain: int, runs: int) -> dict[str, float]:
         max_accuracy_drop=1.0,
     )
     started = time.process_time()
-    (made,) = prepare(model, splits.train, ["importance_loss"])
+    (made,) = prepare(model, splits.train, ["importance_loss"], task=Classification())
     preparation = time.process_time() - started
     ready = replace(around, prepared={made.name: made.tensors})
     spent: dict[str, list[float]] = {"prepared_s": [], "unprepared_s": []}

@@ -15,6 +15,7 @@ from workers.data.pools import cut
 from workers.pipeline import ModelSpec, train_original
 from workers.reproducibility import generator_for
 from workers.samples import LabelledSet, normalise
+from workers.task import Task
 from workers.unlearning.interface import Surroundings, UnlearningSplits
 
 FORGET = 12
@@ -76,7 +77,7 @@ def conv_net(*, norm: bool = False, seed: int = 3) -> nn.Sequential:
         return nn.Sequential(*layers).double().eval()
 
 
-def around(seed: int = 0, *, drop: float = 1.0, task: Classification | None = None, **recipe: Any) -> Surroundings:
+def around(seed: int = 0, *, drop: float = 1.0, task: Task | None = None, **recipe: Any) -> Surroundings:
     """Return surroundings for `net`, in float64 unless another task is given."""
     return Surroundings(
         task=task or DoubleTask(),

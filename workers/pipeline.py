@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from service.catalogue.architectures import ARCHITECTURES
 from service.catalogue.methods import METHODS, MethodConfig
 from service.catalogue.recipe import Recipe
+from service.catalogue.tasks import Task as TaskName
 from workers.architectures import ImageShape, build
+from workers.architectures.ddpm import AVERAGE, UPDATES
 from workers.architectures.ensemble import Ensemble
 from workers.classification import Classification, device_of, placed
 from workers.erasure_report import gate_part, method_part, resumed_part, seconds_part
@@ -24,12 +27,16 @@ from workers.reproducibility import deterministic, environment, generator_for
 from workers.samples import LabelledSet
 from workers.sharded_training import NotPlacedError, train_sharded
 from workers.sharding import stage_seed
+from workers.task import Task
 from workers.training import Progress, no_progress, train
 from workers.training_state import NO_JOURNAL, Journal
 from workers.unlearning import method_named
 from workers.unlearning.interface import Surroundings, UnlearningResult, UnlearningSplits
 from workers.unlearning.refusals import refuse_before, refuse_unmoved
 from workers.unlearning.shards import kept
+
+EPOCH_DRAWS = 4
+"""Draws on which a diffusion model is measured after each epoch of a method: more would take longer than the epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +48,11 @@ class ModelSpec:
     image_shape: ImageShape
     num_classes: int
     recipe: Recipe = field(default_factory=Recipe)
+
+    @property
+    def task(self) -> TaskName:
+        """Return what the network is for."""
+        return ARCHITECTURES[self.architecture].task
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,23 +85,56 @@ def _network(spec: ModelSpec, seed: int) -> nn.Module:
     )
 
 
-def task_for(recipe: Recipe) -> Classification:
-    """Return the task as the recipe's steps see it."""
+def task_for(spec: ModelSpec, seed: int) -> Task:
+    """Return the task as the recipe's steps see it, for one run of that seed."""
+    if spec.task == TaskName.CLASSIFICATION:
+        return classification_for(spec.recipe)
+    # imported here: what it draws by takes seconds to load, which a classifier need not spend
+    from workers.diffusion import Diffusion
+
+    return Diffusion(seed=seed, mixed=spec.recipe.precision == "mixed", measured_draws=EPOCH_DRAWS)
+
+
+def classification_for(recipe: Recipe) -> Classification:
+    """Return the task of a classifier as the recipe's steps see it."""
     return Classification(mixed=recipe.precision == "mixed")
 
 
 def validate_parameters(spec: ModelSpec, tensors: Mapping[str, Tensor]) -> list[str]:
     """Return every fault of a state dict for this network, an empty list when it fits.
 
-    Checks names, shapes, dtypes and finiteness; loads nothing into a network.
+    Checks names, shapes, dtypes and finiteness, and that a moving average is there where the network has one; loads
+    nothing into a network.
     """
     expected = build_model(spec).state_dict()
-    faults = [f"missing tensor {name!r}" for name in expected if name not in tensors]
+    faults = _average_faults(expected, tensors)
+    without_average = bool(faults)
+    faults += [
+        f"missing tensor {name!r}"
+        for name in expected
+        if name not in tensors and not (without_average and name.startswith((AVERAGE, UPDATES)))
+    ]
     faults += [f"unexpected tensor {name!r}" for name in tensors if name not in expected]
     for name in expected:
         if name in tensors:
             faults += _tensor_faults(name, expected[name], tensors[name])
     return faults
+
+
+def _average_faults(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+    """Say once, not tensor by tensor, that the average by which images are drawn is missing or was never taken."""
+    if UPDATES not in expected:
+        return []
+    if not any(name.startswith(AVERAGE) for name in tensors):
+        return [
+            f"the moving average of the weights is missing: for each 'net.…' tensor the one named '{AVERAGE}…', by "
+            f"which images are drawn, and {UPDATES!r}, int64, how often it was updated; without one of your own, copy "
+            f"the 'net.…' tensors and set {UPDATES!r} to 1"
+        ]
+    taken = tensors.get(UPDATES)
+    if taken is not None and taken.shape == () and int(taken) < 1:
+        return [f"{UPDATES!r} is {int(taken)}: an average that was never taken draws no images; it must be 1 or more"]
+    return []
 
 
 def _tensor_faults(name: str, expected: Tensor, given: Tensor) -> list[str]:
@@ -128,7 +173,7 @@ def train_original(
         if isinstance(model, Ensemble):
             found, prepared = _train_in_shards(model, samples, spec.recipe, positions, progress, journal)
         else:
-            found, prepared = _train_plainly(model, samples, spec.recipe, progress, journal), {}
+            found, prepared = _train_plainly(model, samples, spec, progress, journal), {}
         facts = {
             "seed": seed,
             "samples": len(train_set),
@@ -141,14 +186,14 @@ def train_original(
 
 
 def _train_plainly(
-    model: nn.Module, samples: LabelledSet, recipe: Recipe, progress: Progress, journal: Journal
+    model: nn.Module, samples: LabelledSet, spec: ModelSpec, progress: Progress, journal: Journal
 ) -> dict[str, Any]:
     history = train(
         model,
         samples,
-        recipe,
-        task=task_for(recipe),
-        generator=generator_for(recipe.seed),
+        spec.recipe,
+        task=task_for(spec, spec.recipe.seed),
+        generator=generator_for(spec.recipe.seed),
         progress=progress,
         keeper=journal.part("train", last=True),
     )
@@ -175,7 +220,7 @@ def _train_in_shards(
         recipe,
         positions=positions,
         seed=recipe.seed,
-        task=task_for(recipe),
+        task=classification_for(recipe),
         progress=progress,
         journal=journal,
     )
@@ -221,7 +266,7 @@ def erase(
     cannot work here: the selection pool it chooses by is empty, a class it needs samples of is emptied, or the
     original's weights, which all but exact methods start from, are not finite.
     """
-    config = _checked(method, config)
+    config = _checked(method, config, spec.task)
     started = time.perf_counter()
     with deterministic(seed):
         result = unlearn(
@@ -265,9 +310,10 @@ def erase(
     }
 
 
-def _checked(method: str, config: MethodConfig | None) -> MethodConfig:
+def _checked(method: str, config: MethodConfig | None, task: TaskName) -> MethodConfig:
     method_named(method)
-    config = METHODS[method].config() if config is None else config
+    if config is None:
+        config = METHODS[method].config.model_validate(METHODS[method].options_on(task, {}))
     if type(config) is not METHODS[method].config:
         raise TypeError(f"{method} takes {METHODS[method].config.__name__}, not {type(config).__name__}")
     return config
@@ -290,10 +336,11 @@ def unlearn(
 
     On the CPU, on as many threads, the weights are then those of `erase` bit for bit. Raises as `erase` does.
     """
-    refuse_before(method, parent, splits, num_classes=spec.num_classes)
+    refuse_before(method, parent, splits, num_classes=spec.num_classes, task=spec.task)
     parent.eval()
+    task = task_for(spec, seed)
     around = Surroundings(
-        task=task_for(spec.recipe),
+        task=task,
         recipe=spec.recipe,
         build_model=lambda fresh_seed: build_model(spec, fresh_seed),
         generator=generator_for(seed),
@@ -302,6 +349,8 @@ def unlearn(
         prepared=prepared or {},
         journal=journal,
     )
-    result = method_named(method)(parent, splits, config, around=around)
-    refuse_unmoved(parent, result)
+    original = task.started_from(parent)
+    result = method_named(method)(original, splits, config, around=around)
+    refuse_unmoved(original, result)
+    task.finish(result.model)
     return result

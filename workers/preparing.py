@@ -7,10 +7,11 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from workers.classification import Classification
 from workers.samples import LabelledSet
+from workers.task import Task
 from workers.training import Progress, no_progress
 from workers.unlearning.importance import SCORES, diagonal_importance
+from workers.unlearning.interface import with_logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,30 +25,32 @@ class Made:
 
 
 def prepare(
-    model: nn.Module, train: LabelledSet, names: Sequence[str], *, progress: Progress = no_progress
+    model: nn.Module, train: LabelledSet, names: Sequence[str], *, task: Task, progress: Progress = no_progress
 ) -> Iterator[Made]:
     """Yield each preparation named, of a model in eval mode and all it was trained on, on its device.
 
-    Raises KeyError for one that cannot be made on demand.
+    Raises KeyError for one that cannot be made on demand, UnlearningError for one that the task has not.
     """
     for name in names:
         started = time.perf_counter()
-        tensors = _MAKERS[name](model, train, partial(progress, name))
+        tensors = _MAKERS[name](task.started_from(model), train, task, partial(progress, name))
         yield Made(name=name, tensors=tensors, samples=len(train), seconds=time.perf_counter() - started)
 
 
 def _importance(
-    model: nn.Module, train: LabelledSet, told: Callable[[int, int], None], *, score: str
+    model: nn.Module, train: LabelledSet, task: Task, told: Callable[[int, int], None], *, score: str
 ) -> Mapping[str, Tensor]:
-    return diagonal_importance(model, train, Classification(), score=SCORES[score], told=told)
+    return diagonal_importance(model, train, task, score=SCORES[score], told=told)
 
 
-def _teacher_logits(model: nn.Module, train: LabelledSet, told: Callable[[int, int], None]) -> Mapping[str, Tensor]:
+def _teacher_logits(
+    model: nn.Module, train: LabelledSet, task: Task, told: Callable[[int, int], None]
+) -> Mapping[str, Tensor]:
     told(0, len(train))
-    return {"logits": Classification().predict(model, train)}
+    return {"logits": with_logits(task).predict(model, train)}
 
 
-_MAKERS: dict[str, Callable[[nn.Module, LabelledSet, Callable[[int, int], None]], Mapping[str, Tensor]]] = {
+_MAKERS: dict[str, Callable[[nn.Module, LabelledSet, Task, Callable[[int, int], None]], Mapping[str, Tensor]]] = {
     "importance_loss": partial(_importance, score="loss"),
     "importance_output": partial(_importance, score="output"),
     "teacher_logits": _teacher_logits,

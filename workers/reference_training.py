@@ -14,7 +14,7 @@ from workers.architectures.ensemble import Ensemble
 from workers.classification import Classification, placed
 from workers.evaluation.reference_logits import ReferenceLogits
 from workers.evaluation.reference_masks import balanced_halves
-from workers.pipeline import ModelSpec, build_model, task_for
+from workers.pipeline import ModelSpec, build_model, classification_for
 from workers.reproducibility import derived_seed, deterministic, generator_for
 from workers.samples import LabelledSet
 from workers.sharded_training import train_sharded
@@ -69,7 +69,7 @@ def train_references(
     trains each reference in shards too, one after the other, whatever `way` says.
     Raises ValueError for an odd number of models, workers.training.TrainingError when a loss stops being finite.
     """
-    started, task, device = time.perf_counter(), task_for(spec.recipe), torch.device(device)
+    started, task, device = time.perf_counter(), classification_for(spec.recipe), torch.device(device)
     generator = generator_for(seed)
     in_mask = balanced_halves(pool.samples.labels, models, generator=generator)
     seeds = torch.randint(2**31 - 1, (models, 2), generator=generator).tolist()

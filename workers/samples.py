@@ -42,6 +42,11 @@ class LabelledSet:
         return LabelledSet(images=self.images.to(target), labels=self.labels.to(target))
 
 
+def joined(first: LabelledSet, second: LabelledSet) -> LabelledSet:
+    """Return both sets as one, in that order."""
+    return LabelledSet(images=torch.cat([first.images, second.images]), labels=torch.cat([first.labels, second.labels]))
+
+
 def normalise(images: Tensor) -> Tensor:
     """Scale uint8 images to float32 in [-1, 1].
 

@@ -13,8 +13,8 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from service import faults
 from service.catalogue.recipe import Recipe
 from service.faults import Step
-from workers.classification import Classification
 from workers.samples import LabelledSet, shuffled_batches
+from workers.task import Task
 from workers.training_state import NO_KEEPER, Keeper, TrainingState
 
 Progress = Callable[[str, int, int], None]
@@ -51,7 +51,7 @@ class UpdateRule(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingHistory:
-    """Mean training loss of each epoch, in nats."""
+    """Mean training loss of each epoch; in nats for a classifier."""
 
     epoch_losses: tuple[float, ...]
 
@@ -86,7 +86,7 @@ def train(
     samples: LabelledSet,
     recipe: Recipe,
     *,
-    task: Classification,
+    task: Task,
     generator: torch.Generator,
     progress: Progress = no_progress,
     phase: str = "train",
@@ -102,13 +102,14 @@ def train(
         raise EmptySetError("no sample to train on")
     optimizer = make_optimizer(model.parameters(), recipe)
     total = recipe.epochs * steps_per_epoch(len(samples), recipe.batch_size)
-    state = TrainingState(tensors=model.state_dict(), optimizer=optimizer, generators=[generator])
+    generators = [generator, *task.generators]
+    state = TrainingState(tensors=model.state_dict(), optimizer=optimizer, generators=generators)
     losses: list[float] = keeper.restore(state)
     step = len(losses) * total // recipe.epochs
-    model.train()
     if losses:
         progress(phase, len(losses), recipe.epochs)
     for epoch in range(len(losses), recipe.epochs):
+        model.train()
         sums: list[Tensor] = []
         for index in shuffled_batches(len(samples), recipe.batch_size, generator=generator):
             set_rate(optimizer, recipe.lr * rate_factor(recipe.schedule, step, total))
@@ -117,6 +118,8 @@ def train(
             take_step(optimizer, loss.mean())
             sums.append(loss.detach().sum())
             step += 1
+        # an average of the weights is brought up to date by it, before it is kept
+        model.eval()
         losses.append(finite_mean(sums, len(samples), f"{phase} epoch {epoch + 1}"))
         progress(phase, epoch + 1, recipe.epochs)
         keeper.epoch_ended(state, losses, epochs=recipe.epochs)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from service.catalogue.bounds import Bound
-from service.catalogue.methods import METHODS
+from service.catalogue.methods import METHODS, MethodConfig
 from service.catalogue.recipe import Recipe
 from workers import checkpoints, pipeline, reference_files
 from workers.checkpoints import BadCheckpoint
@@ -173,7 +173,7 @@ def _erase(order: Order, progress: Progress, journal: Journal) -> dict[str, Any]
             retained_labels=splits.retained_labels if gone else None,
         ),
         method=order["method"],
-        config=METHODS[order["method"]].config.model_validate(order["config"]),
+        config=_config(order),
         seed=order["seed"],
         bar=Bar(
             bounds=tuple(Bound.model_validate(bound) for bound in bar["bounds"]),
@@ -220,7 +220,7 @@ def _reexecute(order: Order, progress: Progress) -> dict[str, Any]:
             spec,
             _stored(order, spec, device),
             _unlearning_splits(order, take),
-            METHODS[order["method"]].config.model_validate(order["config"]),
+            _config(order),
             method=order["method"],
             seed=order["seed"],
             max_accuracy_drop=order["bar"]["max_accuracy_drop"],
@@ -235,6 +235,11 @@ def _reexecute(order: Order, progress: Progress) -> dict[str, Any]:
         "max_relative_difference": apart if math.isfinite(apart) else None,
         "seconds": time.perf_counter() - started,
     }
+
+
+def _config(order: Order) -> MethodConfig:
+    method = METHODS[order["method"]]
+    return method.config.model_validate(method.options_on(_spec(order).task, order["config"]))
 
 
 def _unlearning_splits(order: Order, take: Callable[[list[int]], LabelledSet]) -> UnlearningSplits:
@@ -272,7 +277,13 @@ def _prepare(order: Order, progress: Progress, journal: Journal) -> dict[str, An
 
 def _prepare_version(order: Order, progress: Progress) -> dict[str, Any]:
     take, spec = _samples(order), _spec(order)
-    found = prepare(_stored(order, spec, _device(order)), take(order["train"]), order["prepare"], progress=progress)
+    found = prepare(
+        _stored(order, spec, _device(order)),
+        take(order["train"]),
+        order["prepare"],
+        task=pipeline.task_for(spec, spec.recipe.seed),
+        progress=progress,
+    )
     positions = torch.tensor(order["train"], dtype=torch.int64)
     return {"prepared": [_keep(made, Path(order["out"]), positions) for made in found]}
 

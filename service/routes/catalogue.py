@@ -54,6 +54,7 @@ def methods() -> MethodsOut:
                 instead_of_retain=spec.instead_of_retain,
                 needs_sharded_recipe=spec.needs_sharded_recipe,
                 for_purpose={purpose: dict(options) for purpose, options in spec.for_purpose.items()},
+                for_task={task: dict(options) for task, options in spec.for_task.items()},
                 purposes=sorted(spec.purposes),
                 tasks=sorted(spec.tasks),
                 not_for=dict(spec.not_for),

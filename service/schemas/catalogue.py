@@ -17,6 +17,9 @@ class MethodOut(BaseModel):
     instead_of_retain: str | None = Field(description="The preparation with which it reads no retained sample.")
     needs_sharded_recipe: bool = Field(description="It works on models alone whose recipe has `sisa`.")
     for_purpose: dict[str, dict[str, Any]] = Field(description="Options that a purpose prefers to the defaults.")
+    for_task: dict[str, dict[str, Any]] = Field(
+        description="Options that models of a task prefer to the defaults, unless a preset of the paper is named."
+    )
     purposes: list[str]
     tasks: list[str] = Field(description="What models must be for: the tasks it has a meaning for.")
     not_for: Mapping[str, str] = Field(description="Of each other task, why not, as a sentence's end.")

@@ -27,6 +27,18 @@ def test_a_method_without_meaning_for_a_task_says_why(name: str) -> None:
     assert not reason.endswith(".")
 
 
+@pytest.mark.parametrize("name", FOR_GENERATION)
+def test_the_options_a_task_prefers_stand_below_those_given_and_leave_a_papers_preset_alone(name: str) -> None:
+    spec = METHODS[name]
+    preferred = spec.options_on(Task.GENERATION, {})
+    assert preferred == dict(spec.for_task.get(Task.GENERATION, {}))
+    assert spec.config.model_validate(preferred)
+    assert spec.options_on(Task.CLASSIFICATION, {"seed": 1}) == {"seed": 1}
+    assert spec.options_on(Task.GENERATION, {"preset": "paper"}) == {"preset": "paper"}
+    for option in preferred:
+        assert spec.options_on(Task.GENERATION, {option: "given"})[option] == "given"
+
+
 def test_every_metric_and_every_architecture_is_for_a_task() -> None:
     assert all(spec.tasks for spec in METRICS.values())
     assert all(spec.task in Task for spec in ARCHITECTURES.values())

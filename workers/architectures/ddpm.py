@@ -6,8 +6,9 @@ K of the data stands for "no class", which classifier-free guidance needs (Ho & 
     ema <- d ema + (1 - d) w,   d = min(decay, (1 + n) / (10 + n)) at the n-th update, the first of which copies w
 
 The average is kept as batch norm keeps its running statistics: in buffers, which travel with the weights, brought up
-to date by each pass in train mode and by leaving that mode. So no method has to know of it. Because d starts small,
-what the average held before `restart_average` is gone after a few dozen updates: 10! / ((n + 2) ... (n + 10)).
+to date by each pass in train mode and by going into eval mode, if the weights have moved since the last such pass. So
+no method has to know of it. Because d starts small, what the average held before `restart_average` is gone after a few
+dozen updates: 10! / ((n + 2) ... (n + 10)).
 """
 
 import copy
@@ -21,6 +22,8 @@ from service.catalogue.architectures.options import DdpmOptions
 from workers.architectures.shapes import ImageShape
 
 NORM_GROUPS = 8
+AVERAGE, UPDATES = "ema.", "ema_updates"
+"""How the average's tensors begin, and the one that counts its updates."""
 
 
 class Ddpm(nn.Module):
@@ -34,13 +37,18 @@ class Ddpm(nn.Module):
         self.ema = _frozen(net)
         self.num_classes, self.decay = num_classes, decay
         self.register_buffer("ema_updates", torch.zeros((), dtype=torch.int64))
-        self._stepped_from: tuple[int, ...] | None = None
+        self._followed: tuple[int, ...] | None = None
+        self.register_load_state_dict_post_hook(_begin_anew)  # type: ignore[no-untyped-call]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of: its tensors have changed in no step of this one."""
+        return {**self.__dict__, "_followed": None}
 
     def forward(self, noisy: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
         """Return the noise predicted with the weights being trained."""
         if self.training:
             self._follow()
-            self._stepped_from = self._versions()
+            self._followed = self._versions()
         return self.net(noisy, timesteps, class_labels=labels).sample  # type: ignore[no-any-return]
 
     def averaged(self, noisy: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
@@ -49,19 +57,19 @@ class Ddpm(nn.Module):
         return net(noisy, timesteps, class_labels=labels).sample  # type: ignore[no-any-return]
 
     def train(self, mode: bool = True) -> "Ddpm":
-        """Set the mode; leaving train mode takes the last step's weights into the average."""
-        if self.training and not mode:
+        """Set the mode; eval mode takes the last step's weights into the average."""
+        if not mode:
             self._follow()
-            self._stepped_from = None
         super().train(mode)
         self.ema.eval()
         return self
 
     @torch.no_grad()
     def _follow(self) -> None:
-        """Take the weights into the average if a step has moved them since the last pass in train mode."""
-        if self._stepped_from in (None, self._versions()):
+        """Take the weights into the average if a step has moved them since they were last looked at."""
+        if self._followed in (None, self._versions()):
             return
+        self._followed = self._versions()
         n = int(self.ema_updates)
         share = 1.0 if n == 0 else 1 - min(self.decay, (1 + n) / (10 + n))
         torch._foreach_lerp_([*self.ema.buffers()], [*self.net.parameters()], share)
@@ -74,6 +82,7 @@ class Ddpm(nn.Module):
             for w, average in zip(self.net.parameters(), self.ema.buffers(), strict=True):
                 w.copy_(average)
         self.ema_updates.zero_()
+        self._followed = None
 
     @torch.no_grad()
     def settle_average(self) -> None:
@@ -81,10 +90,16 @@ class Ddpm(nn.Module):
         if not int(self.ema_updates):
             for average, w in zip(self.ema.buffers(), self.net.parameters(), strict=True):
                 average.copy_(w)
+            self.ema_updates.fill_(1)
+            self._followed = None
 
     def _versions(self) -> tuple[int, ...]:
         # torch counts the changes in place of every tensor
         return tuple(w._version for w in self.net.parameters())
+
+
+def _begin_anew(module: Ddpm, _keys: object) -> None:
+    module._followed = None
 
 
 def _frozen(net: nn.Module) -> nn.Module:
@@ -119,6 +134,7 @@ def ddpm_unet(options: BaseModel, image_shape: ImageShape, num_classes: int) -> 
     attention = [level in chosen.attention_levels for level in range(levels)]
     # importing it takes seconds, which nothing but a diffusion model should wait for
     from diffusers import UNet2DModel
+    from diffusers.models.attention_processor import Attention, AttnProcessor
 
     net = UNet2DModel(
         sample_size=(height, width),
@@ -133,6 +149,10 @@ def ddpm_unet(options: BaseModel, image_shape: ImageShape, num_classes: int) -> 
         dropout=chosen.dropout,
         num_class_embeds=num_classes + 1 if chosen.class_condition else None,
     )
+    # Attention in plain products: the fused kernels neither repeat bit for bit on a GPU nor take per-sample gradients.
+    for module in net.modules():
+        if isinstance(module, Attention):
+            module.set_processor(AttnProcessor())
     if not chosen.class_condition:
         net = Unconditional(net)
     return Ddpm(net, num_classes=num_classes, decay=chosen.ema_decay)

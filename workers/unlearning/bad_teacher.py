@@ -26,11 +26,10 @@ from torch.nn.functional import log_softmax
 from service.catalogue.methods import BadTeacherConfig
 from workers.classification import device_of
 from workers.reproducibility import derived_seed
-from workers.samples import LabelledSet, shuffled_batches
+from workers.samples import LabelledSet, joined, shuffled_batches
 from workers.training import finite_mean, make_optimizer, take_step
 from workers.unlearning.delete import divergence
-from workers.unlearning.interface import Surroundings, UnlearningResult, UnlearningSplits
-from workers.unlearning.random_label import joined
+from workers.unlearning.interface import Surroundings, UnlearningResult, UnlearningSplits, classifying
 from workers.unlearning.salun import train_but_norm_layers
 from workers.unlearning.selection import last_within
 from workers.unlearning.teacher import teacher_logits
@@ -52,13 +51,14 @@ def lesson(
     original: nn.Module, splits: UnlearningSplits, retain_share: float, around: Surroundings
 ) -> tuple[LabelledSet, Tensor]:
     """Return the retained samples drawn, then all forgotten, and their teachers' log probabilities (N, K)."""
+    task = classifying(around)
     untrained = around.build_model(derived_seed(around.generator)).to(device_of(original))
     count = max(1, round(retain_share * len(splits.retain)))
     index = torch.randperm(len(splits.retain), generator=around.generator)[:count]
     drawn = splits.retain.take(index)
     prepared = "teacher_logits" in around.prepared
-    known = teacher_logits(original, splits, around)[0][index] if prepared else around.task.predict(original, drawn)
-    said = [known, around.task.predict(untrained, splits.forget)]
+    known = teacher_logits(original, splits, around)[0][index] if prepared else task.predict(original, drawn)
+    said = [known, task.predict(untrained, splits.forget)]
     return joined(drawn, splits.forget), log_softmax(torch.cat(said), 1)
 
 
@@ -72,7 +72,7 @@ def taught_epochs(
         train_but_norm_layers(student)
         sums = []
         for index in shuffled_batches(len(both), config.batch_size, generator=around.generator):
-            s = around.task.logits(student, both.take(index).images)
+            s = classifying(around).logits(student, both.take(index).images)
             loss = divergence(log_q[index.to(log_q.device)], s)
             take_step(optimizer, loss.mean())
             sums.append(loss.detach().sum())

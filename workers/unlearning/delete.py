@@ -26,7 +26,7 @@ from torch.nn.functional import log_softmax
 from service.catalogue.methods import DeleteConfig
 from workers.samples import shuffled_batches
 from workers.training import finite_mean, make_optimizer, take_step
-from workers.unlearning.interface import Surroundings, UnlearningResult, UnlearningSplits
+from workers.unlearning.interface import Surroundings, UnlearningResult, UnlearningSplits, classifying
 from workers.unlearning.selection import rewind_where_it_can
 from workers.unlearning.trajectory import Trajectory, follow
 
@@ -62,13 +62,13 @@ def deleting_epochs(
 ) -> Iterator[dict[str, float]]:
     """Move `student`, in eval mode, by one epoch over the forget set per item; yield the epoch's mean divergence."""
     forget = splits.forget
-    log_q = log_others(around.task.predict(student, forget), forget.labels)
+    log_q = log_others(classifying(around).predict(student, forget), forget.labels)
     optimizer = make_optimizer(student.parameters(), config)
     batch_size = config.batch_size or min(64, max(8, len(forget) // MIN_STEPS))
     for e in range(1, config.epochs + 1):
         sums = []
         for index in shuffled_batches(len(forget), batch_size, generator=around.generator):
-            s = around.task.logits(student, forget.take(index).images)
+            s = classifying(around).logits(student, forget.take(index).images)
             loss = divergence(log_q[index.to(log_q.device)], s)
             take_step(optimizer, loss.mean())
             sums.append(loss.detach().sum())

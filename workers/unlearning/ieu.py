@@ -2,9 +2,10 @@
 
 The public text names the ingredients (degrade the forget set, weight decay, noise in the weights, keep the retain
 set) but not their equations. What follows is ours.
-theta: weights; L_r, L_f: mean cross-entropy of one retain and one forget batch; xi ~ N(0, I); K: classes.
+theta: weights; L_r, L_f: the task's mean loss (cross-entropy, for a classifier) of one retain and one forget batch;
+xi ~ N(0, I); C: the loss of a guess (log K, of K classes) unless it is named.
 
-    g     = grad L_r - alpha grad min(L_f, C)                                      C = log K unless it is named
+    g     = grad L_r - alpha grad min(L_f, C)
     theta <- (1 - eta lambda) theta - eta g + s rms(theta) xi                      for `epochs`
     then `tail_epochs` with alpha = s = 0, while eta falls to 0 by a cosine
 
@@ -18,7 +19,6 @@ With alpha = lambda = s = 0 this is fine-tuning on the retain set.
 """
 
 import copy
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -121,9 +121,10 @@ class Elimination:
         """Return L_f and min(L_f, C) on the next forget batch, in eval mode."""
         batch = self.splits.forget.take(next(self.forget_batches))
         self.student.eval()
-        logits = self.around.task.logits(self.student, batch.images)
-        L_f = self.around.task.loss_of_logits(logits, batch.labels).mean()
-        C = math.log(logits.shape[1]) if self.config.cap is None else self.config.cap
+        task = self.around.task
+        outputs = task.outputs(self.student, batch.images, batch.labels)
+        L_f = task.loss_of_outputs(outputs, batch.labels).mean()
+        C = task.guess_loss(outputs) if self.config.cap is None else self.config.cap
         return L_f, L_f.clamp(max=C)
 
     def _endless(self) -> Iterator[Tensor]:

@@ -38,7 +38,7 @@ from torch import nn
 from service.catalogue.methods import InfluenceConfig
 from service.catalogue.recipe import Recipe
 from workers.unlearning.conjugate_gradient import Solution, conjugate_gradient
-from workers.unlearning.interface import Surroundings, UnlearningResult, UnlearningSplits
+from workers.unlearning.interface import Surroundings, UnlearningResult, UnlearningSplits, classifying
 from workers.unlearning.last_linear import (
     hessian_times,
     last_linear,
@@ -75,7 +75,7 @@ def newton_step(
     model: nn.Module, layer: nn.Linear, splits: UnlearningSplits, config: InfluenceConfig, around: Surroundings
 ) -> Solution:
     """Return the step in W at scale 1, and how well it was solved for."""
-    l2, task = l2_of(config, around.recipe), around.task
+    l2, task = l2_of(config, around.recipe), classifying(around)
     retain, forget = (read_by(layer, model, part, task) for part in (splits.retain, splits.forget))
     p = retain.z.softmax(1)
     pull = summed_gradient(forget, splits.forget.labels, task) + len(splits.forget) * l2 * weights_of(layer)

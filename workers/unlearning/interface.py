@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from service.catalogue.recipe import Recipe
 from workers.classification import Classification
 from workers.samples import LabelledSet
+from workers.task import Task
 from workers.training import Progress, TrainingError, no_progress
 from workers.training_state import NO_JOURNAL, Journal
 
@@ -123,7 +124,7 @@ class Surroundings:
     service.catalogue.preparations: tensors by name each. `journal` keeps a long training: what an exact method trains.
     """
 
-    task: Classification
+    task: Task
     recipe: Recipe
     build_model: Callable[[int], nn.Module]
     generator: torch.Generator
@@ -148,3 +149,15 @@ class UnlearningResult:
     verdict: str = "completed"
     prepared: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     seconds: float
+
+
+def classifying(around: Surroundings) -> Classification:
+    """Return the task of a method that needs logits. Raises UnlearningError for another task."""
+    return with_logits(around.task)
+
+
+def with_logits(task: Task) -> Classification:
+    """Return the task if it is a classifier's. Raises UnlearningError."""
+    if not isinstance(task, Classification):
+        raise UnlearningError("it needs a classifier's logits, and the model predicts noise")
+    return task

@@ -38,7 +38,7 @@ from workers.classification import PREDICT_BATCH, Classification
 from workers.micro_batches import at_most
 from workers.samples import LabelledSet, shuffled_batches
 from workers.unlearning.double_backward import input_gradients, math_attention, refuse_once_differentiable
-from workers.unlearning.interface import Surroundings, UnlearningError, UnlearningResult, UnlearningSplits
+from workers.unlearning.interface import Surroundings, UnlearningError, UnlearningResult, UnlearningSplits, classifying
 from workers.unlearning.last_layers import last_layers, layers_of
 from workers.unlearning.selection import has_forgotten, last_within, rewind_where_it_can, wants_first_forgotten
 from workers.unlearning.trajectory import Trajectory, follow
@@ -54,7 +54,7 @@ def mu_mis(
     """Run MU-Mis on a copy and return the check that the selection takes. Raises NoDoubleBackwardError."""
     started = time.perf_counter()
     student = copy.deepcopy(model).eval()
-    refuse_once_differentiable(around.task, student, splits.forget.images[:1])
+    refuse_once_differentiable(classifying(around), student, splits.forget.images[:1])
     descent = Descent(student, splits.forget, config, around)
     trajectory = Trajectory(student, splits, around)
     verdict = follow(student, descent.checks(partial(_forgotten, trajectory)), trajectory, 0)
@@ -100,7 +100,8 @@ class Descent:
         self.student, self.forget, self.config, self.around = student, forget, config, around
         self.weights = _moved(student, config.last_layers)
         self.steps = self.halvings = 0
-        self._classes = around.task.predict(student, forget.take(torch.arange(1))).shape[1]
+        self._task = classifying(around)
+        self._classes = self._task.classes(student, forget)
         self._watched = other_classes(forget.labels, self._classes, around.generator)
         self._batches = self._endless()
         self._lr = config.lr or self._first_rate()
@@ -133,7 +134,7 @@ class Descent:
         for part in torch.tensor_split(torch.arange(len(batch), device=c_other.device), count):
             mine = batch.take(part)
             with math_attention():
-                gaps = sensitivity_gap(self.around.task, self.student, mine.images, mine.labels, c_other[part])
+                gaps = sensitivity_gap(self._task, self.student, mine.images, mine.labels, c_other[part])
                 gap = gaps.sum() / len(batch)
                 found = torch.autograd.grad(gap, self.weights, allow_unused=True, materialize_grads=True)
             loss, sums = loss + float(gap.detach()), [a + b for a, b in zip(sums, found, strict=True)]
@@ -144,7 +145,7 @@ class Descent:
         norms, size = [], at_most(min(PREDICT_BATCH, len(self.forget)))
         pieces = zip(torch.split(self.forget.images, size), torch.split(self._watched, size), strict=True)
         for images, c_other in pieces:
-            (slope,) = input_gradients(self.around.task, self.student, images, c_other[:, None], twice=False)
+            (slope,) = input_gradients(self._task, self.student, images, c_other[:, None], twice=False)
             norms.append(slope.flatten(1).norm(dim=1))
         return float(torch.cat(norms).double().mean())
 

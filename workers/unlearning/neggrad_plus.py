@@ -6,7 +6,8 @@ An epoch passes once over the retain set D_r; the batches of the forget set D_f 
 
 Where this differs from the paper, or the paper leaves it open:
 - CE on D_f has no upper bound, so its ascent ends in collapse. With `forget_cap` C the objective takes
-  min(CE, C log K) per forgotten sample: one that is wrong by as much as a guess pulls no further.
+  min(CE, C log K) per forgotten sample: one that is wrong by as much as a guess pulls no further. For another task
+  its loss stands for CE and that of its guess for log K.
 - `tail_epochs` passes over D_r alone follow (beta = 1) while the rate falls to 0 by a cosine, which bring back
   accuracy and not the forget set.
 - Both batches pass through the net as one, norm layers and dropout in train mode: with the forget batch in eval
@@ -18,16 +19,14 @@ Where this differs from the paper, or the paper leaves it open:
 """
 
 import copy
-import math
 import time
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
 from service.catalogue.methods import NegGradPlusConfig
-from workers.classification import Classification
-from workers.samples import LabelledSet, shuffled_batches
+from workers.samples import LabelledSet, joined, shuffled_batches
+from workers.task import Task
 from workers.training import finite_mean, make_optimizer, set_rate, steps_per_epoch, take_step
 from workers.unlearning.interface import Surroundings, UnlearningResult, UnlearningSplits
 from workers.unlearning.selection import chooser_for
@@ -82,17 +81,18 @@ def neggrad_plus_objective(
     retained: LabelledSet,
     forgotten: LabelledSet | None,
     config: NegGradPlusConfig,
-    task: Classification,
+    task: Task,
 ) -> Tensor:
     """Return beta CE(retained) - (1 - beta) CE(forgotten), the latter capped; without any forgotten, CE(retained)."""
     if forgotten is None:
         return task.per_sample_loss(model, retained.images, retained.labels).mean()
-    logits = task.logits(model, torch.cat([retained.images, forgotten.images]))
-    kept, lost = logits[: len(retained)], logits[len(retained) :]
-    rising = capped(task.loss_of_logits(lost, forgotten.labels), config.forget_cap, logits.shape[1])
-    return config.beta * task.loss_of_logits(kept, retained.labels).mean() - (1 - config.beta) * rising.mean()
+    both = joined(retained, forgotten)
+    outputs = task.outputs(model, both.images, both.labels)
+    kept, lost = outputs[: len(retained)], outputs[len(retained) :]
+    rising = capped(task.loss_of_outputs(lost, forgotten.labels), config.forget_cap, task.guess_loss(outputs))
+    return config.beta * task.loss_of_outputs(kept, retained.labels).mean() - (1 - config.beta) * rising.mean()
 
 
-def capped(losses: Tensor, cap: float | None, classes: int) -> Tensor:
-    """Return min(loss, cap log K) per sample; a cap of None leaves the losses as they are."""
-    return losses if cap is None else losses.clamp(max=cap * math.log(classes))
+def capped(losses: Tensor, cap: float | None, guess: float) -> Tensor:
+    """Return min(loss, cap times that of a guess) per sample; a cap of None leaves the losses as they are."""
+    return losses if cap is None else losses.clamp(max=cap * guess)

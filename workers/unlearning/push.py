@@ -43,7 +43,7 @@ def next_norm(norm: float, start: float, records: Sequence[EpochRecord], terms: 
     """
     parent, last = records[0], records[-1]
     settled = len(records) > unsettled
-    aim = loss_aim(parent, parent, stretch=1.0 if settled else UNSETTLED_STRETCH)
+    aim = loss_aim(parent, parent, stretch=1.0 if settled else UNSETTLED_STRETCH, margins=terms.margins)
     change = min(2.0, max(0.25, math.sqrt(aim / max(last.forget_loss, 1e-9))))
     if settled and last.selection_accuracy < terms.floor:
         change = min(change, 0.5)

@@ -12,6 +12,7 @@ Where this differs from the paper, or the paper leaves it open:
 - `tail_epochs` passes over the retain set alone follow, whose rate falls to 0 by a cosine: without them accuracy on
   a random subset of Fashion-MNIST fell by 6 points and did not come back.
 - Left null, optimiser and rate follow the recipe, and the rewind chooses the epoch returned.
+- What it means to be taught a label is the task's to say: for a diffusion model, to predict what that class predicts.
 """
 
 import copy
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from service.catalogue.methods import RandomLabelConfig
-from workers.samples import LabelledSet, shuffled_batches
+from workers.samples import LabelledSet, joined, shuffled_batches
 from workers.training import finite_mean, make_optimizer, set_rate, steps_per_epoch, take_step
 from workers.unlearning.interface import Surroundings, UnlearningResult, UnlearningSplits
 from workers.unlearning.selection import chooser_for
@@ -68,7 +69,7 @@ def random_label_epochs(
     optimizer = make_optimizer(model.parameters(), steps)
     share = config.forget_batch_size or math.ceil(forget_count * steps.retain_batch_size / retain_count)
     cycled = cycled_batches(forget_count, min(share, forget_count), generator=around.generator)
-    classes = around.task.predict(model, splits.forget.take(torch.arange(1))).shape[1]
+    classes = around.task.classes(model, splits.forget)
     total = config.epochs + config.tail_epochs
     per_epoch = steps_per_epoch(retain_count, steps.retain_batch_size)
     for e in range(1, total + 1):
@@ -78,10 +79,12 @@ def random_label_epochs(
         batches = shuffled_batches(retain_count, steps.retain_batch_size, generator=around.generator)
         for rate, index in zip(rates, batches, strict=True):
             set_rate(optimizer, rate)
-            batch = splits.retain.take(index)
+            batch = own = splits.retain.take(index)
             if e <= config.epochs:
-                batch = joined(batch, with_wrong_labels(splits.forget.take(next(cycled)), classes, around.generator))
-            losses = around.task.per_sample_loss(model, batch.images, batch.labels)
+                forgotten = splits.forget.take(next(cycled))
+                own = joined(batch, forgotten)
+                batch = joined(batch, with_wrong_labels(forgotten, classes, around.generator))
+            losses = around.task.taught_loss(model, batch, own.labels)
             step(optimizer, losses.mean())
             sums.append(losses.detach().sum())
             met += len(batch)
@@ -94,8 +97,3 @@ def with_wrong_labels(samples: LabelledSet, classes: int, generator: torch.Gener
     """Return the samples with labels drawn evenly from the classes that are not theirs."""
     shift = torch.randint(1, classes, samples.labels.shape, generator=generator).to(samples.device)
     return LabelledSet(images=samples.images, labels=(samples.labels + shift) % classes)
-
-
-def joined(first: LabelledSet, second: LabelledSet) -> LabelledSet:
-    """Return both sets as one, in that order."""
-    return LabelledSet(images=torch.cat([first.images, second.images]), labels=torch.cat([first.labels, second.labels]))

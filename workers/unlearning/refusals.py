@@ -4,14 +4,19 @@ import torch
 from torch import nn
 
 from service.catalogue.methods import METHODS
+from service.catalogue.tasks import Task
 from workers.unlearning.interface import InvalidSplitsError, UnlearningError, UnlearningResult, UnlearningSplits
 
 NAMED = 5
 """Most tensors that an error names."""
 
 
-def refuse_before(method: str, parent: nn.Module, splits: UnlearningSplits, *, num_classes: int) -> None:
+def refuse_before(
+    method: str, parent: nn.Module, splits: UnlearningSplits, *, num_classes: int, task: Task = Task.CLASSIFICATION
+) -> None:
     """Refuse what the method would fail or mislead on. Raises InvalidSplitsError, UnlearningError."""
+    if task in METHODS[method].not_for:
+        raise UnlearningError(f"{method} has no meaning for {task}: {METHODS[method].not_for[task]}")
     _refuse_unknown_classes(splits, num_classes)
     _refuse_without_selection(method, splits)
     _refuse_emptied_classes(method, splits)

@@ -26,8 +26,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from service.catalogue.methods import SalunConfig
-from workers.classification import PREDICT_BATCH, Classification, evaluating
+from workers.classification import PREDICT_BATCH, evaluating
 from workers.samples import LabelledSet
+from workers.task import Task
 from workers.training import take_step
 from workers.unlearning.interface import Surroundings, UnlearningError, UnlearningResult, UnlearningSplits
 from workers.unlearning.random_label import random_label_epochs
@@ -66,7 +67,7 @@ def salun(model: nn.Module, splits: UnlearningSplits, config: SalunConfig, *, ar
     return trajectory.result(taught, chooser_for(config.rewind, settled_after=repaired_after), verdict, started)
 
 
-def forget_gradient(model: nn.Module, forget: LabelledSet, task: Classification) -> dict[str, Tensor]:
+def forget_gradient(model: nn.Module, forget: LabelledSet, task: Task) -> dict[str, Tensor]:
     """Return the gradient of the summed loss over `forget` per parameter, eval mode; one pass in batches."""
     names, weights = zip(*model.named_parameters(), strict=True)
     sums = [torch.zeros_like(w) for w in weights]

@@ -10,7 +10,10 @@ T: temperature.
     rate lr 0.1^(number of decay epochs < e)
 
 Where this differs from the paper, or the paper leaves it open:
-- The teacher sees unaugmented data, so its logits are computed once.
+- The teacher sees unaugmented data, so its logits are computed once. Where the task draws noise for each step, the
+  teacher is asked anew, on the draws of its student.
+- d is the task's: for a diffusion model the mean squared difference of the noise predicted, which needs no T. There
+  gamma weighs the mean squared error of the noise in the place of CE.
 - Norm layers are in eval mode in max epochs, so that no statistic of the forget set enters their buffers,
   and in train mode in min epochs, which fill the buffers from retained samples alone.
 - d starts at 0 with a gradient of 0 and has no upper bound: its ascent stands still, then explodes. With
@@ -36,17 +39,17 @@ from itertools import count
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax
 
 from service.catalogue.methods import ScrubConfig, ScrubRConfig
 from service.catalogue.recipe import Recipe
 from workers.samples import LabelledSet, shuffled_batches
+from workers.task import Teacher
 from workers.training import finite_mean, make_optimizer, take_step
 from workers.unlearning.interface import Surroundings, UnlearningResult, UnlearningSplits
 from workers.unlearning.push import Push, constant_push, governed_push
 from workers.unlearning.selection import clear_epochs, last_within, rewind_by_error, rewind_clear_of_known
 from workers.unlearning.steps import Steps, steps_for
-from workers.unlearning.teacher import teacher_logits
+from workers.unlearning.teacher import teachers
 from workers.unlearning.trajectory import Trajectory, follow
 
 RECIPE_RATE_SHARE = 0.5
@@ -90,12 +93,6 @@ def _unfinished(trajectory: Trajectory, more: int, settled_after: int, done: int
     """Say whether one of the `more` epochs should follow the `done` beyond the planned ones."""
     fit = clear_epochs(trajectory.records, trajectory.terms, settled_after=settled_after)
     return done < more and fit < ENOUGH_TO_CHOOSE
-
-
-def distance(t: Tensor, s: Tensor, T: float) -> Tensor:
-    """Return d of teacher and student logits (N, K) as (N,): T^2 KL(teacher || student), tempered."""
-    log_p, log_q = log_softmax(t / T, 1), log_softmax(s / T, 1)
-    return T * T * (log_p.exp() * (log_p - log_q)).sum(1)
 
 
 def rate_share(config: ScrubConfig, e: int) -> float:
@@ -144,14 +141,14 @@ def lesson_steps(config: ScrubConfig, recipe: Recipe, *, retain: int, forget: in
 
 
 class Lesson:
-    """Hold the student, its one optimiser, and the teacher's logits on both sets."""
+    """Hold the student, its one optimiser, and the teacher on both sets."""
 
     def __init__(self, student: nn.Module, splits: UnlearningSplits, config: ScrubConfig, around: Surroundings) -> None:
         self.student, self.splits, self.config, self.around = student, splits, config, around
         self.steps = lesson_steps(config, around.recipe, retain=len(splits.retain), forget=len(splits.forget))
         self.optimizer = make_optimizer(student.parameters(), self.steps)
         self._original = [p.detach().clone() for p in student.parameters()]
-        self._teach_retain, self._teach_forget = teacher_logits(student, splits, around)
+        self._teach_retain, self._teach_forget = teachers(student, splits, around)
 
     def set_rate(self, rate: float) -> None:
         """Set the learning rate of the steps to come."""
@@ -166,7 +163,7 @@ class Lesson:
         self.student.eval()
         sums = []
         for s, t, _ in self._batches(self.splits.forget, self._teach_forget, self.steps.forget_batch_size):
-            d = distance(t, s, self.config.temperature)
+            d = self.around.task.distance(t, s, self.config.temperature)
             take_step(self.optimizer, self._anchored(-d.mean()), grad_norm=norm)
             sums.append(d.detach().sum())
         return finite_mean(sums, len(self.splits.forget), f"max epoch {epoch}")
@@ -174,9 +171,9 @@ class Lesson:
     def min_epoch(self, epoch: int) -> float:
         """Descend gamma CE + alpha d over the retain set once; return its mean. Raises NonFiniteLossError."""
         self.student.train()
-        sums = []
+        task, sums = self.around.task, []
         for s, t, y in self._batches(self.splits.retain, self._teach_retain, self.steps.retain_batch_size):
-            ce, d = self.around.task.loss_of_logits(s, y), distance(t, s, self.config.temperature)
+            ce, d = task.loss_of_outputs(s, y), task.distance(t, s, self.config.temperature)
             loss = self.config.gamma * ce + self.config.alpha * d
             take_step(self.optimizer, self._anchored(loss.mean()))
             sums.append(loss.detach().sum())
@@ -189,11 +186,8 @@ class Lesson:
         norms = torch.stack([torch.linalg.vector_norm(w - w_0) for w, w_0 in pairs])
         return objective + self.config.anchor_p * norms.sum()
 
-    def _batches(self, samples: LabelledSet, teach: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _batches(self, samples: LabelledSet, teach: Teacher, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for index in shuffled_batches(len(samples), size, generator=self.around.generator):
             batch = samples.take(index)
-            yield (
-                self.around.task.logits(self.student, batch.images),
-                teach[index.to(teach.device)],
-                batch.labels,
-            )
+            t, s = teach(self.student, batch, index)
+            yield s, t, batch.labels

@@ -9,19 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-STILL_KNOWN_FACTOR, STILL_KNOWN_NATS = 1.05, 0.05
-"""A loss of at most factor * L* + nats, L* the parent's on the forget set, counts as not forgotten."""
-ABOVE_REFERENCE, CLEAR_NATS = 1.2, 0.07
-"""The push aims at this many times the reference loss, and no nearer to still known than this."""
-TOO_FAR = 2.0
-"""The service's rewind takes a forget loss above this many times the aim only in need: it shows membership too."""
+from workers.task import Margins
+
+IN_NATS = Margins()
 GONE_ERROR = 0.98
 """Share of a class of which nothing stays that should be wrong; a model that never saw it has them all wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRecord:
-    """Measure one epoch's state; errors and accuracies are shares, losses nats. Epoch 0 is the parent.
+    """Measure one epoch's state; errors and accuracies are shares, losses the task's. Epoch 0 is the parent.
 
     `objectives` are the method's own mean losses of that epoch.
     """
@@ -41,7 +38,8 @@ class Terms:
     """What a choice must keep to: the accuracy floor, and the sizes that say how sharp the errors are.
 
     `comfortable` is a floor that leaves half of the allowed drop in reserve, since the pool is a sample. A
-    `reference_count` of 0 says that there is no pool. `all_gone`: no class of the forget set stays.
+    `reference_count` of 0 says that there is no pool. `all_gone`: no class of the forget set stays. `margins` are the
+    task's: what its losses are told apart by.
     """
 
     floor: float
@@ -49,6 +47,7 @@ class Terms:
     forget_count: int
     reference_count: int
     all_gone: bool = False
+    margins: Margins = IN_NATS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,9 +130,9 @@ def _service_gap(record: EpochRecord, parent: EpochRecord, reference: EpochRecor
     error = abs(record.forget_error - reference.reference_error)
     return (
         round(max(0.0, wrong - record.forget_error), 9),
-        round(max(0.0, clear_loss(parent) - record.forget_loss), 9),
+        round(max(0.0, clear_loss(parent, terms.margins) - record.forget_loss), 9),
         0.0 if error <= error_tolerance(reference.reference_error, terms) else round(error, 9),
-        record.forget_loss > TOO_FAR * loss_aim(parent, reference),
+        record.forget_loss > terms.margins.too_far * loss_aim(parent, reference, margins=terms.margins),
         record.selection_accuracy < terms.comfortable,
         record.selection_loss,
         record.epoch,
@@ -168,7 +167,8 @@ def has_forgotten(record: EpochRecord, parent: EpochRecord, terms: Terms) -> boo
 
 def _gap_to_forgotten(record: EpochRecord, parent: EpochRecord, terms: Terms) -> tuple[float, float]:
     wrong = GONE_ERROR if terms.all_gone else 0.0
-    return round(max(0.0, wrong - record.forget_error), 9), round(max(0.0, clear_loss(parent) - record.forget_loss), 9)
+    clear = clear_loss(parent, terms.margins)
+    return round(max(0.0, wrong - record.forget_error), 9), round(max(0.0, clear - record.forget_loss), 9)
 
 
 def rewind_where_it_can(records: Sequence[EpochRecord], terms: Terms) -> Choice:
@@ -185,27 +185,29 @@ def rewind_where_it_can(records: Sequence[EpochRecord], terms: Terms) -> Choice:
 def clear_epochs(records: Sequence[EpochRecord], terms: Terms, *, settled_after: int = 0) -> int:
     """Count the epochs after `settled_after` that are clear of what counts as known, accurate, and not too far."""
     parent, final = records[0], records[-1]
-    clear, far = clear_loss(parent), TOO_FAR * loss_aim(parent, final)
+    margins = terms.margins
+    clear, far = clear_loss(parent, margins), margins.too_far * loss_aim(parent, final, margins=margins)
     kept = within_floor(records, terms.comfortable)
     return sum(record.epoch > settled_after and clear <= record.forget_loss <= far for record in kept)
 
 
-def loss_aim(parent: EpochRecord, reference: EpochRecord, *, stretch: float = 1.0) -> float:
-    """Return the forget loss to aim at, nats: a little above the reference's, and clear of still known.
+def loss_aim(parent: EpochRecord, reference: EpochRecord, *, stretch: float = 1.0, margins: Margins = IN_NATS) -> float:
+    """Return the forget loss to aim at: a little above the reference's, and clear of still known.
 
     A set whose loss only equals that of unseen samples is relearned sooner than they are.
     """
-    return max(stretch * ABOVE_REFERENCE * reference.reference_loss, still_known_loss(parent) + CLEAR_NATS)
+    aim = stretch * margins.above_reference * reference.reference_loss
+    return max(aim, still_known_loss(parent, margins) + margins.clear)
 
 
-def clear_loss(parent: EpochRecord) -> float:
-    """Return the forget loss in nats from which on an epoch is clear of what counts as known."""
-    return still_known_loss(parent) + CLEAR_NATS / 2
+def clear_loss(parent: EpochRecord, margins: Margins = IN_NATS) -> float:
+    """Return the forget loss from which on an epoch is clear of what counts as known."""
+    return still_known_loss(parent, margins) + margins.clear / 2
 
 
-def still_known_loss(parent: EpochRecord) -> float:
-    """Return the loss in nats up to which the forget set counts as not forgotten."""
-    return STILL_KNOWN_FACTOR * parent.forget_loss + STILL_KNOWN_NATS
+def still_known_loss(parent: EpochRecord, margins: Margins = IN_NATS) -> float:
+    """Return the loss up to which the forget set counts as not forgotten."""
+    return margins.known_factor * parent.forget_loss + margins.known_offset
 
 
 def error_tolerance(reference_error: float, terms: Terms) -> float:

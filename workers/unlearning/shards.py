@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from workers.architectures.ensemble import Ensemble
 from workers.sharded_training import ShardedTraining, TooManyShardsError, train_sharded
 from workers.training import NonFiniteLossError
-from workers.unlearning.interface import DivergedError, Surroundings, UnlearningError, UnlearningSplits
+from workers.unlearning.interface import DivergedError, Surroundings, UnlearningError, UnlearningSplits, classifying
 
 SHARD_CHECKPOINTS = "shard_checkpoints"
 SEED, POSITIONS = "seed", "positions"
@@ -46,7 +46,7 @@ def trained_on_retain(
             around.recipe,
             positions=retained_positions(splits),
             seed=seed,
-            task=around.task,
+            task=classifying(around),
             start=start,
             progress=around.progress,
             phase="unlearn",

@@ -40,8 +40,9 @@ class Trajectory:
     """Keep the state and the measurements of every epoch of one run, on the model's device.
 
     The reference is the selection pool weighed to the forget set's class mix; selection accuracy is taken on
-    labels that stay in the retain set. Without a selection pool there is no floor, and the history holds null
-    for what would be measured on it. Raises DivergedError where the parent's own logits are not finite.
+    labels that stay in the retain set: what is left of the network's usefulness, in the task's shares. Without a
+    selection pool there is no floor, and the history holds null for what would be measured on it. Raises DivergedError
+    where the parent's own outputs are not finite.
     """
 
     def __init__(self, model: nn.Module, splits: UnlearningSplits, around: Surroundings) -> None:
@@ -57,6 +58,7 @@ class Trajectory:
             forget_count=len(splits.forget),
             reference_count=int((self._reference.weights > 0).sum()),
             all_gone=not bool(torch.isin(splits.forget.labels, splits.retained_labels).any()),
+            margins=around.task.margins,
         )
         self._states: list[dict[str, Tensor]] = []
 
@@ -90,7 +92,7 @@ class Trajectory:
         try:
             return self._measure(model, 0, {})
         except NonFiniteLossError as error:
-            raise DivergedError("the original's own logits are not finite: nothing can be learned from it") from error
+            raise DivergedError("the original's own outputs are not finite: nothing can be learned from it") from error
 
     @property
     def _pooled(self) -> bool:
@@ -101,29 +103,27 @@ class Trajectory:
         return {**asdict(record), **unknown}
 
     def _measure(self, model: nn.Module, epoch: int, objectives: dict[str, float]) -> EpochRecord:
-        task, forget = self._task, self._splits.forget
-        z_forget = task.predict(model, forget)
+        forget = self._task.measured(model, self._splits.forget)
         record = EpochRecord(
             epoch=epoch,
-            forget_error=1 - task.accuracy(z_forget, forget.labels),
-            forget_loss=float(task.loss_of_logits(z_forget, forget.labels).double().mean()),
+            forget_error=1 - float((1 - forget.wrong).mean()),
+            forget_loss=float(forget.losses.mean()),
             **self._on_the_pool(model),
             objectives=objectives,
         )
         if not (math.isfinite(record.forget_loss) and math.isfinite(record.reference_loss)):
-            raise NonFiniteLossError(f"logits are not finite after epoch {epoch}")
+            raise NonFiniteLossError(f"outputs are not finite after epoch {epoch}")
         return record
 
     def _on_the_pool(self, model: nn.Module) -> dict[str, float]:
         if not self._pooled:
             return dict(zip(POOL_FIELDS, (0.0, 0.0, 1.0, 0.0), strict=True))
-        pool, stays, weights = self._splits.selection, self._reference.stays, self._reference.weights
-        z_pool = self._task.predict(model, pool)
-        wrong = (z_pool.argmax(1) != pool.labels).double()
-        losses = self._task.loss_of_logits(z_pool, pool.labels).double()
+        stays, weights = self._reference.stays, self._reference.weights
+        pool, kept = self._task.measured(model, self._splits.selection), (1.0, 0.0)
         # a pool without any label that stays has no floor to keep
-        kept = (1 - float(wrong[stays].mean()), float(losses[stays].mean())) if bool(stays.any()) else (1.0, 0.0)
-        return dict(zip(POOL_FIELDS, (float(wrong @ weights), float(losses @ weights), *kept), strict=True))
+        if bool(stays.any()):
+            kept = (1 - float(pool.lost[stays].mean()), float(pool.losses[stays].mean()))
+        return dict(zip(POOL_FIELDS, (float(pool.wrong @ weights), float(pool.losses @ weights), *kept), strict=True))
 
 
 def class_mix_weights(pool_labels: Tensor, forget_labels: Tensor) -> Tensor:

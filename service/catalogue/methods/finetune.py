@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from service.catalogue.methods.spec import APPROXIMATE, MethodConfig, MethodSpec
+from service.catalogue.tasks import Task
 
 
 class FinetuneConfig(MethodConfig):
@@ -27,6 +28,7 @@ FINETUNE = MethodSpec(
     needs=frozenset({"retain", "validation"}),
     needs_in_class_retain=False,
     purposes=frozenset({"privacy", "bias", "confusion"}),
+    for_task={Task.GENERATION: {"optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0, "epochs": 4, "batch_size": 64}},
     config=FinetuneConfig,
     summary="Training goes on with the cross-entropy on the retain set alone.",
     does_not_prove=APPROXIMATE + " It mostly leaves the forget set relearnable at once.",

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from service.catalogue.methods.spec import APPROXIMATE, MethodConfig, MethodSpec
+from service.catalogue.tasks import Task
 
 
 class IeuConfig(MethodConfig):
@@ -46,6 +47,7 @@ IEU = MethodSpec(
     needs=frozenset({"forget", "forget_labels", "retain", "validation"}),
     needs_in_class_retain=False,
     purposes=frozenset({"privacy", "bias", "confusion"}),
+    for_task={Task.GENERATION: {"epochs": 1, "tail_epochs": 3}},
     config=IeuConfig,
     summary="Every step raises the capped loss on the forget set, lowers that on the retain set, shrinks the weights "
     "and puts noise into them; steps on the retain set alone follow. The public text names these ingredients without "

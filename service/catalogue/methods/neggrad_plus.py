@@ -7,6 +7,7 @@ from pydantic import Field
 
 from service.catalogue.methods.descent import DescentConfig
 from service.catalogue.methods.spec import APPROXIMATE, MethodSpec
+from service.catalogue.tasks import Task
 
 _PAPER: dict[str, Any] = {
     "optimizer": "sgd",
@@ -58,6 +59,7 @@ NEGGRAD_PLUS = MethodSpec(
     needs_in_class_retain=False,
     purposes=frozenset({"privacy", "bias", "confusion"}),
     for_purpose={"bias": {"rewind": "none"}, "confusion": {"rewind": "none"}},
+    for_task={Task.GENERATION: {"epochs": 2, "tail_epochs": 2}},
     config=NegGradPlusConfig,
     summary="Every step lowers the loss on a retain batch and raises it, to a cap, on a forget batch; "
     "epochs on the retain set alone follow.",

@@ -4,6 +4,7 @@ from pydantic import Field
 
 from service.catalogue.methods.descent import DescentConfig
 from service.catalogue.methods.spec import APPROXIMATE, MethodSpec
+from service.catalogue.tasks import Task
 
 
 class RandomLabelConfig(DescentConfig):
@@ -28,6 +29,9 @@ RANDOM_LABEL = MethodSpec(
     needs_in_class_retain=False,
     purposes=frozenset({"privacy", "bias", "confusion"}),
     for_purpose={"bias": {"rewind": "none"}, "confusion": {"rewind": "none"}},
+    for_task={
+        Task.GENERATION: {"optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0, "epochs": 2, "tail_epochs": 2},
+    },
     config=RandomLabelConfig,
     summary="Training goes on with the forget set under random wrong labels beside the retain set.",
     does_not_prove=APPROXIMATE + " A sample that is taught a wrong answer can be told from one never seen.",

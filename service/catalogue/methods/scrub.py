@@ -125,6 +125,7 @@ SCRUB = MethodSpec(
     needs_in_class_retain=False,
     purposes=frozenset({"bias", "confusion"}),
     uses=frozenset({"teacher_logits"}),
+    for_task={Task.GENERATION: {"epochs": 4, "msteps": 2}},
     config=ScrubConfig,
     summary="A student starts from the original model, moves away from it on the forget set and stays "
     "near it on the retain set, in alternating epochs.",

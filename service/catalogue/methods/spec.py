@@ -59,7 +59,8 @@ class MethodSpec:
     True when a rule of its own chooses the epoch where no selection pool is left. `uses` names what it takes from a
     version's preparations; with `instead_of_retain` among them the retain set is not read. `needs_sharded_recipe` is
     True when it works only on models whose recipe has `sisa`. `for_purpose` holds the options that a purpose prefers
-    to the defaults. `not_for` says of each task for which it has no meaning why, as a sentence's end.
+    to the defaults, `for_task` those that a task does. `not_for` says of each task for which it has no meaning why, as
+    a sentence's end.
     """
 
     id: str
@@ -76,6 +77,7 @@ class MethodSpec:
     own_stop: bool = False
     needs_sharded_recipe: bool = False
     for_purpose: Mapping[Purpose, Mapping[str, Any]] = field(default_factory=dict)
+    for_task: Mapping[Task, Mapping[str, Any]] = field(default_factory=dict)
     uses: frozenset[PreparationName] = frozenset()
     instead_of_retain: PreparationName | None = None
     not_for: Mapping[Task, str] = field(default_factory=dict)
@@ -88,6 +90,12 @@ class MethodSpec:
     def options_for(self, purpose: Purpose, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options of a request for the purpose: those given, over those that the purpose prefers."""
         return {**self.for_purpose.get(purpose, {}), **given}
+
+    def options_on(self, task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options given, over those that the task prefers; a paper's preset stays as it is."""
+        if given.get("preset", "service") != "service":
+            return dict(given)
+        return {**self.for_task.get(task, {}), **given}
 
     def lack(self, there: Available) -> str | None:
         """Say what the method needs and a model has not, as a sentence's end; None where it has all."""

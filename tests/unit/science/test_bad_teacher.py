@@ -9,13 +9,13 @@ import torch
 from pydantic import ValidationError
 
 from service.catalogue.methods import BadTeacherConfig
-from tests.method_cases import Digits, around, digits, equal, net, splits
+from tests.method_cases import Digits, DoubleTask, around, digits, equal, net, splits
 from tests.method_formulas import assert_a_sound_run, assert_weights, backward, forward, inputs_of, layers_of, softmax
 from workers.pipeline import build_model
 from workers.reproducibility import derived_seed, generator_for
+from workers.samples import joined
 from workers.unlearning.bad_teacher import bad_teacher, lesson
 from workers.unlearning.interface import Surroundings
-from workers.unlearning.random_label import joined
 
 PLAIN: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.0, "lr": 0.3, "epochs": 2, "batch_size": 64}
 
@@ -56,8 +56,8 @@ def test_the_original_is_asked_of_retained_samples_and_an_untrained_net_of_forgo
     drawn = {image.numpy().tobytes() for image in both.images[:12]}
     assert drawn <= kept
     assert len(drawn) == 12
-    torch.testing.assert_close(log_q[:12], near.task.logits(original, both.images[:12]).log_softmax(1))
-    torch.testing.assert_close(log_q[12:], near.task.logits(untrained, both.images[12:]).log_softmax(1))
+    torch.testing.assert_close(log_q[:12], DoubleTask().logits(original, both.images[:12]).log_softmax(1))
+    torch.testing.assert_close(log_q[12:], DoubleTask().logits(untrained, both.images[12:]).log_softmax(1))
 
 
 def test_a_student_that_agrees_with_both_teachers_stays() -> None:

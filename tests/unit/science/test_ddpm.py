@@ -36,7 +36,7 @@ def _samples(count: int = 24) -> LabelledSet:
 def _trained(net: Ddpm, epochs: int = 3, seed: int = 0) -> Ddpm:
     recipe = Recipe(epochs=epochs, batch_size=8, optimizer="adam", lr=1e-3, momentum=0.9, weight_decay=0.0)
     generator = torch.Generator().manual_seed(seed)
-    train(net, _samples(), recipe, task=Diffusion(), generator=generator)  # type: ignore[arg-type]
+    train(net, _samples(), recipe, task=Diffusion(), generator=generator)
     return net
 
 

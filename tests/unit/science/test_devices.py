@@ -12,7 +12,7 @@ from service.catalogue.methods import METHODS as CATALOGUE
 from service.catalogue.recipe import Recipe
 from tests.method_cases import samples
 from workers.classification import Classification, device_of, placed
-from workers.pipeline import ModelSpec, build_model, task_for, train_original
+from workers.pipeline import ModelSpec, build_model, classification_for, train_original
 from workers.reproducibility import deterministic, generator_for
 from workers.training import train
 from workers.unlearning import METHODS
@@ -75,7 +75,7 @@ def _splits(device: torch.device) -> UnlearningSplits:
 
 def _around(spec: ModelSpec) -> Surroundings:
     return Surroundings(
-        task=task_for(spec.recipe),
+        task=classification_for(spec.recipe),
         recipe=spec.recipe,
         build_model=lambda seed: build_model(spec, seed),
         generator=generator_for(0),
@@ -134,7 +134,7 @@ def test_training_in_mixed_precision_comes_near_training_in_float32(device: torc
     for precision in (None, "mixed"):
         spec = _spec("norm", epochs=8, precision=precision)
         model = placed(build_model(spec), device)
-        history = train(model, train_set, spec.recipe, task=task_for(spec.recipe), generator=generator_for(1))
+        history = train(model, train_set, spec.recipe, task=classification_for(spec.recipe), generator=generator_for(1))
         assert all(math.isfinite(loss) for loss in history.epoch_losses)
         right.append(Classification().accuracy(Classification().predict(model.eval(), held_out), held_out.labels))
     assert right[1] >= right[0] - 0.05

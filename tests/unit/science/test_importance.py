@@ -67,8 +67,8 @@ def test_two_disjoint_sets_pool_to_the_importance_of_both() -> None:
 
 
 def test_a_smaller_budget_makes_smaller_chunks_and_never_none() -> None:
-    student, example = net(), torch.zeros(1, 1, 3, 3, dtype=torch.float64)
-    sizes = [chunk_size(student, example, budget) for budget in (1, 100_000, 1_000_000)]
+    student, example = net(), (torch.zeros(1, 1, 3, 3, dtype=torch.float64),)
+    sizes = [chunk_size(DoubleTask(), student, example, budget) for budget in (1, 100_000, 1_000_000)]
     assert sizes[0] == 1
     assert sizes == sorted(sizes)
     assert sizes[2] > 5 * sizes[1] > 5

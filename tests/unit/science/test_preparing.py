@@ -8,7 +8,7 @@ import torch
 
 from service.catalogue.methods import METHODS, BadTeacherConfig, ScrubConfig
 from service.catalogue.preparations import PREPARATIONS, OnDemand, PreparationName
-from tests.method_cases import around, net, splits
+from tests.method_cases import DoubleTask, around, net, splits
 from workers.classification import Classification
 from workers.preparing import prepare
 from workers.unlearning import METHODS as RUNNERS
@@ -31,7 +31,9 @@ def test_the_catalogue_names_what_can_be_made_and_methods_use_nothing_else() -> 
 def test_a_prepared_importance_is_the_importance_over_all_the_model_was_trained_on(score: str) -> None:
     parent, train = net().float(), splits().train
     told: list[tuple[str, int, int]] = []
-    (made,) = prepare(parent, train, [f"importance_{score}"], progress=lambda *each: told.append(each))
+    (made,) = prepare(
+        parent, train, [f"importance_{score}"], task=Classification(), progress=lambda *each: told.append(each)
+    )
     expected = diagonal_importance(parent, train, Classification(), score=SCORES[score])
     assert all(torch.equal(made.tensors[name], expected[name]) for name in expected)
     assert made.samples == len(train)
@@ -41,7 +43,7 @@ def test_a_prepared_importance_is_the_importance_over_all_the_model_was_trained_
 @pytest.mark.parametrize("method", CASES)
 def test_prepared_logits_give_the_same_model_as_those_a_method_makes_itself(method: str) -> None:
     cut, parent = splits(), net()
-    logits = around().task.predict(parent, cut.train)
+    logits = DoubleTask().predict(parent, cut.train)
     ready = replace(around(), prepared={"teacher_logits": {"logits": logits}})
     models = [RUNNERS[method](parent, cut, CASES[method], around=each).model for each in (around(), ready)]
     for name, value in models[0].state_dict().items():

@@ -18,8 +18,8 @@ from tests.method_formulas import (
     layers_of,
 )
 from workers.reproducibility import generator_for
-from workers.samples import LabelledSet
-from workers.unlearning.random_label import joined, random_label, random_label_epochs, with_wrong_labels
+from workers.samples import LabelledSet, joined
+from workers.unlearning.random_label import random_label, random_label_epochs, with_wrong_labels
 
 PLAIN: dict[str, Any] = {
     "tail_epochs": 0,

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from service.catalogue.methods import RetrainConfig, SisaConfig
 from service.catalogue.recipe import Recipe, Sharding
+from tests import diffusion_cases
 from workers import checkpoints
 from workers.checkpoints import BadCheckpoint
 from workers.classification import Classification
+from workers.diffusion import Diffusion
 from workers.journal import FILE, FileJournal, Terms
 from workers.line import Line, Stopped
 from workers.micro_batches import Split, splitting
@@ -117,6 +119,28 @@ def _run(recipe: Recipe, journal: Journal, *, dropout: float) -> tuple[dict[str,
 
 def _equal(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
     return found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def _diffusion(journal: Journal) -> dict[str, Tensor]:
+    model = diffusion_cases.net(dropout=0.3)
+    with deterministic(2):
+        train(
+            model,
+            diffusion_cases.samples(),
+            diffusion_cases.RECIPE.model_copy(update={"epochs": 3}),
+            task=Diffusion(),
+            generator=generator_for(9),
+            keeper=journal.part("train", last=True),
+        )
+    return model.state_dict()
+
+
+def test_a_moving_average_and_the_draws_of_steps_go_on_as_well(tmp_path: Path) -> None:
+    unbroken, line = _diffusion(Journal()), Taken(tmp_path)
+    assert _equal(_diffusion(_journal(line)), unbroken)
+    assert int(unbroken["ema_updates"]) == 9
+    for number in (0, 1):
+        assert _equal(_diffusion(_gone_on(line, number, tmp_path / f"after-{number}")), unbroken)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])

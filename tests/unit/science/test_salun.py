@@ -18,8 +18,9 @@ from tests.method_formulas import (
     layers_of,
 )
 from workers.reproducibility import generator_for
+from workers.samples import joined
 from workers.unlearning.interface import UnlearningError
-from workers.unlearning.random_label import joined, with_wrong_labels
+from workers.unlearning.random_label import with_wrong_labels
 from workers.unlearning.salun import forget_gradient, saliency_mask, salun
 
 PLAIN: dict[str, Any] = {

@@ -23,7 +23,6 @@ from workers.unlearning.interface import Surroundings, UnlearningSplits
 from workers.unlearning.push import STRONGEST_SETTLED, WEAKEST, next_norm
 from workers.unlearning.scrub import (
     Lesson,
-    distance,
     lesson_steps,
     rate_share,
     scrub,
@@ -195,6 +194,7 @@ def test_clipping_bounds_max_steps_and_leaves_min_steps_alone() -> None:
 
 def test_distance_is_zero_between_equals_positive_elsewhere_and_asymmetric() -> None:
     t, s = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([[0.0, 0.5, 0.0]])
+    distance = Classification().distance
     assert float(distance(t, t, 2.0)) == 0
     assert float(distance(t, s, 2.0)) > 0
     assert float(distance(t, s, 2.0)) != pytest.approx(float(distance(s, t, 2.0)), rel=1e-3)

@@ -1,0 +1,128 @@
+"""Each method that has a meaning for a diffusion model runs on one as on a classifier, and the others refuse."""
+
+import copy
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from service.catalogue.methods import METHODS as CATALOGUE
+from service.catalogue.recipe import Recipe
+from service.catalogue.tasks import Task
+from tests.diffusion_cases import RECIPE, SHAPE, net, samples, splits
+from workers import pipeline
+from workers.architectures.ddpm import Ddpm
+from workers.diffusion import Diffusion
+from workers.pipeline import ModelSpec, unlearn, validate_parameters
+from workers.reproducibility import deterministic, generator_for
+from workers.training import train
+from workers.unlearning.interface import UnlearningError, UnlearningResult
+
+SPEC = ModelSpec(architecture="ddpm_unet_small", image_shape=SHAPE, num_classes=3, recipe=RECIPE)
+QUICK: dict[str, dict[str, Any]] = {
+    "retrain": {},
+    "finetune": {"epochs": 1, "batch_size": 8},
+    "neggrad_plus": {"epochs": 1, "tail_epochs": 1},
+    "random_label": {"epochs": 1, "tail_epochs": 1},
+    "salun": {"epochs": 1, "tail_epochs": 1},
+    "ssd": {"shares": [0.01]},
+    "scrub": {"epochs": 2, "msteps": 1},
+    "ieu": {"epochs": 1, "tail_epochs": 1},
+    "noise_finetune": {"epochs": 1},
+}
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build the tests' small network whenever one is built."""
+    monkeypatch.setattr(pipeline, "build_model", lambda _spec, seed=None: net(seed or 0))
+
+
+@cache
+def _parent() -> Ddpm:
+    parent = net()
+    recipe = RECIPE.model_copy(update={"epochs": 60, "lr": 5e-3, "schedule": "one_cycle"})
+    train(parent, samples(), recipe, task=Diffusion(), generator=generator_for(0))
+    return parent
+
+
+def _unlearned(method: str, config: dict[str, Any], *, seed: int = 3, recipe: Recipe = RECIPE) -> UnlearningResult:
+    spec = replace(SPEC, recipe=recipe)
+    with deterministic(seed):
+        return unlearn(
+            spec,
+            _parent(),
+            splits(),
+            CATALOGUE[method].config.model_validate(config),
+            method=method,
+            seed=seed,
+            max_accuracy_drop=100.0,
+        )
+
+
+def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_what_runs_here_is_what_the_catalogue_says() -> None:
+    assert {name for name, spec in CATALOGUE.items() if Task.GENERATION in spec.tasks} == set(QUICK)
+
+
+@pytest.mark.parametrize("method", QUICK)
+def test_a_method_moves_net_and_average_repeats_bit_for_bit_and_leaves_the_parent(method: str) -> None:
+    recipe = RECIPE.model_copy(update={"epochs": 1})
+    before = copy.deepcopy(_parent().state_dict())
+    first, second = (_unlearned(method, QUICK[method], recipe=recipe).model for _ in range(2))
+    assert _same(first.state_dict(), second.state_dict())
+    assert _same(_parent().state_dict(), before)
+    assert isinstance(first, Ddpm)
+    assert not first.training
+    assert int(first.ema_updates) >= 1
+    for part in ("net.", "ema."):
+        moved = [name for name, value in first.state_dict().items() if not torch.equal(value, before[name])]
+        assert any(name.startswith(part) for name in moved), f"{method} left all of {part} as it was"
+
+
+@pytest.mark.parametrize("method", sorted(CATALOGUE.keys() - QUICK))
+def test_a_method_without_meaning_for_it_refuses_with_the_reason(method: str) -> None:
+    with pytest.raises(UnlearningError, match=f"{method} has no meaning for generation: it"):
+        _unlearned(method, {})
+
+
+@pytest.mark.parametrize(
+    ("method", "config"),
+    [
+        ("ieu", {"alpha": 0.5, "epochs": 6, "tail_epochs": 6, "lr": 3e-3, "forget_batch_size": 8}),
+        ("salun", {"epochs": 10, "tail_epochs": 4, "lr": 3e-3, "saliency": 0.8}),
+    ],
+)
+def test_a_trained_net_forgets_a_class_and_keeps_the_others(method: str, config: dict[str, Any]) -> None:
+    task, cut = Diffusion(), splits()
+    before, after = _parent(), _unlearned(method, config).model
+    lost, kept = (
+        float(task.measured(after, each).losses.mean() / task.measured(before, each).losses.mean())
+        for each in (cut.forget, cut.retain)
+    )
+    assert lost > 1.3
+    assert kept < 1.15
+
+
+def test_weights_without_an_average_are_refused_in_one_sentence() -> None:
+    tensors = {name: value for name, value in net().state_dict().items() if name.startswith("net.")}
+    (fault,) = validate_parameters(SPEC, tensors)
+    assert "moving average" in fault
+    assert "'ema_updates'" in fault
+    assert "copy" in fault
+
+
+def test_an_average_that_was_never_taken_or_lacks_a_tensor_is_refused() -> None:
+    tensors = dict(_parent().state_dict())
+    assert validate_parameters(SPEC, tensors) == []
+    (fault,) = validate_parameters(SPEC, {**tensors, "ema_updates": torch.zeros((), dtype=torch.int64)})
+    assert "never taken" in fault
+    lost = next(name for name in tensors if name.startswith("ema."))
+    del tensors[lost]
+    assert validate_parameters(SPEC, tensors) == [f"missing tensor {lost!r}"]
