@@ -19,6 +19,7 @@ from workers.classification import Classification, device_of, placed
 from workers.erasure_report import gate_part, method_part, resumed_part, seconds_part
 from workers.evaluation.earlier import EarlierSet
 from workers.evaluation.gate import Bar
+from workers.evaluation.generation.report import evaluate_generation
 from workers.evaluation.plots.data import PlotData
 from workers.evaluation.reference_attacks import PlacedReferences
 from workers.evaluation.report import EvaluationSplits, evaluate
@@ -98,6 +99,11 @@ def task_for(spec: ModelSpec, seed: int) -> Task:
 def classification_for(recipe: Recipe) -> Classification:
     """Return the task of a classifier as the recipe's steps see it."""
     return Classification(mixed=recipe.precision == "mixed")
+
+
+def draws_images(spec: ModelSpec) -> bool:
+    """Say whether the network makes images, and is measured as such."""
+    return ARCHITECTURES[spec.architecture].task == TaskName.GENERATION
 
 
 def validate_parameters(spec: ModelSpec, tensors: Mapping[str, Tensor]) -> list[str]:
@@ -282,19 +288,21 @@ def erase(
             journal=journal,
         )
         progress(EVALUATE, 0, 1)
-        measured = evaluate(
-            parent=parent,
-            unlearned=result.model,
-            splits=evaluation_splits,
-            task=Classification(),
-            seed=seed,
-            groups=groups,
-            progress=progress,
-            plot=plot,
-            references=references,
-            earlier=earlier,
-            retrained=retrained,
-        )
+        how: dict[str, Any] = {
+            "parent": parent,
+            "unlearned": result.model,
+            "retrained": retrained,
+            "splits": evaluation_splits,
+            "seed": seed,
+            "groups": groups,
+            "progress": progress,
+            "plot": plot,
+            "earlier": earlier,
+        }
+        if draws_images(spec):
+            measured = evaluate_generation(num_classes=spec.num_classes, **how)
+        else:
+            measured = evaluate(task=Classification(), references=references, **how)
         where = environment(device_of(parent))
     if keep is not None:
         keep(result.prepared)

@@ -171,6 +171,7 @@ def _erase(order: Order, progress: Progress, journal: Journal) -> dict[str, Any]
             audit=take(order["audit"]),
             test=take(order["test"]),
             retained_labels=splits.retained_labels if gone else None,
+            recognition=take([*order["selection"], *order["population"]]) if pipeline.draws_images(spec) else None,
         ),
         method=order["method"],
         config=_config(order),

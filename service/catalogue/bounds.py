@@ -11,6 +11,11 @@ from service.catalogue.metrics.ranges import has_interval, range_of, splits_of
 from service.catalogue.tasks import Task
 
 PHI_AUC, RATIO, DROP = "mia_threshold.phi.auc", "relearning_ratio", "utility_drop"
+LOSS_AUC, DRAWN, DRAWN_DROP = "mia_threshold.loss.auc", "generation_accuracy", "generation_drop"
+DROPS = {DROP: "test", DRAWN_DROP: "retain"}
+"""What a lost use is told by, with its split: of a classifier, and of a model that draws."""
+GATED_AUCS = (PHI_AUC, LOSS_AUC)
+"""The attacks that a band by size is for: on phi, and on the loss of a generation model."""
 FLOOR = "mia_threshold.phi.floor"
 NEVER_AT_HAND = {
     "benchmarks": "only benchmarks measure this metric",
@@ -68,8 +73,8 @@ class Bound(BaseModel):
             faults.append("this metric has no ideal to lie around")
         if self.metric == FLOOR:
             faults.append("it is shown to read the noise by and is never a bound")
-        if self.within == "by_size" and self.metric != PHI_AUC:
-            faults.append(f"by_size is for {PHI_AUC} alone")
+        if self.within == "by_size" and self.metric not in GATED_AUCS:
+            faults.append(f"by_size is for {' and '.join(GATED_AUCS)} alone")
         if self.within is not None and self.of is not None:
             faults.append("within cannot be a multiple")
         if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
@@ -138,8 +143,25 @@ DEFAULT_BOUNDS: dict[Purpose, tuple[Bound, ...]] = {
     ),
 }
 """What holds where the policy of a classification model names no bounds for the purpose."""
-GENERATION_BOUNDS: dict[Purpose, tuple[Bound, ...]] = {"privacy": (), "bias": (), "confusion": ()}
-"""The same of a generation model."""
+_DRAWN_UTILITY = (
+    Bound(metric=DRAWN_DROP, split="retain", at_most=0.02, on="value"),
+    Bound(metric=DRAWN_DROP, split="retain", at_most=0.05),
+    Bound(metric="frechet_distance", split="retain", at_most=1.5, of="parent", on="value"),
+    Bound(metric="loss_rise", split="test", at_most=0.1, on="value"),
+)
+GENERATION_BOUNDS: dict[Purpose, tuple[Bound, ...]] = {
+    "privacy": (
+        *_DRAWN_UTILITY,
+        Bound(metric=DRAWN, split="forget", at_most=0.05, on="value"),
+        Bound(metric=LOSS_AUC, within="by_size"),
+        Bound(metric=RATIO, at_least=0.8),
+        Bound(metric="retain_harm", at_most=0.05, required=False),
+    ),
+    # what a model that draws has learned of a bias is undone when it predicts those samples no better than unseen ones
+    "bias": (*_DRAWN_UTILITY, Bound(metric="loss", split="forget", at_least=1.0, of="unseen", on="value")),
+    "confusion": _DRAWN_UTILITY,
+}
+"""The same of a generation model; whether two classes are confused is not measured on one."""
 
 
 def default_bounds(task: Task, purpose: Purpose) -> tuple[Bound, ...]:

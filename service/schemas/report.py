@@ -10,13 +10,15 @@ from pydantic import BaseModel, Field
 
 from service.catalogue.report_schema import REPORT_SCHEMA
 from service.schemas.report_figures import (
+    ClassifierOut,
     ControlsOut,
-    CurvesOut,
     GateOut,
+    GenerationCurvesOut,
     MetricOut,
     PartsOut,
     PlantedLeakOut,
     RequestFigureOut,
+    SamplingOut,
 )
 from service.schemas.report_reexecution import SHA256, ReexecutionOut
 
@@ -122,8 +124,12 @@ class ReportOut(BaseModel):
         "compare. Null: none was in circulation, or the method is a retraining itself.",
     )
     per_request: list[RequestFigureOut] = Field(description="Only where several requests share the work.")
+<<<<<<< HEAD
     parts: PartsOut | None = Field(None, description="Only where several requests share the work.")
     curves: CurvesOut
+=======
+    curves: GenerationCurvesOut
+>>>>>>> 8116c98 (Measure models that make images: what they draw, their losses, and how fast they relearn)
     planted_leak: PlantedLeakOut
     controls: ControlsOut
     does_not_prove: list[str] = Field(description="Limits of everything above, one sentence each.")
@@ -149,6 +155,8 @@ class ReportOut(BaseModel):
     accumulation: AccumulationOut | None = Field(
         None, description="How batches were split because memory ran out; null: every batch fitted."
     )
+    classifier: ClassifierOut | None = Field(None, description="Of a generation model, where it could be trained.")
+    sampling: SamplingOut | None = Field(None, description="Of a generation model.")
     references: int | None = Field(None, description="How many reference models the attacks compared with.")
 
 

@@ -36,7 +36,8 @@ class RequestFigureOut(BaseModel):
 
     request: str
     n: int = Field(ge=0)
-    auc: float | None = Field(alias="mia_threshold.phi.auc")
+    auc: float | None = Field(alias="mia_threshold.phi.auc", description="Null of a generation model.")
+    loss_auc: float | None = Field(None, alias="mia_threshold.loss.auc", description="Of a generation model alone.")
     ci95: Interval | None
     salt: str | None = Field(None, description="Random: the figure's hash tells nothing to whom it is not shown.")
 
@@ -93,7 +94,7 @@ class CurveOut(BaseModel):
 
     step: list[float]
     loss: list[float] = Field(description="Mean loss on the set before the step, nats.")
-    accuracy: list[float]
+    accuracy: list[float] = Field(description="Empty of a generation model.")
 
 
 class ModelCurvesOut(BaseModel):
@@ -114,6 +115,41 @@ class CurvesOut(BaseModel):
     parent: ModelCurvesOut | None = None
     unlearned: ModelCurvesOut | None = None
     retrained: ModelCurvesOut | None = None
+
+
+class GenerationCurvesOut(CurvesOut):
+    """The same, with the curves of the second optimiser beside."""
+
+    adam: CurvesOut | None = Field(None, description="Of a generation model: the others are under SGD.")
+
+
+class ClassifierOut(BaseModel):
+    """The classifier that says what drawn images show."""
+
+    architecture: str
+    trained_on: int = Field(ge=0, description="Real images.")
+    pools: list[str] = Field(description="From which they come; no version was trained on any.")
+    accuracy: float | None = Field(description="Share of real images of the audit pool recognised.")
+    ci95: Interval | None
+    n: int = Field(ge=0)
+    per_class: dict[str, float] = Field(description="The same by class.")
+
+
+class DrawnOut(BaseModel):
+    """What was drawn for one side."""
+
+    classes: list[int]
+    images: int = Field(ge=0)
+
+
+class SamplingOut(BaseModel):
+    """How images were drawn, of every model alike."""
+
+    sampler: Literal["ddim"]
+    steps: int = Field(ge=1)
+    guidance: float
+    forget: DrawnOut = Field(description="Classes of which nothing is left.")
+    retain: DrawnOut
 
 
 class RulingOut(Bound):

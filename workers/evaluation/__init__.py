@@ -5,6 +5,9 @@ from collections.abc import Callable
 from workers.evaluation.against_retrained import avg_gap, avg_gap_with_mia, prediction_agreement, tow
 from workers.evaluation.confusion import confusion
 from workers.evaluation.forget_error import forget_error
+from workers.evaluation.generation.figures import frechet, generation_accuracy, generation_drop
+from workers.evaluation.generation.losses import loss_rise
+from workers.evaluation.generation.relearning import relearning_results
 from workers.evaluation.js_divergence import js_divergence
 from workers.evaluation.klom import klom
 from workers.evaluation.lira import lira_offline, lira_online
@@ -60,4 +63,9 @@ METRICS: dict[str, Callable[..., MetricResult | list[MetricResult]]] = {
     "relearning_head_delay": head_delay,
     "retain_side_delay": attack_results,
     "retain_side_attack": attack_results,
+    "generation_accuracy": generation_accuracy,
+    "generation_drop": generation_drop,
+    "frechet_distance": frechet,
+    "loss_rise": loss_rise,
+    "relearning_adam": relearning_results,
 }

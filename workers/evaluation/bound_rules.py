@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from service.catalogue.bounds import DROP, PHI_AUC, RATIO, WIDEST_BAND, Bound, band_by_size, is_attack
+from service.catalogue.bounds import DRAWN, DROPS, GATED_AUCS, RATIO, WIDEST_BAND, Bound, band_by_size, is_attack
 from service.catalogue.metrics import METRICS
 
 BoundVerdict = Literal["pass", "fail", "inconclusive", "untestable", "not_applicable"]
@@ -73,7 +73,7 @@ def rule(bound: Bound, figures: Figures) -> Ruling:
 
 def _rule(bound: Bound, figures: Figures) -> Ruling:
     figure = figures.find(bound)
-    if figure is None and METRICS[bound.metric].when == "whole classes" and not figures.classes_gone:
+    if figure is None and _of_gone_classes(bound) and not figures.classes_gone:
         return Ruling(bound=bound, verdict="not_applicable", sentence=f"{METRICS[bound.metric].title}: there are none.")
     if figure is None:
         return _unsure(bound, "it was not measured on this split")
@@ -93,6 +93,10 @@ def _rule(bound: Bound, figures: Figures) -> Ruling:
     if bound.metric == RATIO:
         return _relearning(bound, figure, figures)
     return _limits(bound, figure, figures)
+
+
+def _of_gone_classes(bound: Bound) -> bool:
+    return METRICS[bound.metric].when == "whole classes" or (bound.metric, bound.split) == (DRAWN, "forget")
 
 
 def _limits(bound: Bound, figure: Figure, figures: Figures) -> Ruling:
@@ -122,7 +126,7 @@ def _too_coarse(bound: Bound, figure: Figure, limit: float) -> bool:
     A drop of more than twice a point limit, or beyond an edge's own, is no noise to be excused.
     """
     interval = _interval(figure)
-    if bound.metric != DROP or bound.of is not None or interval is None or interval[0] > limit:
+    if bound.metric not in DROPS or bound.of is not None or interval is None or interval[0] > limit:
         return False
     half, value = (interval[1] - interval[0]) / 2, float(figure["value"])
     if bound.on == "value":
@@ -140,7 +144,12 @@ def _band(bound: Bound, figure: Figure, figures: Figures) -> Ruling:
     known_before = None if before is None else _interval(before)
     outside = interval[1] < centre - margin or interval[0] > centre + margin
     # what lies wholly outside was given away by unlearning itself, which no earlier secrecy excuses
-    if bound.metric == PHI_AUC and not outside and known_before is not None and _inside(known_before, centre, margin):
+    if (
+        bound.metric in GATED_AUCS
+        and not outside
+        and known_before is not None
+        and _inside(known_before, centre, margin)
+    ):
         text = "the original itself lay inside the band: membership was not detectable before"
         return _ruling(bound, figure, "not_applicable", text, limit=centre, margin=margin)
     inside = _inside(interval, centre, margin)
@@ -188,11 +197,17 @@ def _with_whole_classes(bound: Bound, figures: Figures) -> Ruling:
 
 
 def _whole_classes(bound: Bound, figures: Figures) -> Ruling:
-    """Where a class is gone unseen samples of it are no yardstick: the net must have lost the class on both."""
+    """Where a class is gone unseen samples of it are no yardstick: the net must have lost the class on both.
+
+    A model that draws must not draw it, by the word of a classifier that knows it.
+    """
     accuracy = [figures.own.get(("gone_class_accuracy", split)) for split in ("forget", "unseen")]
+    accuracy.append(figures.own.get((DRAWN, "forget")))
     known = [figure for figure in accuracy if figure is not None and finite(figure.get("value"))]
     if figures.chance is None or not known:
         return _unsure(bound, "a class is gone, and its accuracy was not measured")
+    if any(figure["verdict"] == "inconclusive" for figure in known):
+        return _unsure(bound, "a class is gone, and whether it is still drawn could not be told")
     worst = max(known, key=lambda figure: float(figure["value"]))
     low = (_interval(worst) or (float(worst["value"]),) * 2)[0]
     lost = float(worst["value"]) <= figures.chance

@@ -8,11 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from service.catalogue.bounds import DROP, Bound
+from service.catalogue.bounds import DROP, DROPS, Bound
 from workers.evaluation.bound_rules import Figures, Ruling, finite, rule
 
 Verdict = Literal["pass", "fail", "inconclusive"]
-UTILITY_METRICS = ("utility_drop", "class_accuracy_drop", "disagreement", "weight_distance", "retain_harm")
+UTILITY_METRICS = (
+    *DROPS,
+    "class_accuracy_drop",
+    "disagreement",
+    "weight_distance",
+    "retain_harm",
+    "frechet_distance",
+    "loss_rise",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,12 +117,15 @@ def _missed(required: Sequence[Ruling]) -> str:
 
 
 def _breaker(figures: Figures, allowed: float) -> str | None:
-    """Return a sentence if test accuracy was lost beyond doubt, which no method is allowed to do."""
-    drop = figures.own.get((DROP, "test"))
-    if drop is None or drop.get("ci95") is None or drop["ci95"][0] <= allowed:
-        return None
-    low, high = drop["ci95"]
-    return f"Test accuracy fell by {drop['value']:.4f} (95 %: {low:.4f} to {high:.4f}), {allowed:.4f} allowed."
+    """Return a sentence if use was lost beyond doubt, which no method is allowed to do."""
+    for metric, split in DROPS.items():
+        drop = figures.own.get((metric, split))
+        if drop is None or drop.get("ci95") is None or drop["ci95"][0] <= allowed:
+            continue
+        what = "Test accuracy" if metric == DROP else "The share of recognised images of retained classes"
+        low, high = drop["ci95"]
+        return f"{what} fell by {drop['value']:.4f} (95 %: {low:.4f} to {high:.4f}), {allowed:.4f} allowed."
+    return None
 
 
 def _not_finite(metrics: Sequence[Mapping[str, Any]]) -> str | None:

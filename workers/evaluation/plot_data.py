@@ -50,8 +50,8 @@ def _series(
     results: Sequence[MetricResult],
 ) -> ModelSeries:
     series = ModelSeries(
-        auc=_estimate(results, PHI_AUC, None),
-        accuracy={split: _estimate(results, "accuracy", split) for split in SPLITS},
+        auc=estimate(results, PHI_AUC, None),
+        accuracy={split: estimate(results, "accuracy", split) for split in SPLITS},
     )
     if logits is not None:
         forget = logits["forget"][draws.attack.forget], labels["forget"][draws.attack.forget]
@@ -66,13 +66,14 @@ def _series(
     if runs is not None and plan is not None:
         series = replace(
             series,
-            relearned_forget=_relearned(runs.forget, plan.target, results, "forget"),
-            relearned_unseen=_relearned(runs.unseen, plan.target, results, "unseen"),
+            relearned_forget=relearned(runs.forget, plan.target, results, "forget"),
+            relearned_unseen=relearned(runs.unseen, plan.target, results, "unseen"),
         )
     return series
 
 
-def _relearned(curves: Sequence[Curve], target: Target, results: Sequence[MetricResult], split: str) -> Relearned:
+def relearned(curves: Sequence[Curve], target: Target, results: Sequence[MetricResult], split: str) -> Relearned:
+    """Return one side's curves and delays, and the delay that the report states."""
     stated = _find(results, DELAY, split)
     return Relearned(
         losses=tuple(curve.mean_losses for curve in curves),
@@ -85,7 +86,8 @@ def _find(results: Sequence[MetricResult], name: str, split: str | None) -> Metr
     return next((result for result in results if (result.name, result.split) == (name, split)), None)
 
 
-def _estimate(results: Sequence[MetricResult], name: str, split: str | None) -> Estimate:
+def estimate(results: Sequence[MetricResult], name: str, split: str | None) -> Estimate:
+    """Return a figure of the results with its interval, empty where there is none or it is not finite."""
     found = _find(results, name, split)
     if found is None or found.value is None or not math.isfinite(found.value):
         return Estimate(value=None)

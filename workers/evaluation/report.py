@@ -1,16 +1,13 @@
 """Measure parent and unlearned model once each and lay out the report. Passes no judgement."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from service.catalogue.bounds import WIDEST_BAND, band_by_size
-from service.catalogue.metrics import METRICS as CATALOGUE
 from workers.classification import Classification, device_of
 from workers.evaluation.against_retrained import against_retrained
 from workers.evaluation.earlier import EarlierSet, audit_again
@@ -29,7 +26,6 @@ from workers.evaluation.measure import (
 )
 from workers.evaluation.plot_data import gather
 from workers.evaluation.plots.data import PlotData
-from workers.evaluation.ranks import ranks_among_controls
 from workers.evaluation.reference_attacks import PlacedReferences, reference_attacks
 from workers.evaluation.relearning import (
     RelearningPlan,
@@ -39,6 +35,7 @@ from workers.evaluation.relearning import (
 )
 from workers.evaluation.relearning_curve import RUN_ON
 from workers.evaluation.relearning_thorough import anamnesis
+from workers.evaluation.report_parts import Clock, control_counts, limits, planted_leak, small_set_ranks
 from workers.evaluation.result import MetricResult
 from workers.evaluation.utility import weight_distance
 from workers.reproducibility import generator_for
@@ -48,11 +45,6 @@ from workers.training import Progress, no_progress
 PARENT_RUN_ON = 0.3
 SPLITS = ("retain", "forget", "audit", "test")
 PHI_AUC = "mia_threshold.phi.auc"
-GENERAL_LIMITS = (
-    "No measurement here proves erasure: each bounds what one attack or one observer finds.",
-    "The unseen controls stand for the forgotten samples only as far as both come from one distribution.",
-    "Copies of the model or of its outputs made before unlearning are not covered.",
-)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,7 +52,8 @@ class EvaluationSplits:
     """The sets a model is judged on. `audit` and `test` were seen by no training and no selection.
 
     `retain` and `forget` are what the method had; where the retain set is gone it is empty, and `retained_labels`
-    says which labels it had; `test` is the whole test split, `audit` its audit half.
+    says which labels it had; `test` is the whole test split, `audit` its audit half. `recognition` is of a generation
+    model alone: the selection and the population pool, of which the classifier learns that looks at drawn images.
     """
 
     retain: LabelledSet
@@ -68,10 +61,12 @@ class EvaluationSplits:
     audit: LabelledSet
     test: LabelledSet
     retained_labels: Tensor | None = None
+    recognition: LabelledSet | None = None
 
     def to(self, device: torch.device | str) -> "EvaluationSplits":
         """Return the splits on `device`."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in SPLITS})
+        placed = {name: getattr(self, name).to(device) for name in SPLITS}
+        return replace(self, **placed, recognition=None if self.recognition is None else self.recognition.to(device))
 
     def labels(self) -> dict[str, Tensor]:
         """Return the labels by split, on the CPU, and those of the retain set once more, also where it is empty."""
@@ -102,7 +97,7 @@ def evaluate(
     the `earlier` forget sets are attacked again. `retrained` was trained on the retain set alone: it is measured
     like the others, and the unlearned model is compared with it.
     """
-    clock = _Clock()
+    clock = Clock()
     splits = splits.to(device_of(parent))
     labels = splits.labels()
     generator = generator_for(seed)
@@ -152,7 +147,7 @@ def evaluate(
         "metrics": [result.to_dict() for result in results["unlearned"]],
         "parent_metrics": [result.to_dict() for result in results["parent"]],
         "retrained_metrics": [each.to_dict() for each in results["retrained"]] if retrained is not None else None,
-        "ranks": _ranks(logits["unlearned"], labels, draws),
+        "ranks": small_set_ranks(phi_scores(logits["unlearned"], labels, members="forget", pairs=draws.attack), draws),
         "per_request": _per_request(logits["unlearned"], labels, draws),
         "curves": _curves(runs, plan),
         "references": None if references is None else references.logits.models,
@@ -167,25 +162,11 @@ def evaluate(
             )
             for each in earlier
         ],
-        "planted_leak": _planted_leak(results["parent"]),
-        "controls": _control_counts(labels, draws, plan),
-        "does_not_prove": _limits(results["unlearned"]),
+        "planted_leak": planted_leak(results["parent"], attack=PHI_AUC),
+        "controls": control_counts(labels, draws, relearned=0 if plan is None else len(plan.forget)),
+        "does_not_prove": limits(results["unlearned"]),
         "durations": {**clock.seconds, "total": time.perf_counter() - clock.started},
     }
-
-
-class _Clock:
-    """Collect wall times by name, in seconds."""
-
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - start
 
 
 def _compared(logits: Mapping[str, BySplit], labels: BySplit, draws: Draws) -> list[MetricResult]:
@@ -193,18 +174,6 @@ def _compared(logits: Mapping[str, BySplit], labels: BySplit, draws: Draws) -> l
         phi_scores(logits[who], labels, members="forget", pairs=draws.attack) for who in ("unlearned", "retrained")
     )
     return against_retrained(logits["unlearned"], logits["retrained"], labels, scores=ours, retrained_scores=theirs)
-
-
-def _ranks(logits: BySplit, labels: BySplit, draws: Draws) -> list[float | None] | None:
-    """Return each forgotten sample's rank among the controls, sorted, where they are too few to test them together.
-
-    The share of controls that look at least as trained-on: evenly spread when nothing is remembered.
-    """
-    pairs = draws.attack
-    if not len(pairs) or band_by_size(len(pairs), len(pairs)) <= WIDEST_BAND:
-        return None
-    ranks = ranks_among_controls(*phi_scores(logits, labels, members="forget", pairs=pairs))
-    return sorted(ranks, key=lambda rank: (rank is None, rank))
 
 
 def _per_request(logits: BySplit, labels: BySplit, draws: Draws) -> list[dict[str, Any]]:
@@ -227,42 +196,3 @@ def _curves(runs: Mapping[str, RelearningRuns], plan: RelearningPlan | None) -> 
         "max_steps": plan.profile.max_steps,
         **curves,
     }
-
-
-def _planted_leak(parent_results: Sequence[MetricResult]) -> dict[str, Any]:
-    """Return attack and relearning ratio on the parent, which did see the forget set: have they any power here?
-
-    Not `noticed` means that the same figure of the unlearned model, however good, shows little.
-    """
-    by_name = {result.name: result.to_dict() for result in parent_results}
-    attack, ratio = by_name[PHI_AUC], by_name["relearning_ratio"]
-    return {
-        **_leak(attack, noticed="ci95" in attack and attack["ci95"][0] > 0.5),
-        "relearning": _leak(ratio, noticed="ci95" in ratio and ratio["ci95"][1] < 1.0),
-    }
-
-
-def _leak(figure: Mapping[str, Any], *, noticed: bool) -> dict[str, Any]:
-    shown = {key: figure.get(key) for key in ("name", "value", "ci95", "n")}
-    return {**shown, "noticed": noticed}
-
-
-def _control_counts(labels: BySplit, draws: Draws, plan: RelearningPlan | None) -> dict[str, Any]:
-    pairs = draws.pairs
-    wanted = torch.bincount(labels["forget"])
-    matched = torch.bincount(labels["forget"][pairs.forget], minlength=len(wanted))
-    short = {str(c): int(wanted[c] - matched[c]) for c in (wanted > matched).nonzero().flatten().tolist()}
-    return {
-        "forget": len(labels["forget"]),
-        "audit": len(labels["audit"]),
-        "matched": len(pairs),
-        "attack": len(draws.attack.audit),
-        "relearning": 0 if plan is None else len(plan.forget),
-        "unmatched_per_class": short,
-    }
-
-
-def _limits(results: Sequence[MetricResult]) -> list[str]:
-    names = dict.fromkeys(result.name for result in results if CATALOGUE[result.name].kind == "evidence")
-    lines = [f"{CATALOGUE[name].title}: {CATALOGUE[name].does_not_prove}" for name in names]
-    return [*GENERAL_LIMITS, *lines]

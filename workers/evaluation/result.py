@@ -44,7 +44,8 @@ class MetricResult:
             del shown["ci95"]
         if shown["value"] is None and self.verdict == "measured":
             shown["verdict"] = "inconclusive"
-        return {**shown, "direction": spec.direction, "ideal": spec.ideal, "basis": spec.basis}
+        direction = "lower" if self.split in spec.lower_on else spec.direction
+        return {**shown, "direction": direction, "ideal": spec.ideal, "basis": spec.basis}
 
 
 def _json_safe(value: object) -> object:

@@ -97,14 +97,15 @@ COMPARISON = [
     MetricSpec(
         id="retain_harm",
         title="Rise of the membership attack on retained samples",
-        formula="AUC of mia_threshold on phi on retained samples against unseen controls, unlearned model minus "
-        "original; interval of the paired difference",
+        formula="AUC of mia_threshold on phi (of a generation model on the loss) on retained samples against unseen "
+        "controls, unlearned model minus original; interval of the paired difference",
         source="interval: DeLong et al., Biometrics 1988",
         basis="original",
         direction="lower",
         ideal=0.0,
         kind="evidence",
         does_not_prove="A mean over retained samples hides the few who may be exposed.",
+        tasks=ANY_TASK,
     ),
     MetricSpec(
         id="anamnesis",

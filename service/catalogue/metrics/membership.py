@@ -6,7 +6,7 @@ from service.catalogue.tasks import ANY_TASK, CLASSIFICATION_ALONE
 _THRESHOLD_SOURCE = "Yeom et al., CSF 2018, arXiv:1709.01604; Song & Mittal, USENIX Security 2021, arXiv:2003.10595"
 _ONE_ATTACK = "A stronger attack, one with reference models above all, may still tell members."
 _SCORES = {
-    "loss": "cross-entropy of the true label",
+    "loss": "cross-entropy of the true label; of a generation model the mean squared error of the predicted noise",
     "phi": "log(p_y / (1 - p_y))",
     "entropy": "-sum p log p",
     "modified_entropy": "-(1 - p_y) log p_y - sum over c != y of p_c log(1 - p_c)",

@@ -46,6 +46,11 @@ RANGES: dict[str, tuple[float, float]] = {
     "retain_side_attack": DIFFERENCE,
     "relearning_thorough": POSITIVE,
     "relearning_head_delay": POSITIVE,
+    "generation_accuracy": SHARE,
+    "generation_drop": DIFFERENCE,
+    "frechet_distance": POSITIVE,
+    "loss_rise": (-1.0, math.inf),
+    "relearning_adam": POSITIVE,
 }
 """By family: the part of an id up to its first dot."""
 
@@ -60,9 +65,10 @@ WITHOUT_INTERVAL = frozenset(
         "relearning_path_length",
         "relearning_head_delay",
         "retain_side_delay",
+        "relearning_adam.delay",
     }
 )
-"""Families whose figures have no interval, so that a bound on them is a bound on the value."""
+"""Families, or single metrics, whose figures have no interval, so that a bound on them is a bound on the value."""
 
 
 _BY_SPLIT = ("retain", "forget", "unseen", "test")
@@ -87,6 +93,11 @@ SPLITS: dict[str, tuple[str, ...]] = {
     "retain_side_delay": ("forget",),
     "retain_side_attack.rise": ("forget",),
     "retain_side_attack.excess": ("forget",),
+    "generation_accuracy": ("retain", "forget"),
+    "generation_drop": ("retain",),
+    "frechet_distance": ("retain",),
+    "loss_rise": ("test",),
+    "relearning_adam.delay": _RELEARNED,
 }
 """Where a metric's figures are told apart by the set they are read on; a report's others have no split."""
 
@@ -106,4 +117,4 @@ def range_of(metric: str) -> tuple[float, float]:
 
 def has_interval(metric: str) -> bool:
     """Say whether the metric's figures come with a 95 % interval."""
-    return metric.split(".", 1)[0] not in WITHOUT_INTERVAL
+    return WITHOUT_INTERVAL.isdisjoint({metric, metric.split(".", 1)[0]})

@@ -10,7 +10,8 @@ RELEARNING = [
         formula="first step of SGD (of Adam where SGD is too slow) on the set alone at which its loss <= 1.05 L* + .05 "
         "nats, L* the original's loss on the forget set; constant rate, norm statistics frozen; read at every step up "
         "to 16 and every tenth part further after that; lower median of 3 seeds; at the cap a lower bound, "
-        "marked censored",
+        "marked censored; of a generation model SGD alone, until the loss <= 1.02 L* (1.1 L* where whole "
+        "classes are forgotten), 2 seeds",
         source=RELEARNING_SOURCE,
         basis="original",
         direction="higher",

@@ -15,7 +15,8 @@ class MetricSpec:
     """Describe one metric. `direction` "target": the nearer to `ideal`, from either side, the better.
 
     `when` says what a report needs to hold it: nothing, prepared reference models, a retrained version, or forgotten
-    classes of which nothing is left. `tasks` names what models must be for to be measured by it.
+    classes of which nothing is left. `tasks` names what models must be for to be measured by it; `lower_on` the splits
+    on which lower is better although `direction` says higher.
     """
 
     id: str
@@ -29,6 +30,7 @@ class MetricSpec:
     does_not_prove: str
     when: When = "always"
     tasks: frozenset[Task] = CLASSIFICATION_ALONE
+    lower_on: tuple[str, ...] = ()
 
     @property
     def family(self) -> str:

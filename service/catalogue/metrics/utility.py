@@ -30,8 +30,9 @@ UTILITY = [
     ),
     MetricSpec(
         id="loss",
-        title="Mean cross-entropy",
-        formula="mean over samples of logsumexp(z) - z_y, in nats",
+        title="Mean loss",
+        formula="mean over samples of logsumexp(z) - z_y, in nats; of a generation model, of the squared error of the "
+        "predicted noise on the sample's own draws of timesteps and noise",
         source=OURS,
         basis="none",
         direction="lower",

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.store.plots import MAX_BYTES
 from workers.evaluation.intervals import Floats, auc_delong
 from workers.evaluation.plots import PLOTS, Estimate, ModelSeries, PlotData, Relearned, draw
 from workers.evaluation.plots.attack_roc import curve
@@ -47,6 +48,13 @@ def _data(**changes: ModelSeries) -> PlotData:
     return PlotData(models=models, target_loss=0.1, max_steps=200)
 
 
+def _with_images(data: PlotData, shape: tuple[int, int, int] = (1, 8, 8)) -> PlotData:
+    """Return the data of a model that makes images, of ten classes of which one is gone."""
+    rng = np.random.default_rng(0)
+    drawn = {label: rng.integers(0, 256, (8, *shape)).astype(np.uint8) for label in range(10)}
+    return replace(data, models={name: replace(x, images=drawn) for name, x in data.models.items()}, gone=(3,))
+
+
 def _words(svg: str) -> str:
     """Return what the plot says: its title, description and every text in it."""
     names = {f"{SVG}{name}" for name in ("title", "desc", "text", "tspan")}
@@ -81,7 +89,8 @@ def test_separated_scores_are_found_without_a_false_alarm() -> None:
 
 def test_there_are_four_plots_and_each_tells_the_figures_it_shows() -> None:
     plots = draw(_data())
-    assert set(plots) == {"attack_roc", "loss_histograms", "relearning_curves", "accuracy_bars"} == set(PLOTS)
+    assert set(plots) == {"attack_roc", "loss_histograms", "relearning_curves", "accuracy_bars"}
+    assert set(PLOTS) == {*plots, "sample_grids"}
     parent = _series(2)
     assert f"AUC {parent.auc.value:.3f}" in _words(plots["attack_roc"])
     assert f"median {np.sort(parent.loss_forget)[99]:.2g}" in _words(plots["loss_histograms"])
@@ -91,7 +100,8 @@ def test_there_are_four_plots_and_each_tells_the_figures_it_shows() -> None:
 
 @pytest.mark.parametrize("name", PLOTS)
 def test_a_plot_is_accessible_and_inert(name: str) -> None:
-    svg = PLOTS[name](_data(retrained=_series(0, seed=2)))
+    whole = _data(retrained=_series(0, seed=2))
+    svg = PLOTS[name](_with_images(whole) if name == "sample_grids" else whole)
     root = ET.fromstring(svg)
     assert root.tag == f"{SVG}svg"
     assert [child.tag for child in root][:2] == [f"{SVG}title", f"{SVG}desc"]
@@ -103,6 +113,32 @@ def test_a_plot_is_accessible_and_inert(name: str) -> None:
     assert all(value.startswith("#") for value in hrefs)
     assert not re.search(r"(?i)<!doctype|<\?xml|\bon[a-z]+=|url\((?!#)|matplotlib v", svg)
     assert "retrained" in _words(svg)
+
+
+def test_images_take_the_place_of_accuracies_and_forgotten_classes_come_first() -> None:
+    plots = draw(_with_images(_data()))
+    assert set(plots) == {"attack_roc", "loss_histograms", "relearning_curves", "sample_grids"}
+    words = _words(plots["sample_grids"])
+    assert "Drawn images of classes 3, 0, 1, 2, 4, 5, 6, 7, 8, 9" in words
+    assert "3 (forgotten)" in words
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32)])
+def test_noise_of_ten_classes_and_three_models_stays_below_what_is_stored(shape: tuple[int, int, int]) -> None:
+    data = _with_images(_data(retrained=_series(0, seed=2)), shape=shape)
+    assert len(PLOTS["sample_grids"](data).encode()) < MAX_BYTES
+
+
+def test_a_cell_of_the_grid_has_the_tone_of_its_pixel() -> None:
+    black = np.zeros((1, 1, 8, 8), dtype=np.uint8)
+    spot = black.copy()
+    spot[0, 0, 2, 3] = 255
+    one = replace(
+        _data(), models={"parent": ModelSeries(images={0: black}), "unlearned": ModelSeries(images={0: spot})}
+    )
+    tones = re.findall(r"stroke: (#[0-9a-f]{6})", PLOTS["sample_grids"](one))
+    assert tones.count("#ffffff") == 1, "the spot is one stroke of its own"
+    assert tones.count("#000000") == 2
 
 
 def test_plots_of_many_samples_and_long_curves_stay_small() -> None:

@@ -19,7 +19,7 @@ def attack_roc(data: PlotData) -> str:
     with canvas.style():
         made = canvas.figure(
             title=TITLE,
-            subtitle="ROC of a threshold on phi; on the dotted line the attacker does no better than guessing",
+            subtitle=f"ROC of a threshold on {data.score}; on the dotted line the attacker only guesses",
             footnote="One attack at these sample sizes: a stronger attack may find more.\n"
             "The parent shows what the attack could find before; where that is chance too, the plot says little.",
             height=5.6,

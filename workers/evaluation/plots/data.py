@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workers.evaluation.intervals import Floats, Interval
 
@@ -36,7 +37,8 @@ class Relearned:
 class ModelSeries:
     """What was measured of one model. Empty arrays, absent keys and None stand for what was not.
 
-    phi and loss of the forget samples and of their unseen controls, (n,) each, in any order; accuracy by split.
+    phi, or whatever score the attack reads, and loss of the forget samples and of their unseen controls, (n,) each, in
+    any order; accuracy by split. Of a generation model the first images drawn of each class, uint8 (k, C, H, W).
     """
 
     phi_forget: Floats = field(default_factory=lambda: np.empty(0))
@@ -47,18 +49,23 @@ class ModelSeries:
     accuracy: Mapping[str, Estimate] = field(default_factory=dict)
     relearned_forget: Relearned | None = None
     relearned_unseen: Relearned | None = None
+    images: Mapping[int, NDArray[np.uint8]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PlotData:
     """Series by model: parent and unlearned, and retrained where there is one.
 
-    `target_loss` in nats is what relearning chases, None when it was not planned; `max_steps` is its cap.
+    `target_loss` is what relearning chases, None when it was not planned; `max_steps` is its cap. `score` is what the
+    attack reads, `unit` that of losses, `gone` the forgotten classes of which nothing is left.
     """
 
     models: Mapping[str, ModelSeries]
     target_loss: float | None = None
     max_steps: int = 0
+    score: str = "phi"
+    unit: str = "nats"
+    gone: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.models) - set(MODELS))

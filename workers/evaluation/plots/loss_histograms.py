@@ -32,7 +32,7 @@ def loss_histograms(data: PlotData) -> str:
             _panel(axes, name, pair, edges)
         top = max(panel.get_ylim()[1] for panel in panels)
         panels[0].set_ylim(0, top)
-        panels[-1].set_xlabel("loss of a sample, nats (log scale)")
+        panels[-1].set_xlabel(f"loss of a sample, {data.unit} (log scale)")
         said = "; ".join(f"{canvas.MODEL_NAMES[name]}: {_medians(pair)}" for name, pair in sides.items())
         return canvas.to_svg(
             made, name="loss_histograms", title=TITLE, description=f"Histograms of per-sample losses. {said}."

@@ -32,7 +32,7 @@ def relearning_curves(data: PlotData) -> str:
         panels[0].set(yscale="log", ylim=(low, high), xlim=(-0.02 * _end(models), 1.04 * _end(models)))
         canvas.plain(panels[0].yaxis)
         panels[0].xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        panels[0].set_ylabel("mean loss on the set, nats (log scale)")
+        panels[0].set_ylabel(f"mean loss on the set, {data.unit} (log scale)")
         for axes, (name, series) in zip(panels, models.items(), strict=True):
             _panel(axes, name, series, data)
         said = "; ".join(f"{canvas.MODEL_NAMES[name]}: {_said(m, data.max_steps)}" for name, m in models.items())

@@ -1,0 +1,1 @@
+"""What is measured of a model that makes images, and the report of it."""

@@ -1,0 +1,91 @@
+"""What the drawn images tell: are forgotten classes still drawn, and are retained ones drawn as well as before?"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workers.evaluation.generation.drawn import Drawn, SamplingPlan
+from workers.evaluation.generation.frechet import Moments, frechet_distance, jackknife_interval, moments
+from workers.evaluation.generation.recogniser import TRUSTED
+from workers.evaluation.intervals import paired_difference, wilson
+from workers.evaluation.result import MetricResult
+from workers.evaluation.roc import no_figure
+
+ACCURACY, DROP, FRECHET = "generation_accuracy", "generation_drop", "frechet_distance"
+NOT_FINITE = "the features of drawn images are not finite"
+
+
+def generation_accuracy(drawn: Drawn, plan: SamplingPlan, classifier: Mapping[str, Any]) -> list[MetricResult]:
+    """Return the share of images recognised as the class asked for, of retained classes and of those that are gone.
+
+    `classifier` is what `disclosed` says: where it does not recognise real images of a side's classes, its word on
+    drawn ones is inconclusive.
+    """
+    sides = {"forget": plan.forgotten, "retain": plan.retained}
+    return [
+        _share(split, drawn, plan.labels[rows], rows, classifier)
+        for split, rows in sides.items()
+        if plan.labels[rows].numel()
+    ]
+
+
+def generation_drop(before: Drawn, after: Drawn, plan: SamplingPlan) -> MetricResult:
+    """Return the fall of that share on retained classes, between two models that began with the same noise."""
+    pair = [each.right[plan.retained].double().numpy() for each in (before, after)]
+    if not len(pair[0]):
+        return replace(no_figure(DROP, "not_applicable", "no class is retained"), split="retain")
+    return MetricResult(
+        name=DROP,
+        split="retain",
+        value=float(np.mean(pair[0] - pair[1])),
+        ci95=paired_difference(*pair),
+        n=len(pair[0]),
+        extra={"parent": float(pair[0].mean()), "own": float(pair[1].mean())},
+    )
+
+
+def frechet(drawn: Drawn, plan: SamplingPlan, real: Moments | None, *, unseen: float | None) -> MetricResult:
+    """Return the distance of images of retained classes to real ones; `unseen` is that of unseen real images.
+
+    A distance of few samples is too large by about as much as `unseen` is of as few: read differences.
+    """
+    features = drawn.features[plan.retained]
+    if real is None or len(features) < 2:
+        found = no_figure(FRECHET, "not_applicable", "needs 2 real and 2 drawn images of retained classes at least")
+        return replace(found, split="retain")
+    if not np.isfinite(features).all():
+        return replace(no_figure(FRECHET, "inconclusive", NOT_FINITE, n=len(features)), split="retain")
+    return MetricResult(
+        name=FRECHET,
+        split="retain",
+        value=frechet_distance(moments(features), real),
+        ci95=jackknife_interval(features, real),
+        n=len(features),
+        extra={"real_unseen": unseen, "features": features.shape[1]},
+    )
+
+
+def _share(split: str, drawn: Drawn, labels: Tensor, rows: slice, classifier: Mapping[str, Any]) -> MetricResult:
+    right = drawn.right[rows]
+    hits, n = int(right.sum()), len(right)
+    classes = [str(c) for c in torch.unique(labels).tolist()]
+    per_class = {c: float(right[labels == int(c)].double().mean()) for c in classes}
+    known = [classifier["per_class"][c] for c in classes if c in classifier["per_class"]]
+    real = float(np.mean(known)) if known else None
+    trusted = real is not None and real >= TRUSTED
+    extra: dict[str, Any] = {"per_class": per_class, "real_images": real}
+    if not trusted:
+        extra["reason"] = f"the classifier recognises too few real images of these classes ({TRUSTED:.0%} are needed)"
+    return MetricResult(
+        name=ACCURACY,
+        split=split,
+        value=hits / n,
+        ci95=wilson(hits, n),
+        n=n,
+        verdict="measured" if trusted else "inconclusive",
+        extra=extra,
+    )
