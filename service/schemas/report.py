@@ -124,12 +124,8 @@ class ReportOut(BaseModel):
         "compare. Null: none was in circulation, or the method is a retraining itself.",
     )
     per_request: list[RequestFigureOut] = Field(description="Only where several requests share the work.")
-<<<<<<< HEAD
     parts: PartsOut | None = Field(None, description="Only where several requests share the work.")
-    curves: CurvesOut
-=======
     curves: GenerationCurvesOut
->>>>>>> 8116c98 (Measure models that make images: what they draw, their losses, and how fast they relearn)
     planted_leak: PlantedLeakOut
     controls: ControlsOut
     does_not_prove: list[str] = Field(description="Limits of everything above, one sentence each.")
