@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,23 +16,23 @@ from typing import Any
 
 from alembic.script import ScriptDirectory
 from pydantic import BaseModel, ValidationError
-from sqlalchemy import Connection, func, inspect, make_url, select, text
+from sqlalchemy import Connection, make_url, select, text
 from sqlalchemy.orm import Session
 
-from service import migrate
+from service import backup_tables, migrate
 from service.artifacts import IDENTITY, ArtifactStore, file_digest
+from service.backup_files import chunks, write_private
 from service.errors import Conflict, NotFound, PreconditionFailed
 from service.own_artifacts import OwnArtifacts
 from service.settings import Settings
 from service.store import artifact_stores, checkpoints
 from service.store.session import Database, make_engine
-from service.store.tables import AuditHead, Base, Job, PreparedFile, ReferenceFile, Restore, Version, table_of
+from service.store.tables import AuditHead, Job, PreparedFile, ReferenceFile, Restore, Version
 from service.store.types import new_id
 from service.store.versions import LIVE_STATES
 
 FORMAT = "unlearning-backup/1"
 MANIFEST, SQLITE, TABLES, ARTIFACTS = "manifest.json", "database.sqlite", "tables", "artifacts"
-CHUNK = 1 << 20
 
 
 class Manifest(BaseModel):
@@ -63,7 +62,10 @@ def make(settings: Settings, folder: Path) -> Manifest:
         raise Conflict(f"{folder} is not empty; name a new folder.", code="folder_not_empty")
     _refuse_wrong_store(settings)
     kind = make_url(settings.resolved_database_url).get_backend_name()
-    files = _copy_sqlite(settings, folder) if kind == "sqlite" else _copy_tables(settings, folder)
+    if kind == "sqlite":
+        files = _copy_sqlite(settings, folder)
+    else:
+        files = backup_tables.copy(settings.resolved_database_url, folder / TABLES, _read_facts)
     facts, wanted = _facts(folder, kind)
     kept, absent = _copy_artifacts(settings, folder, wanted)
     manifest = Manifest(
@@ -77,7 +79,7 @@ def make(settings: Settings, folder: Path) -> Manifest:
         absent=absent,
         **facts,
     )
-    _write_private(folder / MANIFEST, manifest.model_dump_json(indent=1).encode())
+    write_private(folder / MANIFEST, manifest.model_dump_json(indent=1).encode())
     return manifest
 
 
@@ -116,7 +118,7 @@ def restore(settings: Settings, folder: Path) -> Manifest:
     if kind == "sqlite":
         _put_sqlite(folder, Path(str(make_url(url).database)), manifest)
     else:
-        _put_tables(url, folder, manifest)
+        backup_tables.put(url, folder / TABLES, revision=manifest.revision, restore=_pending(manifest))
     migrate.upgrade(url)
     return manifest
 
@@ -151,7 +153,7 @@ def _name_store(target: ArtifactStore, store_id: str | None) -> None:
 def _facts(folder: Path, kind: str) -> tuple[dict[str, Any], list[str]]:
     """Return what the copied database says of itself, and the digests it needs."""
     if kind != "sqlite":
-        found: tuple[dict[str, Any], list[str]] = json.loads((folder / TABLES / "facts.json").read_text())
+        found: tuple[dict[str, Any], list[str]] = json.loads((folder / TABLES / backup_tables.FACTS).read_text())
         return found[0], found[1]
     database = Database(make_engine(f"sqlite:///{(folder / SQLITE).resolve()}"))
     try:
@@ -184,31 +186,6 @@ def _copy_sqlite(settings: Settings, folder: Path) -> list[Path]:
         old.backup(new)
         new.execute("PRAGMA journal_mode=DELETE")  # one file, whose digest says all
     return [target]
-
-
-def _copy_tables(settings: Settings, folder: Path) -> list[Path]:
-    tables = folder / TABLES
-    tables.mkdir(mode=0o700)
-    engine = make_engine(settings.resolved_database_url)
-    try:
-        with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
-            facts = _read_facts(connection)
-            raw: Any = connection.connection.dbapi_connection
-            for table in Base.metadata.sorted_tables:
-                columns = ", ".join(f'"{column.name}"' for column in table.columns)
-                statement = f'COPY "{table.name}" ({columns}) TO STDOUT'
-                path = tables / f"{table.name}.copy"
-                with raw.cursor() as cursor, path.open("wb") as file, cursor.copy(statement) as copy:
-                    for data in copy:
-                        file.write(data)
-    finally:
-        engine.dispose()
-    columns_of = {table.name: [column.name for column in table.columns] for table in Base.metadata.sorted_tables}
-    _write_private(tables / "facts.json", json.dumps(facts).encode())
-    _write_private(tables / "columns.json", json.dumps(columns_of).encode())
-    for path in tables.iterdir():
-        path.chmod(0o600)
-    return sorted(tables.iterdir())
 
 
 def _copy_artifacts(settings: Settings, folder: Path, wanted: list[str]) -> tuple[list[str], list[str]]:
@@ -244,14 +221,9 @@ def _refuse_unless_empty(url: str) -> None:
     engine = make_engine(url)
     try:
         with engine.connect() as connection:
-            _refuse_tables(connection)
+            backup_tables.refuse_tables(connection)
     finally:
         engine.dispose()
-
-
-def _refuse_tables(connection: Connection) -> None:
-    if inspect(connection).get_table_names():
-        raise Conflict("The database has tables already; a backup is restored into an empty one.")
 
 
 def _put_sqlite(folder: Path, target: Path, manifest: Manifest) -> None:
@@ -260,7 +232,7 @@ def _put_sqlite(folder: Path, target: Path, manifest: Manifest) -> None:
     scratch = target.with_name(f"{target.name}.restoring")
     scratch.unlink(missing_ok=True)
     with (folder / SQLITE).open("rb") as source:
-        _write_private(scratch, _chunks(source))
+        write_private(scratch, chunks(source))
     database = Database(make_engine(f"sqlite:///{scratch.resolve()}"))
     try:
         migrate.upgrade(f"sqlite:///{scratch.resolve()}")
@@ -279,45 +251,6 @@ def _put_sqlite(folder: Path, target: Path, manifest: Manifest) -> None:
         scratch.unlink()
 
 
-def _put_tables(url: str, folder: Path, manifest: Manifest) -> None:
-    columns_of = json.loads((folder / TABLES / "columns.json").read_text())
-    engine = make_engine(url)
-    try:
-        # One transaction, the schema's too: a process that looks meanwhile finds no database, and not an empty one, by
-        # which every artifact would be an orphan; and none finds the rows without the word that a replay is due.
-        with migrate.turn(url, engine), engine.begin() as connection:
-            _refuse_tables(connection)
-            migrate.build(connection, manifest.revision)
-            for table in reversed(Base.metadata.sorted_tables):  # some migrations make a row
-                if table.name in columns_of and connection.scalar(select(func.count()).select_from(table)):
-                    connection.execute(table.delete())
-            raw: Any = connection.connection.dbapi_connection
-            for table in Base.metadata.sorted_tables:
-                if table.name in columns_of:
-                    _load(raw, table.name, columns_of[table.name], folder)
-            for table in Base.metadata.sorted_tables:
-                _advance_sequence(connection, table.name, [column.name for column in table.primary_key])
-            connection.execute(table_of(Restore).insert(), [_row(_pending(manifest))])
-    finally:
-        engine.dispose()
-
-
-def _load(raw: Any, table: str, columns: list[str], folder: Path) -> None:
-    names = ", ".join(f'"{column}"' for column in columns)
-    statement, path = f'COPY "{table}" ({names}) FROM STDIN', folder / TABLES / f"{table}.copy"
-    with raw.cursor() as cursor, path.open("rb") as file, cursor.copy(statement) as copy:
-        for data in _chunks(file):
-            copy.write(data)
-
-
-def _advance_sequence(connection: Connection, table: str, key: list[str]) -> None:
-    for column in key:
-        sequence = connection.scalar(text("SELECT pg_get_serial_sequence(:t, :c)"), {"t": table, "c": column})
-        if sequence:
-            newest = f'(SELECT coalesce(max("{column}"), 0) + 1 FROM "{table}")'  # noqa: S608 - our own names
-            connection.execute(text(f"SELECT setval(:s, {newest}, false)"), {"s": sequence})
-
-
 def _pending(manifest: Manifest) -> Restore:
     return Restore(
         id=new_id("rst"),
@@ -326,24 +259,6 @@ def _pending(manifest: Manifest) -> Restore:
         log_size=manifest.log_size,
         restored_at=datetime.now(UTC),
     )
-
-
-def _row(restore: Restore) -> dict[str, Any]:
-    return {column.name: getattr(restore, column.name) for column in table_of(Restore).columns}
-
-
-def _chunks(file: Any) -> Iterator[bytes]:
-    while data := file.read(CHUNK):
-        yield data
-
-
-def _write_private(path: Path, content: "bytes | Iterator[bytes]") -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        for data in [content] if isinstance(content, bytes) else content:
-            file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _digest_of(path: Path) -> str | None:

@@ -1,21 +1,24 @@
 """Backup, loss, restore and replay, on both databases: what was forgotten stays forgotten, and the log goes on."""
 
+import json
 import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+from alembic import command
 from pydantic import SecretStr
-from sqlalchemy import func, select, update
+from sqlalchemy import func, inspect, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from typer.testing import CliRunner
 
-from service import backup, backup_cli, journaling, migrate, restore_gate
-from service.artifacts import ArtifactStore
+from service import backup, backup_cli, backup_tables, journaling, migrate, restore_gate
+from service.artifacts import ArtifactStore, file_digest
 from service.cli import app
 from service.doctor import places
 from service.erasure_journal import Journal, Segment, journal_key, story
@@ -42,7 +45,7 @@ from service.store import (
     webhooks,
 )
 from service.store.intake import Secrets
-from service.store.session import Database
+from service.store.session import Database, make_engine
 from service.store.tables import (
     ApiKey,
     DeletionRequest,
@@ -128,17 +131,19 @@ def _case(root: Path, first: str, second: str) -> Iterator[Case]:
     service.database.dispose()
 
 
-def _look_in_the_midst(monkeypatch: pytest.MonkeyPatch, name: str, look: Callable[[], None]) -> list[str]:
+def _look_in_the_midst(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, look: Callable[[], None]
+) -> list[str]:
     """Have somebody look each time a part of the restore is about to begin; return a mark for each time."""
     looked: list[str] = []
-    part = getattr(backup, name)
+    part = getattr(module, name)
 
     def looking(*given: Any) -> Any:
         look()
         looked.append(name)
         return part(*given)
 
-    monkeypatch.setattr(backup, name, looking)
+    monkeypatch.setattr(module, name, looking)
     return looked
 
 
@@ -160,7 +165,7 @@ def test_a_worker_that_starts_in_the_midst_of_a_restore_finds_no_database_and_sw
             bench.database.dispose()
 
     for name in ("_load", "_advance_sequence"):
-        looked = _look_in_the_midst(monkeypatch, name, start)
+        looked = _look_in_the_midst(monkeypatch, backup_tables, name, start)
     new = case.lose_and_restore()
     assert looked
     with new.database.reading() as session:
@@ -176,10 +181,58 @@ def test_a_worker_that_starts_in_the_midst_of_a_restore_finds_no_database_and_sw
 def test_a_restore_that_breaks_off_leaves_an_empty_database(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = case.back_up()
     with monkeypatch.context() as patched:
-        patched.setattr(backup, "_advance_sequence", lambda *_: 1 / 0)
+        patched.setattr(backup_tables, "_advance_sequence", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             backup.restore(case.second, folder)
     case.lose_and_restore().database.dispose()
+
+
+@pytest.mark.parametrize("case", ["postgresql"], indirect=True)
+def test_a_backup_of_an_earlier_release_is_restored_and_brought_to_the_newest_schema(
+    case: Case, postgres_url: str
+) -> None:
+    folder = case.back_up()
+    with fresh_database(postgres_url) as older:
+        command.upgrade(migrate.config(older), "0023")
+        _as_of_0023(folder, _columns(older))
+    new = case.lose_and_restore()
+    assert schema.unfit(new.database) is None
+    store = OwnArtifacts(new.settings.resolved_artifacts_url, new.database)
+    store.confirm()
+    with new.database.reading() as session:
+        assert replays.pending(session) is not None
+        assert store.size(session.scalars(select(Version.sha256)).one()) is not None
+    new.database.dispose()
+
+
+def _columns(url: str) -> dict[str, set[str]]:
+    engine = make_engine(url)
+    found = inspect(engine)
+    columns = {name: {column["name"] for column in found.get_columns(name)} for name in found.get_table_names()}
+    engine.dispose()
+    return columns
+
+
+def _as_of_0023(folder: Path, known: dict[str, set[str]]) -> None:
+    """Take from a backup what a release before had not: tables, columns, and the name of the store."""
+    tables = folder / backup.TABLES
+    columns: dict[str, list[str]] = json.loads((tables / backup_tables.COLUMNS).read_text())
+    assert not columns.keys() <= known.keys()
+    for name in list(columns):
+        path = tables / f"{name}.copy"
+        if name not in known:
+            columns.pop(name)
+            path.unlink()
+            continue
+        kept = [i for i, column in enumerate(columns[name]) if column in known[name]]
+        rows = [line.split("\t") for line in path.read_text().splitlines()]
+        path.write_text("".join("\t".join(row[i] for i in kept) + "\n" for row in rows))
+        columns[name] = [columns[name][i] for i in kept]
+    (tables / backup_tables.COLUMNS).write_text(json.dumps(columns))
+    manifest = backup.Manifest.model_validate_json((folder / backup.MANIFEST).read_bytes())
+    files = {str(path.relative_to(folder)): file_digest(path) for path in tables.iterdir()}
+    older = manifest.model_copy(update={"revision": "0023", "artifact_store": None, "files": files})
+    (folder / backup.MANIFEST).write_text(older.model_dump_json())
 
 
 @pytest.mark.parametrize("case", ["sqlite"], indirect=True)
@@ -187,7 +240,7 @@ def test_a_database_that_came_into_being_meanwhile_is_not_overwritten(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = case.back_up()
-    _look_in_the_midst(monkeypatch, "_pending", lambda: copy_sqlite(case.second.resolved_database_url))
+    _look_in_the_midst(monkeypatch, backup, "_pending", lambda: copy_sqlite(case.second.resolved_database_url))
     with pytest.raises(Conflict, match="meanwhile"):
         backup.restore(case.second, folder)
     database = Database.open(case.second)
