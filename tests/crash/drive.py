@@ -83,9 +83,9 @@ def play(crash: CrashStack, cell: Cell) -> Outcome:
     with _armed(crash, cell) as held:
         caller.start()
         target = crash.target(cell, crash.until(held))
-        moment = now()
+        # Before the hit: a stopped process is told to go on only after its lease may have gone to another.
+        lease_until, moment = _lease_until(crash), now()
         hit(target, cell.signal)
-        lease_until = _lease_until(crash)
         (crash.faults / f"{cell.step}.go").touch()
         if cell.signal != "STOP":
             crash.ended(target)
