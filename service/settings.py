@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     worker_drain_seconds: float = Field(
         30.0, ge=0, description="Seconds a worker that is asked to end gives its training to reach a checkpoint."
     )
+    child_niceness: int = Field(
+        5, ge=0, le=19, description="How far the work gives way to other processes of the machine; 0: not at all."
+    )
     child_idle_seconds: float = Field(300.0, gt=0, description="A warm child unused this long is released, seconds.")
     max_body_bytes: int = Field(16 * 2**20, gt=0, description="Largest JSON body, bytes.")
     max_weights_bytes: int = Field(4 * 2**30, gt=0, description="Largest uploaded weights file, bytes.")

@@ -48,7 +48,11 @@ class Bench:
             settings=settings,
             database=database,
             artifacts=artifacts,
-            runner=Runner(time_limit_seconds=settings.job_time_limit_seconds, idle_seconds=settings.child_idle_seconds),
+            runner=Runner(
+                time_limit_seconds=settings.job_time_limit_seconds,
+                idle_seconds=settings.child_idle_seconds,
+                niceness=settings.child_niceness,
+            ),
             owner=f"{socket.gethostname()}:{os.getpid()}",
             stopping=threading.Event(),
             clock=WorkerClock(limit=settings.max_clock_skew_seconds),

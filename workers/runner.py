@@ -4,6 +4,7 @@ A forked child could not use CUDA, and a worker that did the work itself would b
 """
 
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -60,8 +61,8 @@ Told = Callable[[dict[str, Any]], None]
 class Runner:
     """One child process, started when first needed and kept warm between orders."""
 
-    def __init__(self, *, time_limit_seconds: float, idle_seconds: float) -> None:
-        self._time_limit, self._idle = time_limit_seconds, idle_seconds
+    def __init__(self, *, time_limit_seconds: float, idle_seconds: float, niceness: int = 0) -> None:
+        self._time_limit, self._idle, self._niceness = time_limit_seconds, idle_seconds, niceness
         self._child: subprocess.Popen[str] | None = None
         self._telling: threading.Thread | None = None
         self._answers: queue.Queue[dict[str, Any] | None] = queue.Queue()
@@ -145,6 +146,10 @@ class Runner:
         self._child = subprocess.Popen(
             [sys.executable, "-m", "workers.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        with suppress(ProcessLookupError):
+            # Its threads are all yet to come. Whoever reads a state beside it is answered before the work goes on.
+            own = os.getpriority(os.PRIO_PROCESS, 0)
+            os.setpriority(os.PRIO_PROCESS, self._child.pid, min(own + self._niceness, 19))
         threading.Thread(target=_listen, args=(self._child.stdout, self._answers), daemon=True).start()
 
     def _await(
