@@ -4,6 +4,7 @@ What is asked for is made here too: a generated dataset, a few tiny models of it
 whose weights are only downloaded.
 """
 
+import json
 import os
 import secrets
 import subprocess
@@ -78,8 +79,14 @@ class Served:
         with self.database.reading() as session:
             requests = Counter(session.scalars(select(DeletionRequest.status)))
             erasures = Counter(session.scalars(select(Job.status).where(Job.kind == "erase")))
+            errors = Counter(json.dumps(error) for error in session.scalars(select(Job.error)) if error)
             entries = session.scalar(select(func.count(AuditEntry.seq)))
-        return {"requests": dict(requests), "erasure_jobs": dict(erasures), "audit_entries": entries}
+        return {
+            "requests": dict(requests),
+            "erasure_jobs": dict(erasures),
+            "audit_entries": entries,
+            "job_errors": dict(errors),
+        }
 
 
 @contextmanager
