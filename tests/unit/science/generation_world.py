@@ -50,7 +50,7 @@ def network(seed: int = 0, *, told: bool = True) -> Ddpm:
 def trained(samples: LabelledSet, epochs: int = 4) -> nn.Module:
     """Return a denoiser trained on the samples."""
     net, rule = network(), Recipe(epochs=epochs, batch_size=16, optimizer="adam", lr=3e-3, weight_decay=0.0)
-    train(net, samples, rule, task=Diffusion(), generator=generator_for(0))  # type: ignore[arg-type]
+    train(net, samples, rule, task=Diffusion(), generator=generator_for(0))
     return net
 
 
