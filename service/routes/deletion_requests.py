@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from service import deadlines
 from service.auth import Principal
-from service.catalogue.methods import AUTO, METHODS, options_of
+from service.catalogue.methods import AUTO, METHODS, MethodConfig, options_of
 from service.deps import Parts, PartsDep, needs, writing_as
 from service.errors import Fault
 from service.evidence.commitments import fingerprint
@@ -124,6 +124,12 @@ def _preferred(body: DeletionRequestIn) -> dict[str, Any]:
     return METHODS[body.method].options_for(body.purpose, body.method_options)
 
 
+def _left_to_the_task(method: str, chosen: MethodConfig) -> set[str]:
+    """Return the options that were not given and that tasks differ in: each model's job fills them in."""
+    preferred = {} if method == AUTO else METHODS[method].for_task
+    return {option for options in preferred.values() for option in options} - chosen.model_fields_set
+
+
 def order_of(body: DeletionRequestIn, parts: Parts, who: Principal) -> tuple[intake.Order, list[Fault]]:
     """Return the order and every fault that the body alone shows; the store knows the others."""
     faults = _id_faults(body.sample_ids, parts.settings.max_sample_ids)
@@ -133,7 +139,8 @@ def order_of(body: DeletionRequestIn, parts: Parts, who: Principal) -> tuple[int
         faults.append(Fault("/method", "unknown_method", body.method, f"Known: {known}."))
     else:
         try:
-            options = options_of(body.method).model_validate(_preferred(body)).model_dump(mode="json")
+            chosen = options_of(body.method).model_validate(_preferred(body))
+            options = chosen.model_dump(mode="json", exclude=_left_to_the_task(body.method, chosen))
         except ValidationError as error:
             faults += [
                 Fault(f"/method_options{f.pointer}", f.code, f.value, f.detail)

@@ -51,7 +51,10 @@ class DeletionRequestOut(BaseModel):
     status: str
     purpose: str
     method: str
-    method_options: dict[str, Any]
+    method_options: dict[str, Any] = Field(
+        description="As given, filled in with defaults but for options that tasks differ in, which each model's job "
+        "fills in."
+    )
     scope: Literal["full", "partial"]
     received_at: datetime
     due_at: datetime | None = Field(description="The end of a day in the controller's zone. Null but for `privacy`.")
