@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from service.catalogue.architectures import ARCHITECTURES
 from service.catalogue.bounds import Bound
 from service.catalogue.methods import METHODS, MethodConfig
 from service.catalogue.recipe import Recipe
@@ -87,7 +88,8 @@ def _journal(order: Order, line: Line, split: Split) -> Journal:
 
 def _spec(order: Order) -> ModelSpec:
     spec = order["spec"]
-    recipe = Recipe.model_validate(spec["recipe"]) if spec["recipe"] else Recipe()
+    # a model without a recipe of its own is unlearned by steps that suit its architecture
+    recipe = Recipe.model_validate(spec["recipe"] or ARCHITECTURES[spec["architecture"]].recipe)
     return ModelSpec(
         architecture=spec["architecture"],
         options=spec["options"],

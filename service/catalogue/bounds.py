@@ -157,11 +157,11 @@ GENERATION_BOUNDS: dict[Purpose, tuple[Bound, ...]] = {
         Bound(metric=RATIO, at_least=0.8),
         Bound(metric="retain_harm", at_most=0.05, required=False),
     ),
-    # what a model that draws has learned of a bias is undone when it predicts those samples no better than unseen ones
-    "bias": (*_DRAWN_UTILITY, Bound(metric="loss", split="forget", at_least=1.0, of="unseen", on="value")),
-    "confusion": _DRAWN_UTILITY,
+    # purposes without meaning for such a model (service.catalogue.purposes): no request for them is accepted
+    "bias": (),
+    "confusion": (),
 }
-"""The same of a generation model; whether two classes are confused is not measured on one."""
+"""The same of a generation model."""
 
 
 def default_bounds(task: Task, purpose: Purpose) -> tuple[Bound, ...]:

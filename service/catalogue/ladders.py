@@ -83,11 +83,18 @@ LADDERS: Mapping[Purpose, Mapping[Scenario, Ladder]] = {
     },
 }
 _NO_MEANING = Ladder(methods=(), because="None: the purpose has no meaning for a model that draws images.")
-_AS_OF_CLASSIFIERS = "The methods of a classifier's order that work on predicted noise."
+_AS_OF_CLASSIFIERS = (
+    "The methods of a classifier's order that work on predicted noise; the order itself is not measured."
+)
 GENERATION_LADDERS: Mapping[Purpose, Mapping[Scenario, Ladder]] = {
     "privacy": {
         "subset": Ladder(methods=("neggrad_plus", "ieu", SUREST), because=_AS_OF_CLASSIFIERS),
-        "class": Ladder(methods=("ieu", "neggrad_plus", SUREST), because=_AS_OF_CLASSIFIERS),
+        "class": Ladder(
+            methods=("ieu", "neggrad_plus", SUREST),
+            because="On 1,200 digits, one training: after ieu none of a class's images were recognised, as after "
+            "neggrad_plus, and its loss on the class was 0.27, where a model that never saw it has 0.24; after "
+            "neggrad_plus 1.96.",
+        ),
         "retain_gone": Ladder(
             methods=("ssd",),
             because="Only ssd reads nothing but the forget set, where the importance of all data was prepared.",
