@@ -150,6 +150,11 @@ def _validate(order: Order, progress: Progress) -> dict[str, Any]:
     return {"faults": pipeline.validate_parameters(_spec(order), tensors)}
 
 
+def groups_of(order: Order) -> dict[str, torch.Tensor]:
+    """Return, by request, where its samples are in the forget set: nowhere, where another job erased them meanwhile."""
+    return {name: torch.tensor(index, dtype=torch.int64) for name, index in order["groups"].items()}
+
+
 def _erase(order: Order, progress: Progress, journal: Journal) -> dict[str, Any]:
     take, spec, bar = _samples(order), _spec(order), order["bar"]
     drawn: dict[str, str] = {}
@@ -184,7 +189,7 @@ def _erase(order: Order, progress: Progress, journal: Journal) -> dict[str, Any]
             disclose_small=bar["disclose_small"],
         ),
         max_accuracy_drop=bar["max_accuracy_drop"],
-        groups={name: torch.tensor(index) for name, index in order["groups"].items()},
+        groups=groups_of(order),
         training_seconds=order["training_seconds"],
         progress=progress,
         plot=plot,
