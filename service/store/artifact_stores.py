@@ -74,8 +74,8 @@ def vouching(session: Session) -> Vouching:
 
 def adopt(session: Session, store_id: str, *, told: dict[str, Any]) -> None:
     """Take another store as the database's own, because a person says so."""
-    before = own(session)
+    row = own(session)
+    told = {"store_id": store_id, "before": row.store_id if row else None, **told}
     propose(session)
     session.execute(update(OwnArtifactStore).values(store_id=store_id, adopted_at=now()))
-    told = {"store_id": store_id, "before": before.store_id if before else None, **told}
     audit.record(session, "artifact_store.adopted", subject=f"artifact-store/{store_id}", payload=told)

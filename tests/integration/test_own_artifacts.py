@@ -1,5 +1,6 @@
 """In a store that is not the database's own nothing is stored, swept, purged or proven absent."""
 
+import json
 import os
 import shutil
 import time
@@ -200,6 +201,9 @@ def test_a_person_can_have_another_store_taken_and_the_log_says_so(sqlite: Bench
     factories.version(sqlite)
     moved = tmp_path / "moved"
     shutil.copytree(tmp_path / "artifacts" / "sha256", moved / "sha256")
+    (moved / IDENTITY).write_text('{"id": "ast_given_by_another"}')
+    with sqlite.database.reading() as session:
+        own = session.scalars(select(OwnArtifactStore.store_id)).one()
     env = {"UNLEARN_DATA_DIR": str(tmp_path), "UNLEARN_ARTIFACTS_URL": str(moved)}
     command = ["artifacts", "adopt", "--reason", "new disk"]
     done = CliRunner().invoke(app, command, env=env)
@@ -209,7 +213,8 @@ def test_a_person_can_have_another_store_taken_and_the_log_says_so(sqlite: Bench
         _elsewhere(sqlite, str(tmp_path / "empty")).artifacts.adopt(reason="a slip")
     with sqlite.database.reading() as session:
         entry = session.scalars(select(AuditEntry).where(AuditEntry.action == "artifact_store.adopted")).one()
-    assert '"reason":"new disk"' in entry.payload
+    told = json.loads(entry.payload)
+    assert (told["store_id"], told["before"], told["reason"]) == ("ast_given_by_another", own, "new disk")
 
 
 def test_a_running_process_hears_that_another_store_was_taken(sqlite: Bench, tmp_path: Path) -> None:
