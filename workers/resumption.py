@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from service import faults, outages
 from service.errors import ServiceError
 from service.faults import Step
-from service.store import digests, jobs, preparations, training_checkpoints
+from service.store import digests, jobs, position_sets, preparations, training_checkpoints
 from service.store.jobs import Claim, LeaseLost
 from service.store.tables import Attempt, Job
 from service.store.training_checkpoints import Binding, Useless
@@ -55,6 +55,13 @@ def order_digest(order: Order) -> str:
     return hashlib.sha256(json.dumps(own, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def trained_on(order: Order) -> set[int]:
+    """Return the places of the samples that the order's training reads."""
+    if order["kind"] == "prepare":
+        return {*order["pool"], *order["population"]}
+    return {*order["train"]} - {order["train"][i] for i in order.get("forget_index", ())}
+
+
 def looked_at(bench: Bench, claim: Claim) -> tuple[bytes, datetime]:
     """Return what samples can be read, and since when that is known; to be called before the order is made."""
     moment = now()
@@ -71,7 +78,9 @@ class Resumption:
         self._bench, self._claim, self._beat, self._out = bench, claim, beat, Path(order.get("out", "."))
         self.order = order
         if can_be_kept(order):
-            self._binding = Binding(order_sha256=order_digest(order), positions=seen[0], ordered_at=seen[1])
+            # What could be read when it was made may have come since one looked.
+            positions = position_sets.with_more(seen[0], trained_on(order))
+            self._binding = Binding(order_sha256=order_digest(order), positions=positions, ordered_at=seen[1])
             asked = {"order_sha256": self._binding.order_sha256, "seconds": bench.settings.checkpoint_seconds}
             self.order = {**order, "checkpoints": {**asked, "before": self._before()}}
 

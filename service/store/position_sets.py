@@ -8,7 +8,15 @@ _LEVEL = 1  # most bits of most sets are ones
 
 def pack(positions: Iterable[int]) -> bytes:
     """Return the set, exactly."""
-    bits = bytearray()
+    return _packed(bytearray(), positions)
+
+
+def with_more(packed: bytes, positions: Iterable[int]) -> bytes:
+    """Return the set with these places too."""
+    return _packed(bytearray(zlib.decompress(packed)), positions)
+
+
+def _packed(bits: bytearray, positions: Iterable[int]) -> bytes:
     for position in positions:
         byte = position >> 3
         if byte >= len(bits):

@@ -180,6 +180,22 @@ def test_a_sample_that_went_is_noticed_though_others_came_with_the_same_count_an
     assert _reasons(bench, claim.job_id) == ["training_set_changed"]
 
 
+def test_a_sample_that_came_back_just_before_the_order_was_made_is_known(
+    bench: Bench, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _change_a_sample(bench, name)
+    claim = _claimed(bench)
+    seen = resumption.looked_at(bench, claim)
+    monkeypatch.setattr(resumption, "looked_at", lambda *_: seen)
+    _change_a_sample(bench, name, state=SampleState.LIVE)
+    kept, _ = _attempt(bench, claim, tmp_path)
+    _keep(kept, tmp_path, b"came back " + name.encode(), 1)
+    assert _row(bench, claim) is not None
+    _change_a_sample(bench, name)
+    resumption.clear(bench)
+    assert _reasons(bench, claim.job_id) == ["training_set_changed"]
+
+
 def test_a_checkpoint_of_a_release_that_did_not_say_what_it_knows_goes(bench: Bench, name: str, tmp_path: Path) -> None:
     claim = _claimed(bench)
     kept, _ = _attempt(bench, claim, tmp_path)
