@@ -1,5 +1,6 @@
 """In a store that is not the database's own nothing is stored, swept, purged or proven absent."""
 
+import errno
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import delete, select, update
@@ -215,6 +217,18 @@ def test_a_person_can_have_another_store_taken_and_the_log_says_so(sqlite: Bench
         entry = session.scalars(select(AuditEntry).where(AuditEntry.action == "artifact_store.adopted")).one()
     told = json.loads(entry.payload)
     assert (told["store_id"], told["before"], told["reason"]) == ("ast_given_by_another", own, "new disk")
+
+
+def test_a_folder_without_hard_links_is_named_once_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    store = ArtifactStore(str(tmp_path / "mounted"))
+    store.identify("ast_first")
+    store.identify("ast_second")
+    assert store.identity() == "ast_first"
+    assert [path.name for path in (tmp_path / "mounted").iterdir()] == [IDENTITY]
 
 
 def test_a_running_process_hears_that_another_store_was_taken(sqlite: Bench, tmp_path: Path) -> None:
