@@ -20,7 +20,7 @@ from service.store.session import Database
 from service.store.types import new_id, now
 
 _ASK_AGAIN_SECONDS = 5.0
-_TODO = (
+_WHAT_TO_DO = (
     "Nothing is stored or deleted there. Is the disk mounted, and is UNLEARN_ARTIFACTS_URL (or UNLEARN_DATA_DIR) the "
     f"same for every process? A store that was moved brings its {IDENTITY} along; if this is the right one all the "
     "same, run `unlearn artifacts adopt`."
@@ -122,11 +122,11 @@ class OwnArtifacts(ArtifactStore):
             row = artifact_stores.own(session)
         self._own = row.store_id if row is not None and row.adopted_at is not None else None
         if self._own is None:
-            raise WrongStore(f"This database has taken no artifact store as its own yet. {_TODO}")
+            raise WrongStore(f"This database has taken no artifact store as its own yet. {_WHAT_TO_DO}")
         if found != self._own:
             self._own = None
             bears = "bears no name" if found is None else "bears another name"
-            raise WrongStore(f"This is not the artifact store of this database: it {bears}. {_TODO}")
+            raise WrongStore(f"This is not the artifact store of this database: it {bears}. {_WHAT_TO_DO}")
 
     def _take(self) -> None:
         """Make this the database's store, if nothing speaks against it.
@@ -149,7 +149,7 @@ class OwnArtifacts(ArtifactStore):
                 self.identify(row.store_id)
                 found = self.identity()
             if found != row.store_id:
-                raise WrongStore(f"The artifact store belongs to another database. {_TODO}")
+                raise WrongStore(f"The artifact store belongs to another database. {_WHAT_TO_DO}")
             row.adopted_at = now()
         log.info("artifacts.taken", store_id=row.store_id)
 
@@ -159,12 +159,12 @@ class OwnArtifacts(ArtifactStore):
         if lacking:
             return (
                 f"The artifact store lacks {lacking} of {len(vouching.expected)} weights in circulation that were "
-                f"looked for, so it may be another one. {_TODO}"
+                f"looked for, so it may be another one. {_WHAT_TO_DO}"
             )
         if vouching.expected or any(self.size(sha256) is not None for sha256 in vouching.possible):
             return None
         if vouching.possible:
-            return f"The artifact store holds nothing of what this database names. {_TODO}"
+            return f"The artifact store holds nothing of what this database names. {_WHAT_TO_DO}"
         if self.holds_bytes():
-            return f"The artifact store holds bytes, and this database names none of them. {_TODO}"
+            return f"The artifact store holds bytes, and this database names none of them. {_WHAT_TO_DO}"
         return None

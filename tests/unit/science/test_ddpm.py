@@ -181,7 +181,23 @@ def test_samples_of_a_perfect_denoiser_of_one_image_are_that_image() -> None:
     assert int((drawn.int() - image.int()).abs().max()) <= 1
 
 
-def test_guidance_moves_away_from_no_class() -> None:
+def test_a_guided_draw_is_that_of_the_combined_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = _net()
+
+    def drawn(of_class: float, of_none: float, guidance: float) -> Tensor:
+        def predict(noisy: Tensor, _: Tensor, labels: Tensor) -> Tensor:
+            none = (labels == net.num_classes)[:, None, None, None]
+            return torch.where(none, of_none, of_class).expand_as(noisy).to(noisy.dtype)
+
+        monkeypatch.setattr(net, "averaged", predict)
+        return sample(net, torch.tensor([1, 2]), shape=SHAPE, seed=0, guidance=guidance, steps=5)
+
+    guided = drawn(0.3, -0.2, 2.0)
+    assert torch.equal(guided, drawn(3 * 0.3 - 2 * -0.2, 9.0, 0.0))
+    assert not torch.equal(guided, drawn(0.3, -0.2, 0.0))
+
+
+def test_each_step_asks_for_the_class_and_for_none() -> None:
     net, calls = _net(), []
 
     def by_class(noisy: Tensor, t: Tensor, labels: Tensor) -> Tensor:
