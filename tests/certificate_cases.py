@@ -364,7 +364,12 @@ def account(entries: dict[str, LoggedEntry], signer: Key, *, share: float, again
 
 def made_twice(signer: Key, told: dict[str, Any]) -> bytes:
     """Return a bundle whose report tells this of its re-execution."""
-    entries, whole = logged(), report(reexecution=told)
+    return made_from(report(reexecution=told), signer)
+
+
+def made_from(whole: dict[str, Any], signer: Key | None = None) -> bytes:
+    """Return a bundle of one request that rests on this report alone."""
+    entries, signer = logged(), signer or key()
     of, digest = entries["evaluation"], report_digest(whole)
     entries["evaluation"] = replace(of, payload={**of.payload, "report_sha256": digest})
     model = replace(facts(entries).models[0], report=whole, report_sha256=digest)

@@ -307,6 +307,7 @@ def erase(
     if keep is not None:
         keep(result.prepared)
     return result.model, {
+        "task": spec.task.value,
         **method_part(method, config, seed, result),
         **measured,
         "gate": gate_part(bar, method, measured, evaluation_splits, chance=1 / spec.num_classes),

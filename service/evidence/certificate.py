@@ -136,6 +136,8 @@ def _model(model: ModelFacts, service_version: str) -> Json:
     exact = report["guarantee"] == "exact"
     return {
         "model": model.model,
+        # reports of before models had tasks name none
+        **({"task": report["task"]} if report.get("task") else {}),
         "job": model.job,
         "result": {"version": model.version, "sha256": model.sha256, "log_index": model.published_entry},
         "parent": {"version": model.parent_version, "sha256": model.parent_sha256},

@@ -257,7 +257,9 @@ _MODEL = _object(
         "criteria": _object({"policy_sha256": _SHA256, "log_index": _COUNT}),
         "verification": _VERIFICATION,
         "reexecution": _or_null(_REEXECUTION),
-    }
+    },
+    # Reports of before models had tasks name none, and certificates that rest on them neither.
+    {"task": _WORD},
 )
 _RESIDUAL = _object(
     {
@@ -1093,6 +1095,7 @@ def _check_figures(model: Json, report: Json, file: str, *, request_id: str) -> 
     method, verification = model["method"], model["verification"]
     shared = "parts" in verification
     stated = {
+        "task": model.get("task"),
         "method": method["id"],
         "guarantee": method["guarantee"] == "exact",
         "parameters": method["parameters_sha256"],
@@ -1103,6 +1106,7 @@ def _check_figures(model: Json, report: Json, file: str, *, request_id: str) -> 
     }
     try:
         reported = {
+            "task": report.get("task"),
             "method": report["method"],
             "guarantee": report["guarantee"] == "exact",
             "parameters": sha256(canonical(report["config"])),
@@ -1264,8 +1268,9 @@ def _summary(verdict: Verdict) -> str:
     for model in certificate["models"]:
         method, gate = model["method"], model["verification"]["gate"]
         kind = "exact" if method["kind"] == "exact" else "approximate, no guarantee"
+        task = f", for {model['task']}," if "task" in model else ""
         lines.append(
-            f"model        {model['model']}/{model['result']['version']} by {method['id']} ({kind}), gate: {gate}"
+            f"model        {model['model']}/{model['result']['version']}{task} by {method['id']} ({kind}), gate: {gate}"
         )
         lines += _own_line(model["verification"])
     lines += [] if certificate["models"] else ["model        none: nothing was unlearned or measured for this request"]

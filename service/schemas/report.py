@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from service.catalogue.report_schema import REPORT_SCHEMA
+from service.catalogue.tasks import Task
 from service.schemas.report_figures import (
     ClassifierOut,
     ControlsOut,
@@ -107,6 +108,7 @@ class ReportOut(BaseModel):
     """What was done, what was measured, with which intervals and against what."""
 
     schema_: str = Field(REPORT_SCHEMA, alias="schema", json_schema_extra={"const": REPORT_SCHEMA})
+    task: Task | None = Field(None, description="What the model is for; null: a report from before it was said.")
     method: str = Field(description="Id of the unlearning method; GET /v1/methods describes it.")
     guarantee: Literal["exact", "approximate"]
     fidelity: str = Field(description="How the implementation relates to its paper.")

@@ -109,6 +109,7 @@ def test_the_certificate_verifies_offline(stack: Stack, erased: tuple[Any, Any],
     command = [sys.executable, "-I", "verify.py", "bundle.json", "--trusted-key", "key.txt"]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (found.returncode, found.stderr) == (0, "")
+    assert "painter/2, for generation, by finetune" in found.stdout
 
 
 def test_an_upload_without_its_average_is_rejected_and_says_so(stack: Stack, erased: tuple[Any, Any]) -> None:

@@ -51,6 +51,11 @@ def test_the_page_shows_figures_with_intervals_and_what_is_not_proven() -> None:
     assert "Deleted, and its absence checked." in page.text
 
 
+def test_the_page_says_what_a_model_is_for_where_the_certificate_does() -> None:
+    assert "Task" not in read(render(cases.made())).text
+    assert "Taskgeneration" in read(render(cases.made_from(cases.report(task="generation")))).text
+
+
 def test_the_page_loads_nothing_and_runs_nothing() -> None:
     page = render(cases.made())
     assert not {"script", "img", "link", "iframe"} & set(read(page).tags)

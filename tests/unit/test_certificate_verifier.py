@@ -429,6 +429,34 @@ def test_a_certificate_that_says_other_than_the_report_is_refused(change: Callab
     assert says in str(refusal(raw, reports={"report.json": report}))
 
 
+@pytest.mark.parametrize("task", ["classification", "generation"])
+def test_a_certificate_says_what_each_model_is_for_as_its_report_does(task: str) -> None:
+    whole = cases.report(task=task)
+    found = verify.verify(cases.made_from(whole), trusted=PIN, reports={"r": json.dumps(whole).encode()})
+    assert found.certificate["models"][0]["task"] == task
+
+
+def test_a_certificate_that_names_another_task_than_the_report_is_refused() -> None:
+    whole = cases.report(task="generation")
+    raw = signed_again(
+        cases.made_from(whole), lambda statement: statement["predicate"]["models"][0].update(task="classification")
+    )
+    found = refusal(raw, reports={"r": json.dumps(whole).encode()})
+    assert (found.code, "another task" in str(found)) == ("report_mismatch", True)
+
+
+def test_a_certificate_of_before_reports_named_the_task_is_good_and_says_nothing_of_it() -> None:
+    report = json.dumps(cases.report()).encode()
+    found = verify.verify(cases.made(), trusted=PIN, reports={"r": report})
+    assert (found.trusted, "task" in found.certificate["models"][0]) == (True, False)
+
+
+@pytest.mark.parametrize("task", [None, 1, "", "Painting", "x" * 65])
+def test_a_task_that_is_no_word_is_refused(task: Any) -> None:
+    raw = signed_again(cases.made(), lambda statement: statement["predicate"]["models"][0].update(task=task))
+    assert refusal(raw).code == "bad_shape"
+
+
 @pytest.mark.parametrize("part", ["provenance", "test_result"])
 def test_statements_beside_the_certificate_cannot_be_exchanged(part: str) -> None:
     def change(statement: Any) -> None:
@@ -646,6 +674,14 @@ def test_what_is_not_gone_is_said(folder: Path) -> None:
     done = alone(folder, "bundle.json")
     assert "\nleft         dataset/digits: kept\n" in done.stdout
     assert "model/m/version/1" not in done.stdout
+
+
+def test_what_each_model_is_for_is_said_where_the_certificate_names_it(folder: Path) -> None:
+    done = alone(folder, "bundle.json")
+    assert "\nmodel        m/2 by scrub_r (approximate, no guarantee), gate: pass\n" in done.stdout
+    (folder / "bundle.json").write_bytes(cases.made_from(cases.report(task="generation")))
+    done = alone(folder, "bundle.json")
+    assert "\nmodel        m/2, for generation, by scrub_r (approximate, no guarantee), gate: pass\n" in done.stdout
 
 
 def test_nothing_in_a_bundle_steers_the_terminal(folder: Path) -> None:

@@ -139,6 +139,7 @@ def test_the_report_tells_method_history_time_and_environment_in_json() -> None:
     config = FinetuneConfig(epochs=2)
     _, report = _erase(config=config, training_seconds=10.0, progress=lambda *row: told.append(row))
     assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert (report["task"], type(report["task"])) == ("classification", str)
     assert (report["method"], report["guarantee"], report["fidelity"]) == ("finetune", "approximate", "paper")
     assert (report["seed"], report["config"]) == (1, config.model_dump(mode="json"))
     assert [row["epoch"] for row in report["history"]] == [0, 1, 2]
