@@ -26,6 +26,7 @@ from service.store import (
     retention,
     retrained,
     samples,
+    task_fit,
     versions,
 )
 from service.store.tables import Dataset, Job, Model, PreparedFile, ReferenceFile, Sample, Version, VersionExclusion
@@ -340,6 +341,7 @@ def _situation(
         options=ladder.options,
         purpose=str(job.purpose),
         task=Task(model.task),
+        class_condition=task_fit.told_the_class(model),
         small_sets=policy["small_sets"],
         # An approval whose candidate is out of date begins anew.
         tried=() if job.approved_by else tuple(x["method"] for x in job.rungs if not x.get("before_retry")),

@@ -53,6 +53,7 @@ def methods() -> MethodsOut:
                 uses=sorted(spec.uses),
                 instead_of_retain=spec.instead_of_retain,
                 needs_sharded_recipe=spec.needs_sharded_recipe,
+                needs_class_condition=spec.needs_class_condition,
                 for_purpose={purpose: dict(options) for purpose, options in spec.for_purpose.items()},
                 for_task={task: dict(options) for task, options in spec.for_task.items()},
                 purposes=sorted(spec.purposes),

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from service.catalogue.architectures import ARCHITECTURES, ArchitectureOptions, ArchitectureSpec
 from service.catalogue.methods import METHODS
+from service.catalogue.methods.spec import NEEDS_CLASS_CONDITION, MethodSpec
 from service.catalogue.metrics import METRICS
 from service.catalogue.policy import Policy
 from service.catalogue.preparations import PREPARATIONS
@@ -16,7 +17,8 @@ from service.catalogue.tasks import Task
 from service.errors import Fault, InvalidRequest
 from service.problems import validation_faults
 from service.schemas.models import ModelIn
-from service.store.tables import Dataset
+from service.store import task_fit
+from service.store.tables import Dataset, Model
 
 NOT_FOR_TASK = "not_for_task"
 
@@ -40,23 +42,29 @@ def checked(body: ModelIn, dataset: Dataset | None) -> tuple[Task, dict[str, Any
         if options is not None and dataset is not None and dataset.image_shape:
             faults += _size_faults(spec, options, tuple(dataset.image_shape[1:]))
     task = body.task or (spec.task if spec else Task.CLASSIFICATION)
-    faults += [*_recipe_faults(body.recipe, task), *policy_faults(body.policy, task, at="/policy")]
+    chosen = {} if options is None else options.model_dump(mode="json")
+    told = task_fit.has_class_condition(chosen)
+    faults += [*_recipe_faults(body.recipe, task), *policy_faults(body.policy, task, told_class=told, at="/policy")]
     if faults or spec is None or options is None:
         raise InvalidRequest("The model cannot be registered; every fault is listed.", faults=faults)
-    return task, options.model_dump(mode="json"), _filled_in(body.recipe, spec)
+    return task, chosen, _filled_in(body.recipe, spec)
 
 
-def refuse_policy(policy: Policy, task: Task) -> None:
-    """Raise InvalidRequest where the policy speaks of things without meaning for the task."""
-    if faults := list(policy_faults(policy, task)):
+def refuse_policy(policy: Policy, model: Model) -> None:
+    """Raise InvalidRequest where the policy speaks of things without meaning for the model."""
+    task = Task(model.task)
+    if faults := list(policy_faults(policy, task, told_class=task_fit.told_the_class(model))):
         raise InvalidRequest(f"The policy does not fit a model for {task}; every fault is listed.", faults=faults)
 
 
-def policy_faults(policy: Policy, task: Task, at: str = "") -> Iterable[Fault]:
-    """Yield what of the policy has no meaning for the task, and why. ``at``: where the policy stands in the body."""
+def policy_faults(policy: Policy, task: Task, *, told_class: bool = True, at: str = "") -> Iterable[Fault]:
+    """Yield what of the policy has no meaning for the task, and why.
+
+    ``told_class``: the network works class by class; ``at``: where the policy stands in the body.
+    """
     for i, name in enumerate(policy.ladder or ()):
-        if why := METHODS[name].not_for.get(task):
-            yield _fault(f"{at}/ladder/{i}", name, task, why, _able(task))
+        if why := _why_not(METHODS[name], task, told_class=told_class):
+            yield _fault(f"{at}/ladder/{i}", name, task, why, _able(task, told_class=told_class))
     for purpose, bounds in policy.gate.items():
         why = NO_MEANING[task].get(purpose)
         if why and bounds:
@@ -139,8 +147,15 @@ def _fault(pointer: str, value: Any, task: Task, why: str, remedy: str) -> Fault
     return Fault(pointer, NOT_FOR_TASK, value, f"It has no meaning for a model for {task}: {why}. {remedy}")
 
 
-def _able(task: Task) -> str:
-    return f"Those that have: {', '.join(sorted(name for name, spec in METHODS.items() if task in spec.tasks))}."
+def _why_not(spec: MethodSpec, task: Task, *, told_class: bool) -> str | None:
+    if spec.needs_class_condition and not told_class:
+        return NEEDS_CLASS_CONDITION
+    return spec.not_for.get(task)
+
+
+def _able(task: Task, *, told_class: bool) -> str:
+    able = sorted(name for name, spec in METHODS.items() if _why_not(spec, task, told_class=told_class) is None)
+    return f"Those that have: {', '.join(able)}."
 
 
 def _known(task: Task) -> str:

@@ -144,6 +144,7 @@ def _available(model: Model) -> Available:
     """Return what a model brings for any of its versions."""
     return Available(
         task=Task(model.task),
+        class_condition=task_fit.told_the_class(model),
         recipe=model.recipe is not None,
         sharded=bool((model.recipe or {}).get("sisa")),
         retain=model.policy.get("retain_data") != "gone",

@@ -1,6 +1,7 @@
 """What a model's task rules out of a request: purposes without meaning for it, and classes it was never told."""
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 from service.catalogue.methods import AUTO, METHODS, Purpose
 from service.catalogue.purposes import NO_MEANING
@@ -27,7 +28,12 @@ def is_for_others(method: str, model: Model) -> bool:
 
 def told_the_class(model: Model) -> bool:
     """Say whether the network works class by class, as all do but those registered without class condition."""
-    return bool(model.architecture_options.get("class_condition", True))
+    return has_class_condition(model.architecture_options)
+
+
+def has_class_condition(options: Mapping[str, Any]) -> bool:
+    """Say the same of an architecture's options."""
+    return bool(options.get("class_condition", True))
 
 
 def no_class_condition(model: Model, classes: int) -> Fault:

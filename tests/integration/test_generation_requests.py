@@ -219,6 +219,42 @@ def test_models_that_are_told_no_class_can_forget_samples_but_no_class(stack: St
     assert _ask(stack, *whole, preview=True).json()["acceptable"] is True
 
 
+TEACHING = ["random_label", "salun"]
+
+
+@pytest.mark.parametrize("preview", [False, True])
+@pytest.mark.parametrize("method", TEACHING)
+def test_what_teaches_another_class_is_refused_where_no_class_is_told(
+    stack: Stack, method: str, *, preview: bool
+) -> None:
+    before = _stored(stack)[:3]
+    answer = _ask(stack, "train-1", of="plain", method=method, preview=preview)
+    (fault,) = answer.json()["faults"] if preview else list(_faults(answer).values())
+    assert (fault["pointer"], fault["code"], fault["value"]) == ("/method", "method_needs_not_met", method)
+    for told in ("'u'", "told no class", "ieu, neggrad_plus"):
+        assert told in fault["detail"]
+    assert not [each for each in TEACHING if each in fault["detail"].split("Ask for")[1]]
+    assert _stored(stack)[:3] == before
+
+
+def test_both_faults_come_together_where_such_a_method_is_asked_to_forget_a_class(stack: Stack) -> None:
+    whole = [f"train-{i}" for i in range(0, 40, 4)]
+    assert set(_faults(_ask(stack, *whole, of="plain", method="salun"))) == {"/sample_ids", "/method"}
+
+
+def test_a_ladder_of_a_model_that_is_told_no_class_names_no_method_that_teaches_another(stack: Stack) -> None:
+    ladder = {"ladder": ["random_label", "ieu", "salun", "retrain"]}
+    told_none = {"width": 8, "class_condition": False}
+    before = _stored(stack)
+    found = _faults(_register(stack, "none-told", architecture_options=told_none, policy=ladder))
+    assert set(found) == {"/policy/ladder/0", "/policy/ladder/2"}
+    assert "told no class" in found["/policy/ladder/0"]["detail"]
+    assert set(_faults(stack.client.put("/v1/models/u/policy", json=ladder))) == {"/ladder/0", "/ladder/2"}
+    assert _stored(stack) == before
+    assert stack.client.put("/v1/models/g/policy", json=ladder).status_code == 200
+    assert stack.client.put("/v1/models/g/policy", json={}).status_code == 200
+
+
 def test_one_request_gives_each_model_a_ladder_and_a_bar_of_its_task(stack: Stack) -> None:
     previewed = {each["model"]: each for each in _ask(stack, "train-2", preview=True).json()["models"]}
     tried = {name: [each["method"] for each in model["methods"]] for name, model in previewed.items()}
@@ -257,4 +293,6 @@ def test_the_catalogue_says_what_each_method_and_metric_is_for_and_why_not(stack
         assert set(each["not_for"]) == set(Task) - set(each["tasks"])
     orders = {(each["task"], each["purpose"], each["scenario"]): each["methods"] for each in listed["ladders"]}
     assert orders["generation", "privacy", "subset"] == ["neggrad_plus", "ieu", "retrain"]
+    told = {each["id"] for each in listed["items"] if each["needs_class_condition"]}
+    assert told == set(TEACHING)
     assert all(each["tasks"] for each in stack.client.get("/v1/metrics").json()["items"])

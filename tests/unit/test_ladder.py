@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.catalogue.methods import METHODS
+from service.catalogue.tasks import Task
 from workers.ladder import Situation, next_rung, order, small_set_rule, surest
 
 LADDER = ("scrub_r", "finetune", "retrain")
@@ -28,6 +29,15 @@ def test_a_method_outside_the_ladder_is_followed_by_all_of_it() -> None:
 
 def test_auto_climbs_the_ladder() -> None:
     assert [_next("auto", *LADDER[:i]) for i in range(4)] == [*LADDER, None]
+
+
+def test_a_method_that_teaches_another_class_is_passed_over_where_the_network_is_told_none() -> None:
+    facts: dict[str, Any] = {"task": Task.GENERATION, "ladder": ("random_label", "salun", "ieu"), "forget_count": 600}
+    rung = next_rung(Situation(requested="auto", class_condition=False, **facts))
+    assert rung.method == "ieu"
+    assert set(rung.passed_over) == {"random_label", "salun"}
+    assert next_rung(Situation(requested="auto", **facts)).method == "random_label"
+    assert next_rung(Situation(requested="salun", class_condition=False, **facts)).method == "ieu"
 
 
 def test_nothing_follows_exact_retraining() -> None:

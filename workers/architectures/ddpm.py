@@ -40,6 +40,11 @@ class Ddpm(nn.Module):
         self._followed: tuple[int, ...] | None = None
         self.register_load_state_dict_post_hook(_begin_anew)  # type: ignore[no-untyped-call]
 
+    @property
+    def class_condition(self) -> bool:
+        """Say whether the network is told the class."""
+        return not isinstance(self.net, Unconditional)
+
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy is made of: its tensors have changed in no step of this one."""
         return {**self.__dict__, "_followed": None}

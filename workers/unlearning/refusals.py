@@ -4,7 +4,9 @@ import torch
 from torch import nn
 
 from service.catalogue.methods import METHODS
+from service.catalogue.methods.spec import NEEDS_CLASS_CONDITION
 from service.catalogue.tasks import Task
+from workers.architectures.ddpm import Ddpm
 from workers.unlearning.interface import InvalidSplitsError, UnlearningError, UnlearningResult, UnlearningSplits
 
 NAMED = 5
@@ -18,6 +20,7 @@ def refuse_before(
     if task in METHODS[method].not_for:
         raise UnlearningError(f"{method} has no meaning for {task}: {METHODS[method].not_for[task]}")
     _refuse_unknown_classes(splits, num_classes)
+    _refuse_without_class_condition(method, parent, splits)
     _refuse_without_selection(method, splits)
     _refuse_emptied_classes(method, splits)
     _refuse_broken_parent(method, parent)
@@ -37,6 +40,20 @@ def _refuse_unknown_classes(splits: UnlearningSplits, num_classes: int) -> None:
         raise InvalidSplitsError(f"the network has classes 0 to {num_classes - 1}, and the samples labels {unknown}")
 
 
+def _refuse_without_class_condition(method: str, parent: nn.Module, splits: UnlearningSplits) -> None:
+    """Refuse what a network that is told no class cannot be taught, and a class that nothing could show it forgot."""
+    if not isinstance(parent, Ddpm) or parent.class_condition:
+        return
+    if METHODS[method].needs_class_condition:
+        raise UnlearningError(f"{method}: {NEEDS_CLASS_CONDITION}")
+    emptied = _emptied(splits)
+    if emptied:
+        raise UnlearningError(
+            f"nothing is retained of {emptied}, and nothing could show that a model that is told no class draws these "
+            "no more"
+        )
+
+
 def _refuse_without_selection(method: str, splits: UnlearningSplits) -> None:
     """Refuse a method that chooses among its epochs when nothing is held out to choose by."""
     spec = METHODS[method]
@@ -50,9 +67,14 @@ def _refuse_emptied_classes(method: str, splits: UnlearningSplits) -> None:
     """Refuse a method that needs retained samples of every forgotten class where the forget set has them all."""
     if not METHODS[method].needs_in_class_retain:
         return
-    emptied = sorted(set(splits.forget.labels.tolist()) - set(splits.retained_labels.tolist()))
+    emptied = _emptied(splits)
     if emptied:
         raise UnlearningError(f"{method} needs retained samples of each forgotten class, and has none of {emptied}")
+
+
+def _emptied(splits: UnlearningSplits) -> list[int]:
+    """Return the forgotten classes of which nothing is retained, ascending."""
+    return sorted(set(splits.forget.labels.tolist()) - set(splits.retained_labels.tolist()))
 
 
 def _refuse_broken_parent(method: str, parent: nn.Module) -> None:

@@ -27,6 +27,7 @@ RANDOM_LABEL = MethodSpec(
     fidelity="paper",
     needs=frozenset({"forget", "forget_labels", "retain", "validation"}),
     needs_in_class_retain=False,
+    needs_class_condition=True,
     purposes=frozenset({"privacy", "bias", "confusion"}),
     for_purpose={"bias": {"rewind": "none"}, "confusion": {"rewind": "none"}},
     for_task={

@@ -36,6 +36,7 @@ SALUN = MethodSpec(
     fidelity="paper",
     needs=frozenset({"forget", "forget_labels", "retain", "validation"}),
     needs_in_class_retain=False,
+    needs_class_condition=True,
     purposes=frozenset({"privacy", "bias", "confusion"}),
     for_purpose={"bias": {"rewind": "none"}, "confusion": {"rewind": "none"}},
     # a twentieth of the recipe's rate, the share for classifiers, teaches a diffusion model nothing in so few epochs

@@ -17,6 +17,9 @@ APPROXIMATE = (
     "attacks do not see."
 )
 
+NEEDS_CLASS_CONDITION = "it teaches a sample another class, and the model is told no class"
+"""Why a method cannot work on a network that draws without being told a class, as a sentence's end."""
+
 
 class MethodConfig(BaseModel):
     """Base of every method's options. Fields that a request names override those of the preset."""
@@ -40,10 +43,11 @@ class MethodConfig(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Available:
-    """What there is of a model: its task, a recipe, one that trains it in shards, its retain set, a selection pool,
-    and what was prepared."""
+    """What there is of a model: its task, whether it works class by class, a recipe, one that trains it in shards, its
+    retain set, a selection pool, and what was prepared."""
 
     task: Task = Task.CLASSIFICATION
+    class_condition: bool = True
     recipe: bool = True
     sharded: bool = False
     retain: bool = True
@@ -55,12 +59,13 @@ class Available:
 class MethodSpec:
     """Describe one method: what it needs, what it promises, and what it does not prove.
 
-    `needs_in_class_retain` is True when every forgotten class must still occur in the retain set. `own_stop` is
-    True when a rule of its own chooses the epoch where no selection pool is left. `uses` names what it takes from a
+    `needs_in_class_retain` is True when every forgotten class must still occur in the retain set. `own_stop` is True
+    when a rule of its own chooses the epoch where no selection pool is left. `uses` names what it takes from a
     version's preparations; with `instead_of_retain` among them the retain set is not read. `needs_sharded_recipe` is
-    True when it works only on models whose recipe has `sisa`. `for_purpose` holds the options that a purpose prefers
-    to the defaults, `for_task` those that a task does. `not_for` says of each task for which it has no meaning why, as
-    a sentence's end.
+    True when it works only on models whose recipe has `sisa`, `needs_class_condition` when it teaches a sample another
+    class, which a network that draws without being told one cannot be taught. `for_purpose` holds the options that a
+    purpose prefers to the defaults, `for_task` those that a task does. `not_for` says of each task for which it has no
+    meaning why, as a sentence's end.
     """
 
     id: str
@@ -76,6 +81,7 @@ class MethodSpec:
     does_not_prove: str
     own_stop: bool = False
     needs_sharded_recipe: bool = False
+    needs_class_condition: bool = False
     for_purpose: Mapping[Purpose, Mapping[str, Any]] = field(default_factory=dict)
     for_task: Mapping[Task, Mapping[str, Any]] = field(default_factory=dict)
     uses: frozenset[PreparationName] = frozenset()
@@ -101,6 +107,8 @@ class MethodSpec:
         """Say what the method needs and a model has not, as a sentence's end; None where it has all."""
         if there.task in self.not_for:
             return f"no method for {there.task}: {self.not_for[there.task]}"
+        if self.needs_class_condition and not there.class_condition:
+            return NEEDS_CLASS_CONDITION
         if "recipe" in self.needs and not there.recipe:
             return "the model has no training recipe"
         if self.needs_sharded_recipe and not there.sharded:

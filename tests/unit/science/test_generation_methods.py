@@ -92,6 +92,33 @@ def test_a_method_without_meaning_for_it_refuses_with_the_reason(method: str) ->
         _unlearned(method, {})
 
 
+def _unlearned_without_class(method: str, forget: Tensor) -> UnlearningResult:
+    parent = net(class_condition=False)
+    train(parent, samples(), RECIPE.model_copy(update={"epochs": 1}), task=Diffusion(), generator=generator_for(0))
+    config = CATALOGUE[method].config.model_validate(QUICK[method])
+    with deterministic(0):
+        return unlearn(SPEC, parent, splits(forget), config, method=method, seed=0, max_accuracy_drop=100.0)
+
+
+@pytest.mark.parametrize("method", ["random_label", "salun"])
+def test_no_other_class_is_taught_to_a_net_that_is_told_none(method: str) -> None:
+    with pytest.raises(UnlearningError, match=f"{method}: it .* told no class"):
+        _unlearned_without_class(method, torch.arange(4))
+
+
+@pytest.mark.parametrize("method", sorted(QUICK))
+def test_a_net_that_is_told_no_class_forgets_no_class_as_a_whole(method: str) -> None:
+    with pytest.raises(UnlearningError, match="told no class"):
+        _unlearned_without_class(method, torch.arange(0, 24, 3))
+
+
+@pytest.mark.parametrize("method", ["finetune", "neggrad_plus", "scrub"])
+def test_a_net_that_is_told_no_class_forgets_samples(method: str) -> None:
+    found = _unlearned_without_class(method, torch.arange(4)).model
+    assert isinstance(found, Ddpm)
+    assert int(found.ema_updates) >= 1
+
+
 @pytest.mark.parametrize(
     ("method", "config"),
     [

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.architectures import ImageShape
-from workers.architectures.ddpm import Ddpm, Unconditional
+from workers.architectures.ddpm import Ddpm
 from workers.evaluation.generation import figures
 from workers.evaluation.generation.drawn import Drawn, SamplingPlan, SamplingProfile, draw, plan_sampling
 from workers.evaluation.generation.frechet import Moments, class_weights, frechet_distance, moments
@@ -79,7 +79,7 @@ def studio_for(
         real=real,
         real_unseen=unseen,
         classifier=disclosed(recogniser, splits.audit),
-        told=not isinstance(parent, Ddpm) or not isinstance(parent.net, Unconditional),
+        told=not isinstance(parent, Ddpm) or parent.class_condition,
     )
 
 
