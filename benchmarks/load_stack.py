@@ -246,8 +246,10 @@ def app() -> Any:
 def _serve_api(port: int, processes: int) -> None:
     import uvicorn
 
+    from service import server
+
     if processes == 1:
-        uvicorn.run(app(), host="127.0.0.1", port=port, log_level="warning")
+        server.run(app(), Settings(), host="127.0.0.1", port=port, on_drain=lambda: None, exit_seconds=0.0)
     else:
         target = "benchmarks.load_stack:app"
         uvicorn.run(target, factory=True, workers=processes, host="127.0.0.1", port=port, log_level="warning")

@@ -19,6 +19,7 @@ from service.seen_keys import SeenKeys
 from service.settings import Settings
 from service.store import audit, keys
 from service.store.intake import Secrets
+from service.store.queue_forecast import QueueForecasts
 from service.store.session import Database
 from service.streams import Streams
 
@@ -38,6 +39,7 @@ class Parts:
     draining: threading.Event = field(default_factory=threading.Event)
     streams: Streams = field(default_factory=Streams)
     lanes: Lanes = field(default_factory=Lanes)
+    forecasts: QueueForecasts = field(default_factory=QueueForecasts)
 
 
 async def parts(request: Request) -> Parts:

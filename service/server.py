@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 import structlog
@@ -19,10 +20,14 @@ from fastapi import FastAPI
 
 from service.connections import options
 from service.deps import Parts
+from service.garbage import long_lived
 from service.settings import Settings
 
 # What the end takes beside the requests: duties and webhook deliveries that are at something, connections to close.
 LAST_SECONDS = 12.0
+TICK_SECONDS = 1.0
+# The library's count of ticks at which it does what is due every second: its date header.
+_EVERY_SECOND = 0
 log = structlog.get_logger()
 
 
@@ -34,10 +39,31 @@ class Server(uvicorn.Server):
         self._parts, self._on_drain = parts, on_drain
         self._signals = 0
         self._stop_at: float | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._woken = asyncio.Event()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the library's signature
-        # Counted alone: locks may be held by the very code that the signal interrupts.
+        # Counted and told alone, which take no lock: one may be held by the very code that the signal interrupts.
         self._signals += 1
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._woken.set)
+
+    async def main_loop(self) -> None:
+        """Look after the server once a second, and at once on a signal.
+
+        The library's loop looks ten times a second, which is most of what an idle process would do.
+        """
+        self._loop = asyncio.get_running_loop()
+        long_lived()
+        while not await self.on_tick(_EVERY_SECOND):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), self._rest())
+            self._woken.clear()
+
+    def _rest(self) -> float:
+        """Return for how many seconds nothing is due: the end of the drain is, to the moment."""
+        left = TICK_SECONDS if self._stop_at is None else self._stop_at - asyncio.get_running_loop().time()
+        return min(TICK_SECONDS, max(left, 0.0))
 
     async def on_tick(self, counter: int) -> bool:
         if self._signals and self._stop_at is None:

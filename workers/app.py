@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from service import faults, logs
 from service.broker import TASK, celery_config
+from service.garbage import long_lived
 from service.settings import Settings
 from service.store import schema
 from workers.bench import Bench
@@ -58,6 +59,7 @@ def _start(**_: Any) -> None:
     if os.environ.get("UNLEARN_EXIT_WITH_PARENT"):
         threading.Thread(target=_exit_with_parent, daemon=True).start()
     Sweeper(bench(), lambda job_id: app.send_task(TASK, [job_id], retry=False)).start()
+    long_lived()
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]

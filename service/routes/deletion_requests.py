@@ -1,11 +1,11 @@
 """/v1/deletion-requests: take requests in, show where they stand, cancel before work starts."""
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Header, Query, Response
 from pydantic import ValidationError
-from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -28,13 +28,14 @@ from service.store import (
     decision_notes,
     idempotency,
     intake,
-    queue_forecast,
     quotas,
     request_outcomes,
     requests,
+    shown_jobs,
 )
 from service.store.quotas import Quotas
-from service.store.tables import Dataset, DeletionRequest, Job, Version
+from service.store.shown_jobs import ShownJob
+from service.store.tables import DeletionRequest
 
 router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"])
 MAX_UNRESOLVED_LISTED = 1_000
@@ -44,27 +45,23 @@ _OF_ONE = ("forecast_at", "forecast_overdue", "decisions")
 
 def views(session: Session, found: list[DeletionRequest]) -> list[DeletionRequestOut]:
     """Return the documents of some requests."""
-    jobs = requests.jobs(session, [request.id for request in found])
-    names = {key: session.get_one(Dataset, key).name for key in {request.dataset_id for request in found}}
-    numbers = _version_numbers(session, {job.version_id for pairs in jobs.values() for job, _ in pairs})
+    jobs = shown_jobs.of_each(session, [request.id for request in found])
+    names = datasets.names(session, {request.dataset_id for request in found})
+    outcomes = request_outcomes.of_each(session, found)
     return [
-        _document(
-            request,
-            dataset=names[request.dataset_id],
-            outcomes=request_outcomes.of_request(session, request),
-            jobs=jobs[request.id],
-            numbers=numbers,
-        )
+        _document(request, names[request.dataset_id], outcomes=outcomes[request.id], jobs=jobs[request.id])
         for request in found
     ]
 
 
 def view(session: Session, request: DeletionRequest, parts: Parts) -> DeletionRequestOut:
     """Return the document of one request, with the forecast and what was decided."""
-    document = views(session, [request])[0]
-    its_jobs = [job for job, _ in requests.jobs(session, [request.id])[request.id]]
-    silent = 4 * parts.settings.sweep_seconds
-    document.forecast_at = queue_forecast.of_request(session, request, its_jobs, sign_of_life_seconds=silent)
+    jobs = shown_jobs.of_each(session, [request.id])[request.id]
+    names, outcomes = datasets.names(session, {request.dataset_id}), request_outcomes.of_request(session, request)
+    document = _document(request, names[request.dataset_id], outcomes=outcomes, jobs=jobs)
+    if request.error is None:
+        silent = 4 * parts.settings.sweep_seconds
+        document.forecast_at = parts.forecasts.of_jobs(session, jobs, sign_of_life_seconds=silent)
     decided = decision_notes.of_request(session, request)
     document.decisions = [DecisionOut.model_validate(each, from_attributes=True) for each in decided]
     if document.forecast_at is not None:
@@ -73,29 +70,14 @@ def view(session: Session, request: DeletionRequest, parts: Parts) -> DeletionRe
 
 
 def _document(
-    request: DeletionRequest,
-    *,
-    dataset: str,
-    outcomes: dict[str, int],
-    jobs: list[tuple[Job, str]],
-    numbers: dict[str, int],
+    request: DeletionRequest, dataset: str, *, outcomes: dict[str, int], jobs: Sequence[ShownJob]
 ) -> DeletionRequestOut:
     apart = (*_OF_ONE, "dataset", "outcomes", "jobs", "unresolved_sample_ids", "overdue")
     return DeletionRequestOut(
         dataset=dataset,
         overdue=requests.is_overdue(request),
         outcomes=outcomes,
-        jobs=[
-            RequestJobOut(
-                id=job.id,
-                model=model,
-                status=job.status,
-                version=numbers.get(job.version_id or ""),
-                evaluation_id=job.evaluation_id,
-                error=job.error,
-            )
-            for job, model in jobs
-        ],
+        jobs=[RequestJobOut.model_validate(job, from_attributes=True) for job in jobs],
         **{field: getattr(request, field) for field in DeletionRequestOut.model_fields if field not in apart},
     )
 
@@ -106,15 +88,8 @@ def _answer(session: Session, accepted: intake.Accepted) -> DeletionRequestOut:
     if not accepted.jobs:
         return views(session, [request])[0]
     outcomes = request_outcomes.at_start(request)
-    return _document(request, dataset=accepted.dataset.name, outcomes=outcomes, jobs=accepted.jobs, numbers={})
-
-
-def _version_numbers(session: Session, ids: set[str | None]) -> dict[str, int]:
-    wanted = ids - {None}
-    if not wanted:
-        return {}
-    rows = session.execute(select(Version.id, Version.number).where(Version.id.in_(wanted)))
-    return {row.id: row.number for row in rows}
+    jobs = [ShownJob.new(job, model) for job, model in accepted.jobs]
+    return _document(request, accepted.dataset.name, outcomes=outcomes, jobs=jobs)
 
 
 def _preferred(body: DeletionRequestIn) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Registered datasets."""
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import select
@@ -60,6 +61,12 @@ def lock(session: Session, dataset_id: str) -> None:
     appears while a request is taken in must be seen by one of the two. SQLite has one writer anyway.
     """
     session.execute(select(Dataset.id).where(Dataset.id == dataset_id).with_for_update())
+
+
+def names(session: Session, ids: Collection[str]) -> dict[str, str]:
+    """Return the name of each dataset by its id."""
+    rows = session.execute(select(Dataset.id, Dataset.name).where(Dataset.id.in_(ids)))
+    return {row.id: row.name for row in rows}
 
 
 def page(session: Session, *, after: str, limit: int) -> list[Dataset]:

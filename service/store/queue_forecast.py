@@ -1,6 +1,9 @@
 """What a forecast needs of the store: the queue in the order of claims, and how long past jobs took."""
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import func, or_, select
@@ -10,31 +13,60 @@ from service import forecast
 from service.forecast import Work
 from service.lifecycle import JOB_BUSY, JOB_DONE, JOB_OVER, JobKind, JobStatus
 from service.store import jobs, workers
-from service.store.tables import DeletionRequest, Job
+from service.store.shown_jobs import ShownJob
+from service.store.tables import Job
 from service.store.types import now
 
 # A longer queue is not played through: its forecast would be of no use, and would cost the caller a second.
 MOST_AHEAD = 1_000
 PAST_JOBS = 20
+KEPT_SECONDS = 1.0
+_GOING = frozenset({*JOB_BUSY, JobStatus.QUEUED})
 Kind = tuple[str, str | None, str | None]
 
 
-def of_request(
-    session: Session, request: DeletionRequest, its_jobs: Sequence[Job], *, sign_of_life_seconds: float
-) -> datetime | None:
-    """Return when the last of the request's jobs will probably be done; None where that cannot be told.
+@dataclass(frozen=True, kw_only=True)
+class _Played:
+    """The queue played through at a time of the monotonic clock. ``seen``: its jobs; ``cut``: it was longer."""
 
-    ``sign_of_life_seconds``: how long ago a worker that still counts may have been heard of.
+    at: float
+    seen: frozenset[str]
+    cut: bool
+    done: Mapping[str, datetime]
+
+
+class QueueForecasts:
+    """The forecasts of one process. The queue played through says of all jobs at once, so it is kept for a moment.
+
+    A job that was not in the queue then has it played again; what else changed meanwhile is missing for a second.
     """
-    waiting = [job for job in its_jobs if job.status not in JOB_OVER]
-    going = all(job.status in (*JOB_BUSY, JobStatus.QUEUED) and not job.on_hold for job in waiting)
-    if not waiting or not going or request.error is not None:
-        return None
+
+    def __init__(self) -> None:
+        self._played = _Played(at=-math.inf, seen=frozenset(), cut=False, done={})
+
+    def of_jobs(self, session: Session, jobs: Sequence[ShownJob], *, sign_of_life_seconds: float) -> datetime | None:
+        """Return when the last of a request's jobs will probably be done; None where that cannot be told.
+
+        ``sign_of_life_seconds``: how long ago a worker that still counts may have been heard of.
+        """
+        waiting = [job.id for job in jobs if job.status not in JOB_OVER]
+        if not waiting or any(job.on_hold or job.status not in _GOING for job in jobs if job.id in waiting):
+            return None
+        played = self._played
+        known = played.cut or played.seen.issuperset(waiting)
+        if not known or time.monotonic() - played.at > KEPT_SECONDS:
+            played = self._played = _play(session, sign_of_life_seconds)
+        found = [played.done.get(job_id) for job_id in waiting]
+        return max((each for each in found if each is not None), default=None) if None not in found else None
+
+
+def _play(session: Session, sign_of_life_seconds: float) -> _Played:
     moment = now()
     alive = workers.alive(session, within_seconds=sign_of_life_seconds)
-    done = forecast.finish_times(_works(session, moment), workers=alive, at=moment)
-    found = [done.get(job.id) for job in waiting]
-    return max((each for each in found if each is not None), default=None) if None not in found else None
+    works = _works(session, moment)
+    done = forecast.finish_times(works, workers=alive, at=moment)
+    seen = frozenset(work.job_id for work in works)
+    return _Played(at=time.monotonic(), seen=seen, cut=len(works) >= MOST_AHEAD, done=done)
 
 
 def _works(session: Session, moment: datetime) -> list[Work]:

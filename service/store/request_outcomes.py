@@ -1,8 +1,9 @@
 """What became of each id that a deletion request names, and how many of its ids share an outcome."""
 
 from collections.abc import Sequence
+from functools import cache
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Select, String, func, select, update
 from sqlalchemy.orm import Session
 
 from service.store import samples
@@ -22,15 +23,21 @@ def of_request(session: Session, request: DeletionRequest) -> dict[str, int]:
 
 def of_each(session: Session, found: Sequence[DeletionRequest]) -> dict[str, dict[str, int]]:
     """Return the same of each request by its id, with one statement."""
-    rows = session.execute(
-        select(RequestSample.request_id, RequestSample.outcome, func.count())
-        .where(samples.one_of(session, RequestSample.request_id, [request.id for request in found]))
-        .group_by(RequestSample.request_id, RequestSample.outcome)
-    )
+    listed = samples.packed(session, [request.id for request in found])
+    rows = session.execute(_counting(samples.dialect_of(session)), {"listed": listed})
     counts: dict[str, dict[str, int]] = {request.id: {} for request in found}
     for request_id, outcome, count in rows:
         counts[request_id][outcome] = count
     return {request.id: _told(request, counts[request.id]) for request in found}
+
+
+@cache
+def _counting(dialect: str) -> Select[str, str, int]:
+    return (
+        select(RequestSample.request_id, RequestSample.outcome, func.count())
+        .where(samples.among(dialect, RequestSample.request_id, String))
+        .group_by(RequestSample.request_id, RequestSample.outcome)
+    )
 
 
 def _told(request: DeletionRequest, counts: dict[str, int]) -> dict[str, int]:
