@@ -22,7 +22,6 @@ def finish(session: Session, claim: Claim, job: Job, status: JobStatus, action: 
 def failed(session: Session, claim: Claim, error: dict[str, Any], suppression_key: bytes, *, status: JobStatus) -> None:
     """Record a failure that another try would repeat; an operator decides what comes next."""
     job = jobs.hold_lease(session, claim)
-    datasets.lock(session, job.dataset_id)
     jobs.end_attempt(session, claim, str(status), error)
     give_up(session, job, error, suppression_key, status=status)
 
@@ -30,7 +29,11 @@ def failed(session: Session, claim: Claim, error: dict[str, Any], suppression_ke
 def give_up(
     session: Session, job: Job, error: dict[str, Any], suppression_key: bytes, *, status: JobStatus | None
 ) -> None:
-    """Tell everyone who waits for the job that it will not go on by itself. ``status`` None: it moved already."""
+    """Tell everyone who waits for the job that it will not go on by itself. ``status`` None: it moved already.
+
+    For whoever holds the job's row.
+    """
+    datasets.lock(session, job.dataset_id)
     job.error = {key: value for key, value in error.items() if key in ("code", "detail")}
     if status is not None:
         jobs.note(session, job, "job.attempt_finished", {"outcome": str(status), "code": error.get("code")})

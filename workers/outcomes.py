@@ -1,9 +1,10 @@
 """What becomes of what the child returned: its bytes are stored first, then one transaction names them."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -84,15 +85,15 @@ def _stored(
     """Store the weights, and what the child prepared, and open the transaction that names them."""
     file = folder / WEIGHTS_FILE
     weights = bench.artifacts.put(file), file.stat().st_size
-    with _kept(bench, result, folder) as (session, files):
-        digests.hold(session, weights[0])
-        bench.artifacts.ensure(file, weights[0])
+    with _kept(bench, result, folder, also={file: weights[0]}) as (session, files):
         yield session, weights, files
 
 
 @contextmanager
-def _kept(bench: Bench, result: dict[str, Any], folder: Path) -> Iterator[tuple[Session, list[Kept]]]:
-    """Store what the child prepared, and open the transaction that names it.
+def _kept(
+    bench: Bench, result: dict[str, Any], folder: Path, *, also: Mapping[Path, str] = MappingProxyType({})
+) -> Iterator[tuple[Session, list[Kept]]]:
+    """Store what the child prepared, and open the transaction that names it, and what is stored ``also``.
 
     Bytes first, row second: a crash in between leaves an orphan that the next attempt overwrites or a sweep removes.
     """
@@ -108,9 +109,10 @@ def _kept(bench: Bench, result: dict[str, Any], folder: Path) -> Iterator[tuple[
     ]
     faults.reach(Step.BEFORE_PUBLISHING)
     with bench.database.writing() as session:
-        for path, file in zip(made, kept, strict=True):
-            digests.hold(session, file.stored[0])
-            bench.artifacts.ensure(path, file.stored[0])
+        stored = {path: file.stored[0] for path, file in zip(made, kept, strict=True)} | dict(also)
+        digests.hold_all(session, stored.values())
+        for path, sha256 in stored.items():
+            bench.artifacts.ensure(path, sha256)
         yield session, kept
     faults.reach(Step.AFTER_PUBLISHING)
 

@@ -14,7 +14,6 @@ from service.store import (
     attaching,
     candidates,
     datasets,
-    digests,
     events,
     jobs,
     preparations,
@@ -170,11 +169,13 @@ def erased(
 
 
 def approved(session: Session, claim: Claim, prepared: Prepared, suppression_key: bytes) -> None:
-    """Publish the candidate that a person approved although its gate did not pass it."""
+    """Publish the candidate that a person approved although its gate did not pass it.
+
+    For whoever holds the candidate's digest: that comes before the job (docs/lock-order.md).
+    """
     job = jobs.hold_lease(session, claim)
     datasets.lock(session, job.dataset_id)
     weights = str(job.candidate_sha256), int(job.candidate_size or 0)
-    digests.hold(session, weights[0])
     version = _circulate(session, claim, job, prepared, weights, str(job.evaluation_id))
     candidates.published(session, job)
     _settle(session, job, session.get_one(Model, job.model_id), suppression_key)

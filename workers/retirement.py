@@ -4,7 +4,7 @@ Bytes are deleted inside the transaction that says so. A crash between the two l
 has no bytes: the next sweep finds them absent and says so then.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import structlog
@@ -18,7 +18,7 @@ from service.faults import Step
 from service.lifecycle import VersionState
 from service.store import audit, candidates, digests, preparations, residuals, versions
 from service.store.residuals import Entry, State
-from service.store.tables import Model, Version
+from service.store.tables import Job, Model, Version
 from service.store.types import new_id
 from workers.bench import Bench
 
@@ -59,14 +59,11 @@ def digest_contents(bench: Bench) -> None:
     with bench.database.reading() as session:
         found = versions.without_content_digest(session, after=bench.purges.contents)
     bench.purges.contents = found[-1].id if len(found) == versions.PURGES_AT_ONCE else ""
-    contents = {}
     for version in found:
         with _going_on("purge.digest_failed", version_id=version.id):
-            contents[version.id] = _content_digest(bench, version)
-    if contents:
-        with bench.database.writing() as session:
-            for version in session.scalars(select(Version).where(Version.id.in_(contents))):
-                version.content_sha256 = contents[version.id]
+            content = _content_digest(bench, version)
+            with bench.database.writing() as session:
+                session.get_one(Version, version.id).content_sha256 = content
 
 
 def _content_digest(bench: Bench, version: Version) -> str:
@@ -81,10 +78,14 @@ def _content_digest(bench: Bench, version: Version) -> str:
 def _purge_version(bench: Bench, version: Version) -> None:
     with bench.database.writing() as session:
         # An upload of the same bytes comes before, and is seen, or after, and stores them again.
-        digests.hold(session, version.sha256)
-        row = session.scalar(select(Version).where(Version.id == version.id).with_for_update())
+        held = {version.sha256, *_digests_beside(session, version)}
+        digests.hold_all(session, held)
+        stale = candidates.made_from(session, version)
+        row = session.scalar(select(Version).where(Version.id == version.id).with_for_update(key_share=True))
         if row is None or row.state not in (VersionState.RETIRED, VersionState.REJECTED):
             return
+        if not held.issuperset(_digests_beside(session, version)):
+            return  # what came in between goes with the version at the next sweep
         if versions.digest_in_use(session, row.sha256):
             return
         if row.content_sha256 is None:
@@ -94,7 +95,7 @@ def _purge_version(bench: Bench, version: Version) -> None:
             log.error("purge.failed", version_id=row.id)
             return
         faults.reach(Step.PURGING)
-        beside = _purge_what_came_of(bench, session, row)
+        beside = _purge_what_came_of(bench, session, row, stale)
         if beside is None:
             log.error("purge.failed", version_id=row.id)
             return
@@ -102,16 +103,22 @@ def _purge_version(bench: Bench, version: Version) -> None:
         versions.move(session, row, VersionState.PURGED, **checked, **beside)
 
 
-def _purge_what_came_of(bench: Bench, session: Session, version: Version) -> dict[str, int] | None:
-    """Delete what was prepared of the version, and the candidates of held jobs that came from it.
+def _digests_beside(session: Session, version: Version) -> list[str]:
+    prepared = [file.sha256 for file in preparations.of_version(session, version.id)]
+    return [*prepared, *candidates.digests_made_from(session, version)]
 
-    Return how many files are proven absent, and how many stay because another row names equal bytes; None where one
-    could not be deleted.
+
+def _purge_what_came_of(
+    bench: Bench, session: Session, version: Version, stale: Sequence[Job]
+) -> dict[str, int] | None:
+    """Delete what was prepared of the version, and the candidates of the held jobs that came from it.
+
+    The digests of all of them are held. Return how many files are proven absent, and how many stay because another row
+    names equal bytes; None where one could not be deleted.
     """
     name = session.get_one(Model, version.model_id).name
     entry = residuals.entry_of_version("version.purged", version, name)
     prepared = [residuals.of_preparation(file, version, name) for file in preparations.of_version(session, version.id)]
-    stale = candidates.made_from(session, version)
     waiting = [candidates.artefact_of(job) for job in stale]
     preparations.forget(session, version)
     for job in stale:
@@ -120,7 +127,6 @@ def _purge_what_came_of(bench: Bench, session: Session, version: Version) -> dic
     found = {"preparations_absent": 0, "preparations_shared": 0, "candidates_absent": 0}
     for artefact in [*prepared, *waiting]:
         sha256 = str(artefact.sha256)
-        digests.hold(session, sha256)
         if preparations.in_use(session, sha256):
             found["preparations_shared"] += 1
             residuals.advance(session, artefact, state=State.SHARED, entry=entry)

@@ -85,21 +85,16 @@ def sweep(bench: Bench, ring: Callable[[str], None]) -> None:
         return
     if _waits_for_replay(bench):
         return
+    # Each in a transaction of its own: together they would lock jobs after datasets (docs/lock-order.md).
+    _free_lost(bench)
     with bench.database.writing() as session:
-        skew = bench.clock.skew_seconds
-        jobs.cut_leases(session, lease_seconds=bench.settings.lease_seconds, skew_seconds=skew)
-        lost = jobs.expired(session, skew_seconds=skew) if bench.clock.trusts_leases else ()
-        for job in lost:
-            log.warning("lease.expired", job_id=job.id, attempts=job.attempts)
-            jobs.give_back(session, job, max_attempts=bench.settings.max_attempts, reason="lease_expired")
-            if job.status == JobStatus.POISONED:
-                attempt_end.give_up(session, job, job.error or {}, bench.suppression_key, status=None)
-        session.flush()
         candidates.drop_of_cancelled(session)
+    with bench.database.writing() as session:
         retirement.retire_same_weights(session)
+    with bench.database.writing() as session:
         for model in references.to_trim(session):
             references.ask_for(session, model, JobKind.TRIM)
-        session.flush()
+    with bench.database.writing() as session:
         waiting = jobs.to_ring(session, older_than_seconds=2 * bench.settings.sweep_seconds)
     for job_id in waiting:
         if not _rung(ring, job_id):
@@ -110,6 +105,23 @@ def sweep(bench: Bench, ring: Callable[[str], None]) -> None:
     caches.clean(bench)
     leftovers.remove_strange_caches(bench)
     bench.runner.release_idle()
+
+
+def _free_lost(bench: Bench) -> None:
+    """Give back the jobs whose worker has gone silent, each by itself."""
+    skew = bench.clock.skew_seconds
+    with bench.database.writing() as session:
+        jobs.cut_leases(session, lease_seconds=bench.settings.lease_seconds, skew_seconds=skew)
+        lost = jobs.expired(session, skew_seconds=skew) if bench.clock.trusts_leases else ()
+    for job_id in lost:
+        with bench.database.writing() as session:
+            job = jobs.take_expired(session, job_id, skew_seconds=skew)
+            if job is None:
+                continue
+            log.warning("lease.expired", job_id=job.id, attempts=job.attempts)
+            jobs.give_back(session, job, max_attempts=bench.settings.max_attempts, reason="lease_expired")
+            if job.status == JobStatus.POISONED:
+                attempt_end.give_up(session, job, job.error or {}, bench.suppression_key, status=None)
 
 
 def tidy(bench: Bench) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from service import faults, outages
 from service.faults import Step
 from service.lifecycle import JobStatus
-from service.store import job_phase, jobs, replays, requests
+from service.store import digests, job_phase, jobs, replays, requests
 from service.store.jobs import Claim, LeaseLost
 from service.store.tables import Job
 from workers import attempt_end, caches, orders, outcomes, own_store, publish, publish_prepared, resumption
@@ -187,10 +187,12 @@ def _ended_at_once(bench: Bench, claim: Claim, prepared: Prepared) -> bool:
     """Begin the attempt; say whether it ended without any work."""
     with bench.database.writing() as session:
         job = session.get_one(Job, claim.job_id)
+        if job.candidate_sha256 is not None:
+            digests.hold(session, job.candidate_sha256)
+        approved = job_phase.begin_attempt(session, claim, rung=prepared.rung_name, parent_id=prepared.parent_id)
         if prepared.order is not None and prepared.order.keys() & {"dataset", "cache"}:
             # Before the child decodes them: whoever dies in between leaves no cache that nobody knows of.
             caches.note(session, caches.place_of(bench.settings.data_dir), job.dataset_id)
-        approved = job_phase.begin_attempt(session, claim, rung=prepared.rung_name, parent_id=prepared.parent_id)
         if prepared.order is None:
             publish.nothing_left(session, claim, bench.suppression_key)
         elif approved is not None:

@@ -1,6 +1,6 @@
 """Models that held jobs came to: kept for a person to approve, and gone when nobody can any more."""
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from service.lifecycle import JobStatus
@@ -43,13 +43,22 @@ def published(session: Session, job: Job) -> None:
 
 
 def made_from(session: Session, version: Version) -> list[Job]:
-    """Return the held jobs whose candidate came from the version: it can no longer be published in its place."""
-    query = select(Job).where(Job.parent_id == version.id, Job.candidate_sha256.is_not(None))
-    return list(session.scalars(query.order_by(Job.id)))
+    """Return the held jobs whose candidate came from the version, locked: it can no longer be published for it."""
+    query = select(Job).where(*_made_from(version)).order_by(Job.id).with_for_update()
+    return list(session.scalars(query, execution_options={"populate_existing": True}))
+
+
+def digests_made_from(session: Session, version: Version) -> list[str]:
+    """Return the digests of those candidates, without locking the jobs."""
+    return [str(sha256) for sha256 in session.scalars(select(Job.candidate_sha256).where(*_made_from(version)))]
+
+
+def _made_from(version: Version) -> tuple[ColumnElement[bool], ...]:
+    return Job.parent_id == version.id, Job.candidate_sha256.is_not(None)
 
 
 def drop_of_cancelled(session: Session) -> None:
     """Give up the candidates of jobs that nobody waits for any more."""
-    query = select(Job).where(Job.candidate_sha256.is_not(None), Job.status == JobStatus.CANCELLED)
-    for job in session.scalars(query):
+    query = select(Job).where(Job.candidate_sha256.is_not(None), Job.status == JobStatus.CANCELLED).order_by(Job.id)
+    for job in session.scalars(query.with_for_update(skip_locked=True)).all():
         drop(session, job, action="job.cancelled")

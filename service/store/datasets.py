@@ -55,7 +55,7 @@ def ready(session: Session, name: str) -> Dataset:
 
 
 def lock(session: Session, dataset_id: str) -> None:
-    """Hold the dataset until the commit.
+    """Hold the dataset until the commit; after jobs and before all that belongs to it (docs/lock-order.md).
 
     Taking requests in, publishing versions and settling requests each read what the others write: a version that
     appears while a request is taken in must be seen by one of the two. SQLite has one writer anyway.
@@ -67,6 +67,12 @@ def names(session: Session, ids: Collection[str]) -> dict[str, str]:
     """Return the name of each dataset by its id."""
     rows = session.execute(select(Dataset.id, Dataset.name).where(Dataset.id.in_(ids)))
     return {row.id: row.name for row in rows}
+
+
+def lock_idle(session: Session, dataset_ids: Collection[str]) -> list[str]:
+    """Hold those of the datasets that nobody else holds, without waiting for any; return which."""
+    query = select(Dataset.id).where(Dataset.id.in_(dataset_ids)).order_by(Dataset.id)
+    return list(session.scalars(query.with_for_update(skip_locked=True)))
 
 
 def page(session: Session, *, after: str, limit: int) -> list[Dataset]:

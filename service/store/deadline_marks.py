@@ -1,7 +1,7 @@
 """What is announced of open requests while the time to their due dates runs out, each mark once.
 
 The mark last announced stands in the request's row and is moved on in the transaction that announces it, under the
-row's lock: neither a restart nor a second process announces one again.
+dataset's lock: neither a restart nor a second process announces one again.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ def announce(session: Session, request_id: str) -> None:
     """Announce the marks that have gone by since the last one; past the due date, quarantine what knows the samples."""
     request = requests.get(session, request_id)
     datasets.lock(session, request.dataset_id)
-    session.refresh(request, with_for_update=True)
+    session.refresh(request)
     if request.next_mark_at is None or request.due_at is None:
         return
     last = deadlines.reached(request.received_at, request.due_at, at=now())

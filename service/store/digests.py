@@ -1,5 +1,7 @@
 """Turns at a digest: whoever deletes the bytes and whoever names them in a row must not do so at once."""
 
+from collections.abc import Iterable
+
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -16,3 +18,9 @@ def hold(session: Session, sha256: str) -> None:
     if session.get_bind().dialect.name == "postgresql":
         part = int.from_bytes(bytes.fromhex(sha256[:8]), "big", signed=True)
         session.execute(select(func.pg_advisory_xact_lock(_SPACE, part)))
+
+
+def hold_all(session: Session, sha256s: Iterable[str]) -> None:
+    """Have all of these digests, in the one order in which nobody waits for somebody who waits for them."""
+    for sha256 in sorted(set(sha256s)):
+        hold(session, sha256)

@@ -240,27 +240,34 @@ def end_attempt(session: Session, claim: Claim, outcome: str, error: dict[str, A
     )
 
 
-def expired(session: Session, *, skew_seconds: float = 0.0) -> list[Job]:
-    """Return busy jobs whose worker has gone silent, locked for this transaction; the skew is added to this clock."""
-    return list(
-        session.scalars(
-            select(Job)
-            .where(Job.status.in_(JOB_BUSY), Job.lease_until < now() + timedelta(seconds=skew_seconds))
-            .order_by(Job.id)
-            .with_for_update(skip_locked=True)
-        )
-    )
+def expired(session: Session, *, skew_seconds: float = 0.0) -> list[str]:
+    """Return the busy jobs whose worker has gone silent; the skew is added to this clock."""
+    return list(session.scalars(select(Job.id).where(*_gone_silent(skew_seconds)).order_by(Job.id)))
+
+
+def take_expired(session: Session, job_id: str, *, skew_seconds: float = 0.0) -> Job | None:
+    """Return the job locked for this transaction, if its worker is still silent and nobody else deals with it."""
+    query = select(Job).where(Job.id == job_id, *_gone_silent(skew_seconds)).with_for_update(skip_locked=True)
+    return session.scalar(query, execution_options={"populate_existing": True})
+
+
+def _gone_silent(skew_seconds: float) -> tuple[ColumnElement[bool], ...]:
+    return Job.status.in_(JOB_BUSY), Job.lease_until < now() + timedelta(seconds=skew_seconds)
 
 
 def cut_leases(session: Session, *, lease_seconds: float, skew_seconds: float = 0.0) -> None:
     """Have no lease end later than one from now could: it was taken before the clock was set back."""
     moment = now() + timedelta(seconds=skew_seconds)
-    session.execute(
-        update(Job)
-        .where(Job.status.in_(JOB_BUSY), Job.lease_until > moment + timedelta(seconds=2 * lease_seconds))
-        .values(lease_until=moment + timedelta(seconds=lease_seconds))
-        .execution_options(synchronize_session=False)
-    )
+    too_long = (Job.status.in_(JOB_BUSY), Job.lease_until > moment + timedelta(seconds=2 * lease_seconds))
+    # Whose row is locked shows that it lives, and is looked at again at the next sweep.
+    found = session.scalars(select(Job.id).where(*too_long).order_by(Job.id).with_for_update(skip_locked=True)).all()
+    if found:
+        session.execute(
+            update(Job)
+            .where(Job.id.in_(found))
+            .values(lease_until=moment + timedelta(seconds=lease_seconds))
+            .execution_options(synchronize_session=False)
+        )
 
 
 def give_back(session: Session, job: Job, *, max_attempts: int, reason: str) -> None:
@@ -306,6 +313,7 @@ def to_ring(session: Session, *, older_than_seconds: float) -> list[str]:
             .where(unheard, _wait_is_over())
             .order_by(Job.id)
             .limit(100)
+            .with_for_update(skip_locked=True)
         )
     )
     if ids:

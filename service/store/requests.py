@@ -121,17 +121,15 @@ def jobs(session: Session, request_ids: Sequence[str]) -> dict[str, list[tuple[J
     return found
 
 
-def of_job(session: Session, job_id: str, *, lock: bool = False) -> list[DeletionRequest]:
-    """Return the requests a job works for, in order. ``lock``: as they are now, held until the commit."""
+def of_job(session: Session, job_id: str, *, anew: bool = False) -> list[DeletionRequest]:
+    """Return the requests a job works for, in order. ``anew``: as they are now, whatever the session has read."""
     query = (
         select(DeletionRequest)
         .join(JobRequest, JobRequest.request_id == DeletionRequest.id)
         .where(JobRequest.job_id == job_id)
         .order_by(DeletionRequest.id)
     )
-    if lock:
-        query = query.with_for_update(of=DeletionRequest, key_share=True).execution_options(populate_existing=True)
-    return list(session.scalars(query))
+    return list(session.scalars(query, execution_options={"populate_existing": anew}))
 
 
 def sample_keys(session: Session, request_ids: Sequence[str]) -> dict[str, list[int]]:

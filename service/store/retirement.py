@@ -1,12 +1,12 @@
 """Which versions go out of circulation with another: those it replaces, and those with the same tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from service.lifecycle import VersionState
-from service.store import requests, residuals, versions
+from service.store import datasets, requests, residuals, versions
 from service.store.residuals import State
 from service.store.tables import DeletionRequest, Job, Model, Residual, Version
 
@@ -30,11 +30,19 @@ def retire_same_weights(session: Session) -> int:
     """Retire the versions whose tensors are those of one that a request for erasure took out; return how many.
 
     What they were declared to be trained on does not count, nor which model and dataset they belong to: equal tensors
-    know what the others knew. One that has a job of its own for an open request gets a successor from that job.
+    know what the others knew. One that has a job of its own for an open request gets a successor from that job. Those
+    of a dataset at which another transaction is at work are left to the next sweep: nobody waits for a second dataset.
     """
+    concerned = set(session.scalars(_SAME_WEIGHTS.with_only_columns(_OWN.dataset_id)))
+    ours = datasets.lock_idle(session, concerned) if concerned else []
+    return _retire_twins(session, ours) if ours else 0
+
+
+def _retire_twins(session: Session, dataset_ids: Collection[str]) -> int:
+    same = _SAME_WEIGHTS.where(_OWN.dataset_id.in_(dataset_ids)).execution_options(populate_existing=True)
     found: dict[str, tuple[Version, str, set[str]]] = {}
     asked: dict[str, bool] = {}  # once of each version, of which thousands of requests may speak
-    for twin, gone, model, request_id in session.execute(_SAME_WEIGHTS):
+    for twin, gone, model, request_id in session.execute(same):
         own = session.get_one(Model, twin.model_id)
         if own.dataset_id == model.dataset_id and twin.id not in asked:
             asked[twin.id] = bool(residuals.open_requests_known_to(session, twin))
@@ -49,9 +57,10 @@ def retire_same_weights(session: Session) -> int:
     return len(found)
 
 
-_GONE = aliased(Version)
+_GONE, _OWN = aliased(Version), aliased(Model)
 _SAME_WEIGHTS = (
     select(Version, _GONE, Model, Residual.request_id)
+    .join(_OWN, _OWN.id == Version.model_id)
     .join(_GONE, or_(_GONE.sha256 == Version.sha256, _GONE.content_sha256 == Version.content_sha256))
     .join(Model, Model.id == _GONE.model_id)
     .join(Residual, and_(Residual.version_id == _GONE.id, Residual.kind == residuals.VERSION))

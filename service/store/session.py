@@ -3,7 +3,8 @@
 ``Database.reading`` never writes. ``Database.writing`` opens with BEGIN IMMEDIATE on SQLite, because there a
 deferred transaction that reads and then writes fails at once when somebody else wrote in between, whatever the
 timeout. On the way out it appends the audit entries that the body recorded, as its last statements, and commits.
-``Database.looking_up`` is for a single statement and opens no transaction.
+``Database.looking_up`` is for a single statement and opens no transaction. In which order a transaction locks rows:
+docs/lock-order.md.
 """
 
 import math

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from service.lifecycle import JOB_OVER, JOB_STUCK, JobStatus, RequestStatus, SampleState
-from service.store import holdings, request_outcomes, requests, samples
-from service.store.tables import Dataset, DeletionRequest, RequestSample, Sample
+from service.lifecycle import JOB_OVER, JOB_STUCK, JobKind, JobStatus, RequestStatus, SampleState
+from service.store import datasets, holdings, request_outcomes, requests, samples
+from service.store.tables import Dataset, DeletionRequest, Job, RequestSample, Sample
 
 
 def begin(session: Session, job_id: str) -> None:
@@ -24,8 +24,12 @@ def resume(session: Session, job_id: str) -> None:
 
 
 def _start(session: Session, job_id: str, waiting: set[RequestStatus]) -> None:
+    job = session.get_one(Job, job_id)
+    if job.kind != JobKind.ERASE:
+        return
     # Two jobs of a request may be claimed in one instant, and only one of the two starts it.
-    found = requests.of_job(session, job_id, lock=True)
+    datasets.lock(session, job.dataset_id)
+    found = requests.of_job(session, job_id, anew=True)
     known = _datasets(session, found)
     for request in found:
         if request.status in waiting and not requests.stops_work(request):

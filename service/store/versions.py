@@ -42,7 +42,7 @@ def create(
     training_seconds: float | None = None,
 ) -> Version:
     """Add the model's next version. What it was trained on is recorded by `exclude` and `count_training`."""
-    session.execute(select(Model.id).where(Model.id == model.id).with_for_update())
+    session.execute(select(Model.id).where(Model.id == model.id).with_for_update(key_share=True))
     number = session.scalar(select(func.coalesce(func.max(Version.number), 0)).where(Version.model_id == model.id))
     version = Version(
         id=new_id("ver"),

@@ -69,7 +69,9 @@ def test_an_old_fence_can_change_nothing(database: Database, queued: list[str]) 
     with database.writing() as session:
         session.execute(update(Job).where(Job.id == old.job_id).values(lease_until=now() - timedelta(seconds=1)))
     with database.writing() as session:
-        (job,) = jobs.expired(session)
+        (job_id,) = jobs.expired(session)
+        job = jobs.take_expired(session, job_id)
+        assert job is not None
         jobs.give_back(session, job, max_attempts=5, reason="lease_expired")
     for act in (
         lambda session: jobs.heartbeat(session, old, lease_seconds=30, progress=None),
