@@ -16,7 +16,7 @@ from service.store.session import Database
 from service.store.tables import FileTrace, table_of
 from service.store.types import now
 
-_BUSY_TRIES, _BUSY_PAUSE = 5, 0.2
+_BUSY_TRIES, _BUSY_PAUSE, _BUSY_MILLISECONDS = 5, 0.2, 100
 _CHUNK = 1_000
 
 
@@ -60,9 +60,18 @@ def _vacuum(connection: Connection) -> bool:
 
 
 def _cut_journal(connection: Connection) -> bool:
-    for _ in range(_BUSY_TRIES):
-        busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar()
-        if not busy:
-            return True
-        time.sleep(_BUSY_PAUSE)
+    """Cut SQLite's journal to nothing; say whether that was possible.
+
+    It has to wait for whoever reads, and keeps writers out while it waits: so only for moments, with pauses in which
+    they come in. A reader that stays is waited for by trying again later.
+    """
+    patience = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
+    connection.exec_driver_sql(f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}")
+    try:
+        for _ in range(_BUSY_TRIES):
+            if not connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar():
+                return True
+            time.sleep(_BUSY_PAUSE)
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout={patience}")
     return False

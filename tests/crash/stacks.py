@@ -259,7 +259,9 @@ def _populate(found: CrashStack) -> None:
         found.workers = [found.start_worker() for _ in range(2 if found.place == Place.SERVERS else 1)]
     _until_ready(found.stack)
     found.stack.register()
-    found.stack.train(epochs=1)
+    # Twenty cells erase from it one after another, and what that costs its accuracy is no matter here.
+    policy = {"gate": {"privacy": [], "bias": [], "confusion": []}, "max_accuracy_drop": 100}
+    found.stack.train(epochs=1, policy=policy)
     found.stack.client.post("/v1/webhooks", json={"url": found.receiver.url}).raise_for_status()
 
 

@@ -1,6 +1,8 @@
 """A request's key: wrapped at rest, shredded at its date, and then nowhere in the database's files."""
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from unittest.mock import Mock
@@ -20,7 +22,7 @@ from service.lifecycle import RequestStatus
 from service.settings import Settings
 from service.store import audit, idempotency, intake, request_keys, requests, traces
 from service.store.intake import Secrets
-from service.store.session import Database
+from service.store.session import SQLITE_BUSY_SECONDS, Database
 from service.store.tables import DeletionRequest, FileTrace, RequestKey, Suppression
 from service.store.types import now
 from tests import factories
@@ -266,6 +268,29 @@ def test_a_journal_that_is_being_read_is_cut_later(tmp_path: Path, monkeypatch: 
         assert not traces.scrub(impatient)
     assert traces.scrub(impatient)
     impatient.dispose()
+    database.dispose()
+
+
+def test_a_journal_that_is_being_read_keeps_nobody_from_writing(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    migrate.upgrade(settings.resolved_database_url)
+    database = Database.open(settings)
+    with database.writing() as session:
+        traces.note(session, "samples")
+    with database.reading() as session, ThreadPoolExecutor() as pool:
+        session.scalar(select(func.count()).select_from(FileTrace))
+        scrubbing = pool.submit(traces.scrub, database)
+        written = 0
+        while not scrubbing.done():
+            with database.writing() as other:
+                traces.note(other, "samples")
+            written += 1
+            time.sleep(0.05)
+        assert not scrubbing.result(), "the reader is still there"
+    assert written >= 2, "writers come in between the tries"
+    with database.looking_up() as connection:
+        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 1000 * SQLITE_BUSY_SECONDS
+    assert traces.scrub(database)
     database.dispose()
 
 
