@@ -30,6 +30,7 @@ TITLES = {"class": "A whole class", "random": "Random 10 %"}
 DRAWN, RECOGNISED, FARTHER, RATIO, TIME = 0.05, 0.02, 0.10, 0.5, 0.15
 """At most so many samples of a forgotten class recognised; of retrained: points of recognition, share of distance,
 least ratio of delays, share of time."""
+CAPPED = ("relearning_delay.forget", "relearning_adam.delay.forget", "anamnesis", "relearning_adam.anamnesis")
 Means = Mapping[str, float]
 
 
@@ -63,11 +64,19 @@ def targets(scenario: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if method not in YARDSTICKS
     }
     lines = [f"- `{method}`: {'reached' if not faults else '; '.join(faults)}" for method, faults in missed.items()]
+    lines += [f"- `{method}`: {words}" for method, runs in by_method(rows).items() for words in _bounds_alone(runs)]
     for name in ("relearning_delay.forget", "relearning_adam.delay.forget"):
         within = {m: means[m][name] for m, faults in missed.items() if not faults and name in means[m]}
         slowest = max(within, key=within.__getitem__, default="none")
         lines.append(f"- longest {name} within those bounds: {slowest}")
     return lines
+
+
+def _bounds_alone(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say in how many runs a delay or a ratio hit the cap, and so entered its mean as a bound, or not at all."""
+    kept = _measured(runs)
+    hit = {name: sum(bool(run["figures"].get(name, {}).get("censored")) for run in kept) for name in CAPPED}
+    return [f"{name} hit the cap in {count} of {len(kept)} runs" for name, count in hit.items() if count]
 
 
 def _missed(found: Means, retrained: Means, *, band: float | None) -> list[str]:

@@ -66,7 +66,7 @@ class Elimination:
         self.student, self.splits, self.config, self.around = student, splits, config, around
         recipe = around.recipe
         self.batch_size = config.retain_batch_size or recipe.batch_size
-        self.eta = recipe.lr if config.lr is None else config.lr
+        self.eta = config.lr_share * recipe.lr if config.lr is None else config.lr
         momentum = recipe.momentum if config.momentum is None else config.momentum
         rule = Rule(optimizer=config.optimizer or recipe.optimizer, lr=self.eta, momentum=momentum)
         self._optimizer = make_optimizer(student.parameters(), rule)

@@ -23,6 +23,8 @@ class StepOptions(Protocol):
     @property
     def lr(self) -> float | None: ...
     @property
+    def lr_share(self) -> float | None: ...
+    @property
     def momentum(self) -> float | None: ...
     @property
     def weight_decay(self) -> float: ...
@@ -47,11 +49,14 @@ class Steps:
 def steps_for(
     options: StepOptions, recipe: Recipe, *, rate_share: float, retain_count: int, forget_count: int
 ) -> Steps:
-    """Fill what is left null: optimiser, momentum and `rate_share` of the rate from the recipe, batches by the sets."""
+    """Fill what is left null: optimiser, momentum and a share of the rate from the recipe, batches by the sets.
+
+    `rate_share` is that share where the options name none.
+    """
     small_enough = min(recipe.batch_size, max(16, retain_count // MIN_STEPS))
     return Steps(
         optimizer=options.optimizer or recipe.optimizer,
-        lr=rate_share * recipe.lr if options.lr is None else options.lr,
+        lr=(options.lr_share or rate_share) * recipe.lr if options.lr is None else options.lr,
         momentum=recipe.momentum if options.momentum is None else options.momentum,
         weight_decay=options.weight_decay,
         retain_batch_size=options.retain_batch_size or small_enough,

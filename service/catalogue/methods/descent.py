@@ -14,7 +14,13 @@ class DescentConfig(MethodConfig):
     momentum: float | None = Field(
         None, ge=0, lt=1, description="SGD momentum; Adam takes it as its first beta. Null: the recipe's."
     )
-    lr: float | None = Field(None, gt=0, le=1, description="Learning rate. Null: a fixed share of the recipe's.")
+    lr: float | None = Field(None, gt=0, le=1, description="Learning rate. Null: lr_share of the recipe's.")
+    lr_share: float | None = Field(
+        None,
+        gt=0,
+        le=100,
+        description="The learning rate in units of the recipe's, where lr is null. Null: the method's.",
+    )
     weight_decay: float = Field(5e-4, ge=0, lt=1, description="L2 penalty.")
     epochs: int = Field(10, ge=1, le=1000, description="Epochs of the method, as long as its sets of data say.")
     retain_batch_size: int | None = Field(

@@ -22,7 +22,8 @@ class IeuConfig(MethodConfig):
     )  # fmt: skip
     epochs: int = Field(2, ge=0, le=1000, description="Passes over the retain set with all ingredients.")
     tail_epochs: int = Field(6, ge=0, le=1000, description="Passes after them with the retain set alone.")
-    lr: float | None = Field(None, gt=0, le=10, description="eta. Null: the recipe's.")
+    lr: float | None = Field(None, gt=0, le=10, description="eta. Null: lr_share of the recipe's.")
+    lr_share: float = Field(1.0, gt=0, le=100, description="eta in units of the recipe's rate, where lr is null.")
     optimizer: Literal["sgd", "adam", "adamw"] | None = Field(None, description="Update rule. Null: the recipe's.")
     momentum: float | None = Field(None, ge=0, lt=1, description="Momentum of the gradient. Null: the recipe's.")
     retain_batch_size: int | None = Field(
@@ -47,7 +48,8 @@ IEU = MethodSpec(
     needs=frozenset({"forget", "forget_labels", "retain", "validation"}),
     needs_in_class_retain=False,
     purposes=frozenset({"privacy", "bias", "confusion"}),
-    for_task={Task.GENERATION: {"epochs": 1, "tail_epochs": 3}},
+    # at the recipe's rate the retained classes did not come back in so few epochs
+    for_task={Task.GENERATION: {"lr_share": 0.5, "epochs": 1, "tail_epochs": 2}},
     config=IeuConfig,
     summary="Every step raises the capped loss on the forget set, lowers that on the retain set, shrinks the weights "
     "and puts noise into them; steps on the retain set alone follow. The public text names these ingredients without "

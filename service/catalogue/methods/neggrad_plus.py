@@ -60,7 +60,18 @@ NEGGRAD_PLUS = MethodSpec(
     purposes=frozenset({"privacy", "bias", "confusion"}),
     for_purpose={"bias": {"rewind": "none"}, "confusion": {"rewind": "none"}},
     # at the cap of classifiers, the loss of predicting no noise, a class ended at 8 times the loss of one never seen
-    for_task={Task.GENERATION: {"beta": 0.9, "forget_cap": 0.5, "epochs": 2, "tail_epochs": 2}},
+    for_task={
+        Task.GENERATION: {
+            "beta": 0.8,
+            "forget_cap": 0.4,
+            "lr_share": 0.2,
+            "weight_decay": 0.0,
+            "epochs": 1,
+            "tail_epochs": 2,
+            "retain_batch_size": 64,
+            "forget_batch_size": 32,
+        }
+    },
     config=NegGradPlusConfig,
     summary="Every step lowers the loss on a retain batch and raises it, to a cap, on a forget batch; "
     "epochs on the retain set alone follow.",

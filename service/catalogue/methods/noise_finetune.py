@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from service.catalogue.methods.spec import APPROXIMATE, MethodConfig, MethodSpec
+from service.catalogue.tasks import Task
 
 
 class NoiseFinetuneConfig(MethodConfig):
@@ -39,6 +40,8 @@ NOISE_FINETUNE = MethodSpec(
     needs=frozenset({"retain", "validation"}),
     needs_in_class_retain=False,
     purposes=frozenset({"privacy", "bias", "confusion"}),
+    # the noise and the shrinking of classifiers cost a diffusion model more than so few epochs bring back
+    for_task={Task.GENERATION: {"noise": 0.1, "shrink": 0.1, "weight_decay": 0.0, "epochs": 3}},
     config=NoiseFinetuneConfig,
     summary="The weights are shrunk and perturbed once, then trained on the retain set alone. Ours: noise in units of "
     "each tensor's root mean square, biases and norm layers left alone, and its use to forget.",

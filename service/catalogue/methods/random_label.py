@@ -31,7 +31,14 @@ RANDOM_LABEL = MethodSpec(
     purposes=frozenset({"privacy", "bias", "confusion"}),
     for_purpose={"bias": {"rewind": "none"}, "confusion": {"rewind": "none"}},
     for_task={
-        Task.GENERATION: {"optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0, "epochs": 2, "tail_epochs": 2},
+        Task.GENERATION: {
+            "lr_share": 0.2,
+            "weight_decay": 0.0,
+            "epochs": 1,
+            "tail_epochs": 2,
+            "retain_batch_size": 64,
+            "forget_batch_size": 64,
+        }
     },
     config=RandomLabelConfig,
     summary="Training goes on with the forget set under random wrong labels beside the retain set.",

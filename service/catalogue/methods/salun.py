@@ -41,7 +41,14 @@ SALUN = MethodSpec(
     for_purpose={"bias": {"rewind": "none"}, "confusion": {"rewind": "none"}},
     # a twentieth of the recipe's rate, the share for classifiers, teaches a diffusion model nothing in so few epochs
     for_task={
-        Task.GENERATION: {"optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0, "epochs": 2, "tail_epochs": 2},
+        Task.GENERATION: {
+            "lr_share": 0.2,
+            "weight_decay": 0.0,
+            "epochs": 1,
+            "tail_epochs": 2,
+            "retain_batch_size": 64,
+            "forget_batch_size": 64,
+        }
     },
     config=SalunConfig,
     summary="Random wrong labels are taught, but only to the weights that matter most to the forget set.",

@@ -61,7 +61,10 @@ class ScrubConfig(MethodConfig):
         None, ge=0, lt=1, description="SGD momentum; Adam takes it as its first beta. Null: the recipe's."
     )
     lr: float | None = Field(
-        None, gt=0, le=1, description="Learning rate before any decay. Null: half of the recipe's."
+        None, gt=0, le=1, description="Learning rate before any decay. Null: lr_share of the recipe's."
+    )
+    lr_share: float | None = Field(
+        None, gt=0, le=100, description="The learning rate in units of the recipe's, where lr is null. Null: half."
     )
     weight_decay: float = Field(5e-4, ge=0, lt=1, description="L2 penalty.")
     gamma: float = Field(1.0, ge=0, le=100, description="Weight of the cross-entropy in min epochs.")
@@ -125,7 +128,20 @@ SCRUB = MethodSpec(
     needs_in_class_retain=False,
     purposes=frozenset({"bias", "confusion"}),
     uses=frozenset({"teacher_logits"}),
-    for_task={Task.GENERATION: {"epochs": 4, "msteps": 2}},
+    # the first push starts from a distance of 0 and moves little, the second forgets
+    for_task={
+        Task.GENERATION: {
+            "lr_share": 0.35,
+            "weight_decay": 0.0,
+            "alpha": 0.1,
+            "msteps": 2,
+            "epochs": 3,
+            "lr_decay_epochs": (2,),
+            "lr_decay_rate": 0.4,
+            "retain_batch_size": 64,
+            "forget_batch_size": 32,
+        }
+    },
     config=ScrubConfig,
     summary="A student starts from the original model, moves away from it on the forget set and stays "
     "near it on the retain set, in alternating epochs.",

@@ -20,6 +20,8 @@ def _steps(config: ScrubConfig, *, retain: int = 1200, forget: int = 90) -> Step
 def test_options_left_null_follow_the_recipe_and_those_named_win() -> None:
     filled = _steps(ScrubConfig())
     assert (filled.optimizer, filled.lr, filled.momentum) == ("adam", 0.02 * 0.25, 0.7)
+    assert _steps(ScrubConfig(lr_share=0.5)).lr == 0.02 * 0.5
+    assert _steps(ScrubConfig(lr_share=0.5, lr=0.1)).lr == 0.1
     given = {"optimizer": "sgd", "lr": 0.5, "momentum": 0.0, "retain_batch_size": 7, "forget_batch_size": 5}
     named = _steps(ScrubConfig.model_validate(given))
     assert {name: getattr(named, name) for name in given} == given
