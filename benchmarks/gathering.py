@@ -28,7 +28,7 @@ from service.store.tables import Certificate, DeletionRequest, Job
 from tests import certificate_cases, factories
 from workers import publish, sweeper
 from workers.bench import Bench
-from workers.orders import Prepared
+from workers.order_parts import Prepared
 
 COUNTS, IDS, MAX_GROWTH = (125, 250, 500, 1_000), 3, 2.0
 SECONDS = {"unlearning": 1.0, "evaluation": 1.0}

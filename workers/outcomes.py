@@ -17,7 +17,7 @@ from service.store.jobs import Claim
 from workers import publish, publish_prepared, reexecution
 from workers.bench import Bench
 from workers.ladder import after
-from workers.orders import Prepared
+from workers.order_parts import Prepared
 from workers.publish_prepared import Kept
 from workers.reexecution import Run
 from workers.runner import ChildFailed

@@ -30,7 +30,7 @@ from service.store.session import Database
 from service.store.tables import Dataset, Job, Model, Sample, Version
 from workers.attempt_end import finish, give_up
 from workers.ladder import Rung, is_exact
-from workers.orders import Prepared
+from workers.order_parts import Prepared
 from workers.publish_evaluation import record_evaluation
 from workers.publish_prepared import Kept, Stored, TrainingSetChanged, keep
 

@@ -9,7 +9,7 @@ from service.evidence import report_parts
 from service.store import audit, evaluations, events, plots, requests
 from service.store.tables import Dataset, Evaluation, Job, Model, Version
 from service.store.types import new_id
-from workers.orders import Prepared
+from workers.order_parts import Prepared
 
 
 def record_evaluation(

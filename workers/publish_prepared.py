@@ -12,7 +12,7 @@ from service.store import datasets, jobs, preparations, references, samples
 from service.store.jobs import Claim
 from service.store.tables import Job, Model, Sample, Version
 from workers.attempt_end import finish
-from workers.orders import Prepared
+from workers.order_parts import Prepared
 
 Stored = tuple[str, int]
 """SHA-256 and size of bytes that the artifact store holds."""

@@ -22,7 +22,8 @@ from service.store.jobs import Claim
 from service.store.reexecutions import Committed, Draw
 from service.store.tables import Job
 from workers.bench import Bench
-from workers.orders import Prepared, held_to
+from workers.erasure_situation import held_to
+from workers.order_parts import Prepared
 from workers.runner import ChildFailed
 
 FIRST_FILE, AGAIN_FILE = "weights.safetensors", "reexecuted.safetensors"

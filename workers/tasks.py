@@ -20,11 +20,21 @@ from service.lifecycle import JobStatus
 from service.store import digests, job_phase, jobs, replays, requests
 from service.store.jobs import Claim, LeaseLost
 from service.store.tables import Job
-from workers import attempt_end, caches, orders, outcomes, own_store, publish, publish_prepared, resumption
+from workers import (
+    attempt_end,
+    caches,
+    erasure_orders,
+    orders,
+    outcomes,
+    own_store,
+    publish,
+    publish_prepared,
+    resumption,
+)
 from workers.bench import Bench
 from workers.heartbeat import Heartbeat
 from workers.ladder import next_rung
-from workers.orders import Place, Prepared
+from workers.order_parts import Place, Prepared
 from workers.patience import patiently
 from workers.reexecution import Unconfirmed
 from workers.resumption import Resumption
@@ -100,7 +110,7 @@ def attempt(bench: Bench, claim: Claim) -> None:
             return
         log.warning("attempt.lost", reason=str(error))
         _give_back(bench, claim, str(error))
-    except orders.NoMethodLeft as error:
+    except erasure_orders.NoMethodLeft as error:
         log.warning("attempt.no_method_left")
         _record_failure(bench, claim, {"code": "no_method_left", "detail": str(error)}, JobStatus.HELD)
     except Unconfirmed as error:

@@ -13,7 +13,8 @@ from service.artifacts import ArtifactStore
 from service.lifecycle import SampleState
 from service.store.tables import Job, Sample
 from tests.stack import Stack, running
-from workers.orders import Place, prepare
+from workers.order_parts import Place
+from workers.orders import prepare
 
 HEADERS = {"Content-Type": "application/vnd.safetensors"}
 

@@ -43,7 +43,7 @@ from service.store.types import now
 from tests import certificate_cases, factories
 from workers import publish, sweeper
 from workers.bench import Bench
-from workers.orders import Prepared
+from workers.order_parts import Prepared
 
 REPORT = {**certificate_cases.report(method="finetune"), "seconds": {"unlearning": 1.0, "evaluation": 1.0}}
 

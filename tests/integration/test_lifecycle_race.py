@@ -18,7 +18,7 @@ from service.store.types import now
 from tests import factories
 from workers import publish, publish_prepared, sweeper
 from workers.bench import Bench
-from workers.orders import Prepared
+from workers.order_parts import Prepared
 
 SECRETS = Secrets(suppression=b"s" * 32, wrapping=b"w" * 32, time_zone="UTC")
 

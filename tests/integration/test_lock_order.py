@@ -38,7 +38,7 @@ from tests.integration.test_residuals import SECRETS, ask, publish
 from workers import publish as publishing
 from workers import sweeper, tasks
 from workers.bench import Bench
-from workers.orders import Prepared
+from workers.order_parts import Prepared
 
 # Of the rows that more than one transaction wants; what refers to one holds it too.
 _LOCKS = re.compile(

@@ -17,7 +17,7 @@ from service.store.tables import DeletionRequest, Job, Model, Residual, Sample, 
 from tests import certificate_cases, factories
 from workers import attempt_end, publish
 from workers.bench import Bench
-from workers.orders import Prepared
+from workers.order_parts import Prepared
 
 REPORT = {**certificate_cases.report(method="finetune"), "seconds": {"unlearning": 1.0, "evaluation": 1.0}}
 SECRETS = Secrets(suppression=b"s" * 32, wrapping=b"w" * 32, time_zone="UTC", approval_above_share=1.0)

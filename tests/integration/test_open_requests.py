@@ -20,7 +20,7 @@ from service.store.types import now
 from tests import factories
 from workers import attempt_end, publish
 from workers.bench import Bench
-from workers.orders import Prepared
+from workers.order_parts import Prepared
 
 REPORT: dict[str, Any] = {
     "method": "finetune",

@@ -16,7 +16,8 @@ from service.store.types import now
 from tests import factories
 from workers import publish_prepared, retirement
 from workers.bench import Bench
-from workers.orders import Place, Prepared, prepare
+from workers.order_parts import Place, Prepared
+from workers.orders import prepare
 from workers.publish_prepared import Kept
 
 

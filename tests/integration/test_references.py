@@ -17,7 +17,8 @@ from tests import factories
 from tests.clock import Clock
 from workers import publish, publish_prepared
 from workers.bench import Bench
-from workers.orders import Place, Prepared, prepare
+from workers.order_parts import Place, Prepared
+from workers.orders import prepare
 
 DAYS = 30
 

@@ -24,7 +24,9 @@ from service.store.reindexing import ReindexRefused, SourceRow
 from service.store.tables import Dataset, Job, Model, Sample, Version, VersionExclusion
 from tests import factories
 from workers.bench import Bench
-from workers.orders import NoMethodLeft, Place, prepare
+from workers.erasure_orders import NoMethodLeft
+from workers.order_parts import Place
+from workers.orders import prepare
 
 SECRETS = Secrets(suppression=b"s" * 32, wrapping=b"w" * 32, time_zone="UTC")
 FACTS = {"digest": "1" * 64, "num_classes": 4, "image_shape": [1, 8, 8]}

@@ -13,7 +13,8 @@ from service.store.tables import Dataset, DeletionRequest, Job, RequestSample, S
 from service.store.types import new_id, now
 from tests import factories
 from workers.bench import Bench
-from workers.orders import Place, prepare
+from workers.order_parts import Place
+from workers.orders import prepare
 
 FORGOTTEN = range(6)
 

@@ -26,7 +26,7 @@ from tests import certificate_cases, factories
 from tests.migrated import bring_to_head
 from workers import publish, sweeper
 from workers.bench import Bench
-from workers.orders import Prepared
+from workers.order_parts import Prepared
 
 SECRETS = Secrets(suppression=b"s" * 32, wrapping=b"w" * 32, time_zone="UTC", approval_above_share=1.0)
 FEW, MANY = 2, 60

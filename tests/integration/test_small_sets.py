@@ -14,7 +14,8 @@ from service.store.tables import Job, Sample
 from service.store.types import now
 from tests import factories
 from workers.bench import Bench
-from workers.orders import Place, Prepared, prepare
+from workers.order_parts import Place, Prepared
+from workers.orders import prepare
 
 SECRETS = Secrets(suppression=b"s" * 32, wrapping=b"w" * 32, time_zone="UTC")
 ENOUGH = 268

@@ -23,6 +23,7 @@ from tests import factories
 from workers import leftovers, orders, resumption, retirement
 from workers.bench import Bench
 from workers.heartbeat import Heartbeat
+from workers.order_parts import Place
 from workers.resumption import Resumption
 
 SECRETS = Secrets(suppression=b"s" * 32, wrapping=b"w" * 32, time_zone="UTC")
@@ -61,7 +62,7 @@ def _claimed(bench: Bench) -> Claim:
 
 def _attempt(bench: Bench, claim: Claim, folder: Path) -> tuple[Resumption, Heartbeat]:
     folder.mkdir(exist_ok=True)
-    place = orders.Place(settings=bench.settings, artifacts=bench.artifacts, out=folder)
+    place = Place(settings=bench.settings, artifacts=bench.artifacts, out=folder)
     seen = resumption.looked_at(bench, claim)
     with bench.database.reading() as session:
         order = orders.prepare(session, session.get_one(Job, claim.job_id), place).order
