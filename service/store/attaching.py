@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from service.lifecycle import JOB_STUCK, JobStatus
 from service.store import fan_out, holds, request_outcomes, requests, samples, settling, shares, versions
 from service.store.fan_out import Concerned, Joinable, Queued
+from service.store.shares import Classes
 from service.store.tables import DeletionRequest, Job, JobRequest, Model, Version
 
 
@@ -41,7 +42,7 @@ def attach_open_requests(session: Session, model: Model, *, suppression_key: byt
     reached = [request for request in waiting if request.id in found]
     if reached:
         request_outcomes.mark_trained_on(session, reached, sorted(frozenset().union(*(m.keys for m in found.values()))))
-        served = _Served.together(session, found, reached, live)
+        served = _Served.together(session, found, reached, live, classes=Classes(keys=trained))
     for request in reached:
         _attach(session, request, found[request.id], named[request.id], served)
     to_settle = [
@@ -66,10 +67,11 @@ def take_up(session: Session, request: DeletionRequest, *, suppression_key: byte
     targets = [pair for pair in registered if request.models is None or pair[0].name in request.models]
     found = fan_out.concerned(session, targets, samples.of_train_pool(session, keys))
     queued: list[Queued] = []
+    classes = Classes(keys=keys)
     for model in found:
         request_outcomes.mark_trained_on(session, [request], sorted(model.keys))
         live = [version for version, _ in model.known]
-        served = _Served.together(session, {request.id: model}, [request], live)
+        served = _Served.together(session, {request.id: model}, [request], live, classes=classes)
         queued += _attach(session, request, model, keys, served)
     session.flush()
     settling.settle(session, request, suppression_key=suppression_key)
@@ -86,6 +88,7 @@ class _Served:
 
     busy: frozenset[str]
     fit: Mapping[_How, str]
+    classes: Classes
     joinable: dict[_How, Joinable] = field(default_factory=dict)
 
     @classmethod
@@ -95,8 +98,13 @@ class _Served:
         found: Mapping[str, Concerned],
         waiting: Sequence[DeletionRequest],
         live: Sequence[Version],
+        *,
+        classes: Classes,
     ) -> "_Served":
-        """Ask for these requests, which all know some of the versions. ``found``: what of each, by its id."""
+        """Ask for these requests, which all know some of the versions. ``found``: what of each, by its id.
+
+        ``classes``: of all their samples.
+        """
         busy = _with_open_job(session, found[waiting[0].id].model, [request.id for request in waiting])
         alike: dict[_How, list[Concerned]] = {}
         for request in waiting:
@@ -107,7 +115,7 @@ class _Served:
             whole = _whole(group, live)
             if not fan_out.unmet(session, how.method, whole, sorted(whole.keys), purpose=how.purpose):
                 fit[how] = whole.known[-1][0].id
-        return cls(busy=busy, fit=fit)
+        return cls(busy=busy, fit=fit, classes=classes)
 
 
 def _how(request: DeletionRequest) -> _How:
@@ -129,7 +137,7 @@ def _attach(
     session: Session, request: DeletionRequest, model: Concerned, keys: list[int], served: _Served
 ) -> Sequence[Queued]:
     is_open = request.id in served.busy
-    if not is_open and (reasons := _above_bounds(session, request, model)):
+    if not is_open and (reasons := _above_bounds(session, request, model, served.classes)):
         holds.await_approval(session, request, reasons)
     # What nobody approved withholds nothing, but a missed due date does.
     if requests.cause(request, requests.APPROVAL_NEEDED) is None or requests.is_overdue(request):
@@ -158,10 +166,13 @@ def _queue(
     return queued
 
 
-def _above_bounds(session: Session, request: DeletionRequest, model: Concerned) -> dict[str, list[str]]:
+def _above_bounds(
+    session: Session, request: DeletionRequest, model: Concerned, classes: Classes
+) -> dict[str, list[str]]:
     if request.approved_by is not None:
         return {}
-    return shares.above_bounds(session, [model], purpose=request.purpose, above_share=request.approval_above_share)
+    bound = request.approval_above_share
+    return shares.above_bounds(session, [model], purpose=request.purpose, above_share=bound, classes=classes)
 
 
 def _with_open_job(session: Session, model: Model, request_ids: Sequence[str]) -> frozenset[str]:

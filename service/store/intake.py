@@ -208,7 +208,8 @@ def _hold_if_large(
     session: Session, request: DeletionRequest, concerned: list[Concerned], found: list[SampleRow]
 ) -> None:
     bound = request.approval_above_share
-    reasons = shares.above_bounds(session, concerned, purpose=request.purpose, above_share=bound, rows=found)
+    classes = shares.Classes.of_rows(found)
+    reasons = shares.above_bounds(session, concerned, purpose=request.purpose, above_share=bound, classes=classes)
     if reasons:
         holds.await_approval(session, request, reasons)
 

@@ -88,8 +88,8 @@ def _counts(order: Order, ids: Resolved, found: Sequence[Concerned]) -> dict[str
 
 def _model(session: Session, order: Order, model: Concerned, ids: Resolved, secrets: Secrets) -> dict[str, Any]:
     version, known = model.known[-1]
-    labels = {row.id: row.label for row in ids.found}
-    classes = shares.of_classes(session, model, labels)
+    asked = shares.Classes.of_rows(ids.found)
+    classes = shares.of_classes(session, model, asked)
     policy = fan_out.frozen_policy(model.model, order.purpose).policy
     scenario = scenario_of(
         forgotten={each.label for each in classes if each.samples},
@@ -99,7 +99,7 @@ def _model(session: Session, order: Order, model: Concerned, ids: Resolved, secr
     methods = ladder_of(policy, scenario).methods if order.method == AUTO else (order.method,)
     methods = tuple(name for name in methods if name in METHODS)  # an unknown one is among the faults
     reasons = shares.above_bounds(
-        session, [model], purpose=order.purpose, above_share=secrets.approval_above_share, rows=ids.found
+        session, [model], purpose=order.purpose, above_share=secrets.approval_above_share, classes=asked
     )
     lacks = fan_out.lacks(session, order.method, methods, model.model, version, purpose=order.purpose)
     return {

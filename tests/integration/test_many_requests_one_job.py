@@ -1,8 +1,9 @@
 """Many requests share a job: each gets its own outcome, and none makes the others' end more costly."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from workers.order_parts import Prepared
 REPORT = {**certificate_cases.report(method="finetune"), "seconds": {"unlearning": 1.0, "evaluation": 1.0}}
 SECRETS = Secrets(suppression=b"s" * 32, wrapping=b"w" * 32, time_zone="UTC", approval_above_share=1.0)
 FEW, MANY = 5, 60
+_NO_POLICY: Mapping[str, float] = MappingProxyType({})
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -39,9 +41,9 @@ def _ask(bench: Bench, name: str, *named: str, **changes: Any) -> str:
         return intake.accept(session, factories.order(name, *named, **changes), SECRETS).request.id
 
 
-def _model(bench: Bench, name: str, *, train: int = 400) -> None:
+def _model(bench: Bench, name: str, *, train: int = 400, policy: Mapping[str, float] = _NO_POLICY) -> None:
     factories.dataset(bench, name, train=train, held_out=5)
-    factories.model(bench, name, of=name)
+    factories.model(bench, name, of=name, policy=policy)
     factories.version(bench, name)
 
 
@@ -102,12 +104,12 @@ def test_claiming_and_publishing_take_as_many_statements_for_sixty_requests_as_f
     assert many[1] <= few[1] + 20
 
 
-def _statements_for_late(bench: Bench, name: str, count: int) -> int:
+def _statements_for_late(bench: Bench, name: str, count: int, *, policy: Mapping[str, float] = _NO_POLICY) -> int:
     """Return how many statements publishing takes when so many requests came in while the work was under way.
 
     The model has a twin of equal weights, as two that were trained by the same recipe have.
     """
-    _model(bench, name)
+    _model(bench, name, policy=policy)
     factories.model(bench, f"{name}-twin", of=name)
     factories.version(bench, f"{name}-twin")
     with bench.database.writing() as session:
@@ -130,6 +132,12 @@ def _statements_for_late(bench: Bench, name: str, count: int) -> int:
 def test_requests_that_come_while_a_job_is_at_work_make_the_end_of_the_work_no_more_costly(bench: Bench) -> None:
     few, many = _statements_for_late(bench, "few-late", FEW), _statements_for_late(bench, "many-late", MANY)
     assert many <= few + 20
+
+
+def test_judging_the_classes_of_waiting_requests_makes_the_end_of_the_work_no_more_costly(bench: Bench) -> None:
+    policy = {"approval_above_class_share": 0.9}
+    few = _statements_for_late(bench, "few-judged", FEW, policy=policy)
+    assert _statements_for_late(bench, "many-judged", MANY, policy=policy) <= few + 20
 
 
 def test_requests_of_one_job_have_outcomes_of_their_own(bench: Bench) -> None:
