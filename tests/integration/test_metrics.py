@@ -1,36 +1,73 @@
 """GET /metrics: the gauges an operator watches, for a scraper with a key, without a word about anybody."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
-import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
 
+from service.app import create_app
 from service.lifecycle import JOB_STUCK, REQUEST_OPEN, JobKind
-from service.store import audit, checkpoints, jobs, workers
+from service.settings import Settings
+from service.store import audit, checkpoints, jobs, keys, workers
+from service.store.session import Database
 from service.store.tables import Attempt, AuditHead, Job, Version
 from service.store.types import now
 from tests import factories
-from tests.stack import Stack, running
+from tests.migrated import copy_sqlite, migrated_database
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    settings = {}
-    if request.param == "postgresql":
-        settings["database_url"] = request.getfixturevalue("postgres_database_url")
-    with running(tmp_path_factory.mktemp("metrics"), worker=False, **settings) as found:
-        factories.dataset(found)
-        factories.model(found)
-        factories.version(found)
-        yield found
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """The API in this process, without its duties, on a store of the test's own."""
+
+    settings: Settings
+    database: Database
+    client: TestClient
+
+    def headers(self, *scopes: str) -> dict[str, str]:
+        with self.database.writing() as session:
+            key = keys.create(session, name="test", scopes=list(scopes))[1]
+        return {"Authorization": f"Bearer {key}"}
 
 
-def _scrape(stack: Stack) -> dict[tuple[str, str], float]:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def stack(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
+    if request.param == "sqlite":
+        yield from _service(tmp_path, "")
+        return
+    with migrated_database(request.getfixturevalue("postgres_url")) as url:
+        yield from _service(tmp_path, url)
+
+
+def _service(folder: Path, url: str) -> Iterator[Service]:
+    settings = Settings(data_dir=folder, database_url=url)
+    if not url:
+        copy_sqlite(settings.resolved_database_url)
+    app = create_app(settings)
+    found = Service(settings=settings, database=app.state.parts.database, client=TestClient(app))
+    factories.dataset(found)
+    factories.model(found)
+    factories.version(found)
+    yield found
+    found.database.dispose()
+
+
+def _ask(stack: Service, *days: int) -> None:
+    """Make a request for a sample of its own, received so many days ago."""
+    headers = stack.headers("admin")
+    for i, each in enumerate(days):
+        received_at = (now() - timedelta(days=each)).isoformat()
+        body = {"dataset": "d", "sample_ids": [f"d-train-{i}"], "received_at": received_at}
+        stack.client.post("/v1/deletion-requests", json=body, headers=headers).raise_for_status()
+
+
+def _scrape(stack: Service) -> dict[tuple[str, str], float]:
     """Return each sample of a scrape by name and label's value."""
-    with stack.client_with("metrics:read") as scraper:
-        answer = scraper.get("/metrics").raise_for_status()
+    answer = stack.client.get("/metrics", headers=stack.headers("metrics:read")).raise_for_status()
     assert answer.headers["content-type"].startswith("text/plain; version=")
     assert "d-train" not in answer.text
     return {
@@ -40,7 +77,7 @@ def _scrape(stack: Stack) -> dict[tuple[str, str], float]:
     }
 
 
-def test_what_there_is_none_of_is_shown_as_0_and_all_of_it_is_counted(stack: Stack) -> None:
+def test_what_there_is_none_of_is_shown_as_0_and_all_of_it_is_counted(stack: Service) -> None:
     empty = _scrape(stack)
     zero: list[tuple[str, str]] = [("deletion_requests_open", status) for status in REQUEST_OPEN]
     zero += [(name, kind) for name in ("jobs_queued", "jobs_oldest_queued_age_seconds") for kind in JobKind]
@@ -49,13 +86,7 @@ def test_what_there_is_none_of_is_shown_as_0_and_all_of_it_is_counted(stack: Sta
     zero += [("workers_alive", ""), *((f"deletion_requests_{name}", "") for name in alone)]
     assert {name: empty[name] for name in zero} == dict.fromkeys(zero, 0.0)
 
-    for i, days in enumerate((1, 26, 40)):
-        body = {
-            "dataset": "d",
-            "sample_ids": [f"d-train-{i}"],
-            "received_at": (now() - timedelta(days=days)).isoformat(),
-        }
-        stack.client.post("/v1/deletion-requests", json=body).raise_for_status()
+    _ask(stack, 1, 26, 40)
     with stack.database.writing() as session:
         workers.seen(session, "w")
         (job,) = session.query(Job).filter(Job.status == "queued").all()
@@ -78,7 +109,8 @@ def test_what_there_is_none_of_is_shown_as_0_and_all_of_it_is_counted(stack: Sta
     assert 0 < found["audit_checkpoint_entries", ""] <= found["audit_log_entries", ""]
 
 
-def test_attempts_workers_and_what_was_left_lying_are_counted(stack: Stack) -> None:
+def test_attempts_workers_and_what_was_left_lying_are_counted(stack: Service) -> None:
+    _ask(stack, 1)
     with stack.database.writing() as session:
         job = session.query(Job).filter(Job.kind == "erase").one()
         begun = now() - timedelta(hours=1)
@@ -91,12 +123,9 @@ def test_attempts_workers_and_what_was_left_lying_are_counted(stack: Stack) -> N
         for verdict in ("pass", "pass", "fail"):
             audit.record(session, "evaluation.recorded", subject="evaluation/x", payload={"gate": verdict})
         version = session.query(Version).one()
-        state, version.state, version.retired_at = version.state, "retired", now() - timedelta(days=1)
+        version.state, version.retired_at = "retired", now() - timedelta(days=1)
         workers.seen(session, "gpu-host:1", gpu_memory=(3, 7))
     found = _scrape(stack)
-    with stack.database.writing() as session:
-        session.get_one(Version, version.id).state = state
-        session.get_one(Version, version.id).retired_at = None
     assert found["attempt_seconds_count", "scrubpublished"] == 2
     assert found["attempt_seconds_sum", "scrubpublished"] == pytest.approx(180, abs=0.01)
     assert found["attempt_seconds_count", "scrubgate_fail"] == 1
@@ -110,10 +139,10 @@ def test_attempts_workers_and_what_was_left_lying_are_counted(stack: Stack) -> N
     assert found["workers", "idle"] == found["workers_alive", ""]
 
 
-def test_a_scraper_needs_a_key_with_the_scope_and_that_key_does_nothing_else(stack: Stack) -> None:
-    assert httpx.get(f"{stack.base_url}/metrics").status_code == 401
-    with stack.client_with("audit", "requests", "datasets", "models", "weights") as other:
-        assert other.get("/metrics").json()["code"] == "forbidden"
-    with stack.client_with("metrics:read") as scraper:
-        assert scraper.get("/v1/deletion-requests").status_code == 403
-        assert scraper.get("/v1/audit/entries").status_code == 403
+def test_a_scraper_needs_a_key_with_the_scope_and_that_key_does_nothing_else(stack: Service) -> None:
+    assert stack.client.get("/metrics").status_code == 401
+    others = stack.headers("audit", "requests", "datasets", "models", "weights")
+    assert stack.client.get("/metrics", headers=others).json()["code"] == "forbidden"
+    scraper = stack.headers("metrics:read")
+    assert stack.client.get("/v1/deletion-requests", headers=scraper).status_code == 403
+    assert stack.client.get("/v1/audit/entries", headers=scraper).status_code == 403
