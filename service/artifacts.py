@@ -4,7 +4,6 @@ Law: what `put` returns a digest for, `open` yields byte for byte until `purge`;
 before all of its bytes are stored. What a store refuses is an OSError, whatever its client library raises.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -19,7 +18,7 @@ from typing import IO, Any
 
 import fsspec
 
-from service import bucket, faults
+from service import atomic_files, bucket, faults
 from service.errors import NotFound, PreconditionFailed, WrongStore
 from service.faults import Step
 
@@ -29,8 +28,6 @@ _PART, _PROBE = "part-", "probe-"
 IDENTITY = "store.json"
 _FORMAT = "unlearning-artifacts/1"
 _PROBE_SECONDS = 5.0
-# What network folders without hard links (SMB, some in user space) say to one.
-_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
 class ArtifactStore:
@@ -285,22 +282,10 @@ def _write_once(target: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        _link_or_move(scratch, target)
+        atomic_files.name_once(scratch, target)
     finally:
         scratch.unlink(missing_ok=True)
     _sync_folder(target.parent)
-
-
-def _link_or_move(scratch: Path, target: Path) -> None:
-    """Give a whole file its name. Raises FileExistsError; without links not for one made in the same instant."""
-    try:
-        os.link(scratch, target)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        if target.exists():
-            raise FileExistsError(errno.EEXIST, "the file is there already") from None
-        scratch.replace(target)
 
 
 def _sync_folder(folder: Path) -> None:

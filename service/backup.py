@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy import Connection, make_url, select, text
 from sqlalchemy.orm import Session
 
-from service import backup_tables, migrate
+from service import atomic_files, backup_tables, migrate
 from service.artifacts import IDENTITY, ArtifactStore, file_digest
 from service.backup_files import chunks, write_private
 from service.errors import Conflict, NotFound, PreconditionFailed
@@ -244,11 +244,9 @@ def _put_sqlite(folder: Path, target: Path, manifest: Manifest) -> None:
         connection.execute("PRAGMA journal_mode=DELETE")
     Path(f"{scratch}.migrating").unlink(missing_ok=True)
     try:
-        os.link(scratch, target)
+        atomic_files.name_once(scratch, target)
     except FileExistsError:
         raise Conflict(f"{target} has come into being meanwhile; end what made it, and delete it.") from None
-    finally:
-        scratch.unlink()
 
 
 def _pending(manifest: Manifest) -> Restore:

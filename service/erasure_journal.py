@@ -19,7 +19,7 @@ from typing import Any
 
 import fsspec
 
-from service import bucket
+from service import atomic_files, bucket
 from service.errors import PreconditionFailed
 from service.evidence.commitments import derive
 
@@ -182,10 +182,7 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    try:
-        os.link(scratch, path)  # fails where there is one: two processes may write at once, and the first was whole
-    finally:
-        scratch.unlink()
+    atomic_files.name_once(scratch, path)
 
 
 def story(segments: Iterable[Segment]) -> dict[int, dict[str, Any]]:

@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -13,6 +14,7 @@ from limits import parse
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service import atomic_files
 from service.placeholders import is_placeholder_key, is_placeholder_password
 
 KEY_BYTES = 32
@@ -282,15 +284,11 @@ def _holds_placeholder(url: str) -> bool:
 def key_file(path: Path) -> bytes:
     """Return the 32-byte key in a file (mode 0600, hex), making one if there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Written whole under a private name, then linked: two processes starting together agree on one key.
+    # Written whole under a private name, then named: two processes starting together agree on one key.
     scratch = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(KEY_BYTES))
-    try:
-        os.link(scratch, path)
-    except FileExistsError:
-        pass
-    finally:
-        scratch.unlink()
+    with suppress(FileExistsError):
+        atomic_files.name_once(scratch, path)
     return bytes.fromhex(path.read_text())

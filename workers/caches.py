@@ -1,11 +1,14 @@
 """Erased images leave this machine's decoded datasets, and the ledgers of their requests are told."""
 
 import os
+import secrets
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy.orm import Session
 
+from service import atomic_files
 from service.store import caches, retention
 from service.store.residuals import State
 from service.store.tables import Dataset
@@ -20,14 +23,10 @@ def place_of(data_dir: Path) -> str:
     file = data_dir / "cache" / _PLACE
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        scratch = file.with_suffix(f".{os.getpid()}")
+        scratch = file.with_suffix(f".{secrets.token_hex(8)}")
         scratch.write_text(new_id("plc"))
-        try:
-            os.link(scratch, file)  # whoever comes first names the place
-        except FileExistsError:
-            pass
-        finally:
-            scratch.unlink()
+        with suppress(FileExistsError):  # whoever comes first names the place
+            atomic_files.name_once(scratch, file)
     return file.read_text()
 
 
