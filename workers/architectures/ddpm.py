@@ -149,7 +149,8 @@ def ddpm_unet(options: BaseModel, image_shape: ImageShape, num_classes: int) -> 
         block_out_channels=tuple(chosen.width * factor for factor in chosen.width_factors),
         down_block_types=tuple("AttnDownBlock2D" if on else "DownBlock2D" for on in attention),
         up_block_types=tuple("AttnUpBlock2D" if on else "UpBlock2D" for on in reversed(attention)),
-        norm_num_groups=NORM_GROUPS,
+        # the class and the timestep are added channel by channel, and the norm of a group of one takes that away again
+        norm_num_groups=min(NORM_GROUPS, chosen.width // 2),
         attention_head_dim=NORM_GROUPS,
         dropout=chosen.dropout,
         num_class_embeds=num_classes + 1 if chosen.class_condition else None,

@@ -240,6 +240,17 @@ def test_a_class_that_there_is_not_is_refused(label: int) -> None:
         sample(_net(), torch.tensor([0, label]), shape=SHAPE, seed=0, steps=2)
 
 
+@pytest.mark.parametrize("width", [8, 16, 24, 32])
+def test_a_net_of_any_width_hears_the_class_and_the_timestep(width: int) -> None:
+    net = _net(width=width, width_factors=(1,), attention_levels=())
+    noisy, early, late = torch.randn(4, *SHAPE), torch.full((4,), 10), torch.full((4,), 900)
+    labels = torch.zeros(4, dtype=torch.int64)
+    with torch.no_grad():
+        said, of_another, later = net(noisy, early, labels), net(noisy, early, labels + 1), net(noisy, late, labels)
+    for other in (of_another, later):
+        assert float((said - other).abs().max() / said.abs().max()) > 0.01
+
+
 def test_without_class_condition_every_class_is_drawn_alike_and_no_weight_is_of_a_class() -> None:
     net = _net(class_condition=False)
     drawn = [sample(net, torch.full((2,), label), shape=SHAPE, seed=0, steps=3) for label in (0, 2)]
