@@ -77,6 +77,10 @@ class Classification:
         """Return the share of rows whose largest logit is the label's; nan-free only for N > 0."""
         return float((logits.argmax(1) == labels).double().mean())
 
+    def on_draws_of(self, seed: int) -> "Classification":  # noqa: ARG002
+        """Return itself: nothing is drawn."""
+        return self
+
     def view(self, model: nn.Module, images: Tensor, labels: Tensor, number: int) -> Inputs:  # noqa: ARG002
         """Return the images alone: nothing is drawn."""
         return (self.inputs(images),)

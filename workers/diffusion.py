@@ -18,7 +18,7 @@ another class y' by having its own class predict what that class predicts, as Sa
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -79,6 +79,10 @@ class Diffusion:
     def views(self) -> int:
         """Return how many draws a sample is measured on."""
         return self.measured_draws
+
+    def on_draws_of(self, seed: int) -> "Diffusion":
+        """Return the task that measures on the draws of that seed."""
+        return replace(self, seed=seed)
 
     def view(self, model: nn.Module, images: Tensor, labels: Tensor, number: int) -> Inputs:  # noqa: ARG002
         """Return noisy images, timesteps in that one of equal parts of the range, labels, and the noise."""

@@ -29,6 +29,8 @@ def prepare(
 ) -> Iterator[Made]:
     """Yield each preparation named, of a model in eval mode and all it was trained on, on its device.
 
+    A task that draws is to draw by the recipe's seed, as the methods do that use what is prepared.
+
     Raises KeyError for one that cannot be made on demand, UnlearningError for one that the task has not.
     """
     for name in names:

@@ -63,6 +63,9 @@ class Task(Protocol):
     def margins(self) -> Margins:
         """Return what losses are told apart by."""
 
+    def on_draws_of(self, seed: int) -> "Task":
+        """Return the task whose `view`s are the draws of that seed: itself where nothing is drawn."""
+
     @property
     def views(self) -> int:
         """Return how many draws there are to measure a sample on."""

@@ -5,7 +5,8 @@ F_D, F_f: diagonal importance over all the parent was trained on and over the fo
 
     where F_f > alpha F_D:   theta <- beta theta,   beta = min(lambda F_D / F_f, 1)        every other weight stays
 
-One shot, no step is taken and nothing is drawn: every seed gives the same model. Buffers stay as they are.
+One shot, no step is taken and nothing is drawn by the run's seed: every seed gives the same candidates. Buffers stay
+as they are.
 Where this differs from the papers, or public code:
 - F is the mean over per-sample gradients. Public code takes the gradient of a batch's mean, which makes F depend on
   the batch size; the published alpha = 10 goes with that.
@@ -60,12 +61,15 @@ def dampened(
 def importances(
     model: nn.Module, splits: UnlearningSplits, config: DampeningConfig, around: Surroundings, score: str
 ) -> tuple[Importance, Importance, dict[str, float | bool]]:
-    """Return F_f, F_D and what they took. The retain set is read only where F_D is not prepared."""
+    """Return F_f, F_D and what they took. The retain set is read only where F_D is not prepared.
+
+    A task that draws noise draws it by the recipe's seed, as where F_D is prepared, not by the run's: on other draws
+    the forgotten samples would have one importance in F_f and another in F_D.
+    """
+    task = around.task.on_draws_of(around.recipe.seed)
 
     def over(samples: LabelledSet) -> dict[str, Tensor]:
-        return diagonal_importance(
-            model, samples, around.task, score=SCORES[score], budget=config.memory_mib * MEBIBYTE
-        )
+        return diagonal_importance(model, samples, task, score=SCORES[score], budget=config.memory_mib * MEBIBYTE)
 
     clock = time.perf_counter()
     f_f = over(splits.forget)

@@ -9,17 +9,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from service.catalogue.architectures.options import DdpmOptions
 from service.catalogue.methods import METHODS as CATALOGUE
+from service.catalogue.methods import SsdConfig
 from service.catalogue.recipe import Recipe
 from service.catalogue.tasks import Task
-from tests.diffusion_cases import RECIPE, SHAPE, net, samples, splits
+from tests.diffusion_cases import RECIPE, SHAPE, around, net, samples, splits
 from workers import pipeline
-from workers.architectures.ddpm import Ddpm
+from workers.architectures.ddpm import Ddpm, ddpm_unet
 from workers.diffusion import Diffusion
 from workers.pipeline import ModelSpec, unlearn, validate_parameters
+from workers.preparing import prepare
 from workers.reproducibility import deterministic, generator_for
 from workers.training import train
-from workers.unlearning.interface import UnlearningError, UnlearningResult
+from workers.unlearning.dampening import importances
+from workers.unlearning.importance import diagonal_importance
+from workers.unlearning.interface import UnlearningError, UnlearningResult, UnlearningSplits
 
 SPEC = ModelSpec(architecture="ddpm_unet_small", image_shape=SHAPE, num_classes=3, recipe=RECIPE)
 QUICK: dict[str, dict[str, Any]] = {
@@ -84,6 +89,22 @@ def test_a_method_moves_net_and_average_repeats_bit_for_bit_and_leaves_the_paren
     for part in ("net.", "ema."):
         moved = [name for name, value in first.state_dict().items() if not torch.equal(value, before[name])]
         assert any(name.startswith(part) for name in moved), f"{method} left all of {part} as it was"
+
+
+def test_both_importances_stand_on_the_draws_that_a_prepared_one_was_made_on_whatever_the_runs_seed() -> None:
+    task, cut, config = pipeline.task_for(SPEC, RECIPE.seed), splits(), SsdConfig()
+    parent = task.started_from(_parent())
+    (made,) = prepare(_parent(), cut.train, ["importance_loss"], task=task)
+    assert RECIPE.seed != 4
+    for prepared in ({}, {made.name: made.tensors}):
+        run = replace(around(pipeline.task_for(SPEC, 4)), prepared=prepared)
+        f_f, f_d, told = importances(parent, cut, config, run, "loss")
+        assert told["prepared"] == bool(prepared)
+        for found, samples_of in ((f_f, cut.forget), (f_d, cut.train)):
+            wanted = diagonal_importance(parent, samples_of, task)
+            largest = max(float(each.max()) for each in wanted.values())
+            for name, value in wanted.items():
+                torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-9 * largest)
 
 
 @pytest.mark.parametrize("method", sorted(CATALOGUE.keys() - QUICK))
