@@ -36,6 +36,7 @@ from workers.unlearning.interface import Surroundings, UnlearningResult, Unlearn
 from workers.unlearning.refusals import refuse_before, refuse_unmoved
 from workers.unlearning.shards import kept
 
+CONDITIONS = "net.class_embedding.weight"
 EPOCH_DRAWS = 2
 """Draws on which a diffusion model is measured after each epoch of a method: more would take half as long as the epoch.
 """
@@ -116,6 +117,7 @@ def validate_parameters(spec: ModelSpec, tensors: Mapping[str, Tensor]) -> list[
     expected = build_model(spec).state_dict()
     faults = _average_faults(expected, tensors)
     without_average = bool(faults)
+    faults += _condition_faults(expected, tensors)
     faults += [
         f"missing tensor {name!r}"
         for name in expected
@@ -142,6 +144,21 @@ def _average_faults(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor
     if taken is not None and taken.shape == () and int(taken) < 1:
         return [f"{UPDATES!r} is {int(taken)}: an average that was never taken draws no images; it must be 1 or more"]
     return []
+
+
+def _condition_faults(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+    """Say what it means that a denoiser's table of classes is another than the dataset's."""
+    wanted, given = expected.get(CONDITIONS), tensors.get(CONDITIONS)
+    if UPDATES not in expected or (wanted is None and given is None):
+        return []
+    if wanted is None:
+        return ["the weights are told a class to draw, and the model is registered with `class_condition` false"]
+    if given is None:
+        return ["the weights are told no class to draw; register a model for them with `class_condition` false"]
+    if given.ndim != wanted.ndim or len(given) == len(wanted):
+        return []
+    # one row beside the classes is for none
+    return [f"the weights are for {len(given) - 1} classes to draw, and the dataset has {len(wanted) - 1}"]
 
 
 def _tensor_faults(name: str, expected: Tensor, given: Tensor) -> list[str]:

@@ -143,6 +143,39 @@ def test_a_dataset_of_another_image_size_is_refused(
     assert "32x32" in fault["detail"]
 
 
+@pytest.mark.parametrize(
+    ("change", "pointers"),
+    [
+        ({"architecture_options": {"class_condition": "perhaps"}}, {"/architecture_options/class_condition"}),
+        ({"architecture_options": {"width": 12, "ema_decay": 1.0}}, {"width", "ema_decay"}),
+        ({"architecture_options": {"width_factors": [], "condition": 11}}, {"width_factors", "condition"}),
+        ({"architecture_options": {"width_factors": [1, 0]}}, {"width_factors/1"}),
+        ({"task": "painting", "recipe": {"epochs": 0, "lr": -1}}, {"/task", "/recipe/epochs", "/recipe/lr"}),
+        ({"architecture": "ddpm", "recipe": {"sisa": {"shards": 2, "slices": 2}}, "task": "generation",
+          "policy": {"ladder": ["delete"], "prepare_audit": True}},
+         {"/architecture", "/recipe/sisa", "/policy/ladder/0", "/policy/prepare_audit"}),
+        ({"dataset": "nothing", "architecture_options": {"class_condition": False}, "policy": {"ladder": ["salun"]}},
+         {"/dataset", "/policy/ladder/0"}),
+    ],
+)  # fmt: skip
+def test_what_no_denoiser_can_be_is_refused_with_all_its_faults(
+    stack: Stack, change: dict[str, Any], pointers: set[str]
+) -> None:
+    before = _stored(stack)
+    found = _faults(_register(stack, "never", **change))
+    assert set(found) == {p if p.startswith("/") else f"/architecture_options/{p}" for p in pointers}
+    assert all(fault["detail"] for fault in found.values())
+    assert _stored(stack) == before
+
+
+def test_options_without_meaning_for_the_method_are_refused_with_the_other_faults(stack: Stack) -> None:
+    before = _stored(stack)
+    options = {"epochs": 0, "condition": 12}
+    answer = _ask(stack, "train-0", "nobody", method="salun", method_options=options, models=["g"])
+    assert set(_faults(answer)) == {"/sample_ids/1", "/method_options/epochs", "/method_options/condition"}
+    assert _stored(stack) == before
+
+
 def test_more_levels_than_the_image_has_room_for_are_refused(stack: Stack) -> None:
     found = _faults(_register(stack, "deep", architecture_options={"width_factors": [1, 2, 2]}))
     assert found["/architecture_options"]["code"] == "image_too_small"

@@ -20,7 +20,7 @@ def refuse_before(
     if task in METHODS[method].not_for:
         raise UnlearningError(f"{method} has no meaning for {task}: {METHODS[method].not_for[task]}")
     _refuse_unknown_classes(splits, num_classes)
-    _refuse_without_class_condition(method, parent, splits)
+    _refuse_without_class_condition(method, parent, splits, num_classes)
     _refuse_without_selection(method, splits)
     _refuse_emptied_classes(method, splits)
     _refuse_broken_parent(method, parent)
@@ -40,8 +40,10 @@ def _refuse_unknown_classes(splits: UnlearningSplits, num_classes: int) -> None:
         raise InvalidSplitsError(f"the network has classes 0 to {num_classes - 1}, and the samples labels {unknown}")
 
 
-def _refuse_without_class_condition(method: str, parent: nn.Module, splits: UnlearningSplits) -> None:
+def _refuse_without_class_condition(method: str, parent: nn.Module, splits: UnlearningSplits, num_classes: int) -> None:
     """Refuse what a network that is told no class cannot be taught, and a class that nothing could show it forgot."""
+    if METHODS[method].needs_class_condition and num_classes < 2:
+        raise UnlearningError(f"{method}: it teaches a sample another class, and the dataset has no other")
     if not isinstance(parent, Ddpm) or parent.class_condition:
         return
     if METHODS[method].needs_class_condition:

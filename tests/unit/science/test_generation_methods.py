@@ -127,6 +127,16 @@ def test_no_other_class_is_taught_to_a_net_that_is_told_none(method: str) -> Non
         _unlearned_without_class(method, torch.arange(4))
 
 
+@pytest.mark.parametrize("method", ["random_label", "salun"])
+def test_where_there_is_one_class_no_other_is_taught(method: str) -> None:
+    one, train_set = replace(SPEC, num_classes=1), samples()
+    same = replace(train_set, labels=torch.zeros_like(train_set.labels))
+    cut = UnlearningSplits(train=same, forget_index=torch.arange(4), selection=same)
+    config = CATALOGUE[method].config.model_validate(QUICK[method])
+    with pytest.raises(UnlearningError, match=f"{method}: it .* has no other"):
+        unlearn(one, net(), cut, config, method=method, seed=0)
+
+
 @pytest.mark.parametrize("method", sorted(QUICK))
 def test_a_net_that_is_told_no_class_forgets_no_class_as_a_whole(method: str) -> None:
     with pytest.raises(UnlearningError, match="told no class"):
@@ -174,3 +184,17 @@ def test_an_average_that_was_never_taken_or_lacks_a_tensor_is_refused() -> None:
     lost = next(name for name in tensors if name.startswith("ema."))
     del tensors[lost]
     assert validate_parameters(SPEC, tensors) == [f"missing tensor {lost!r}"]
+
+
+def test_weights_for_other_conditions_are_refused_with_what_that_means() -> None:
+    with_four = ddpm_unet(DdpmOptions(width=8, blocks=1, width_factors=(1,), attention_levels=(0,)), SHAPE, 4)
+    found = validate_parameters(SPEC, with_four.state_dict())
+    assert any(fault.startswith("the weights are for 4 classes to draw") for fault in found)
+    told_none = net(class_condition=False).state_dict()
+    assert any(fault.startswith("the weights are told no class") for fault in validate_parameters(SPEC, told_none))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pipeline, "build_model", lambda _spec: net(class_condition=False))
+        (fault,) = validate_parameters(SPEC, told_none)
+        told = validate_parameters(SPEC, _parent().state_dict())
+    assert "never taken" in fault
+    assert told[0].startswith("the weights are told a class to draw")
