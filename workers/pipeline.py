@@ -103,11 +103,6 @@ def classification_for(recipe: Recipe) -> Classification:
     return Classification(mixed=recipe.precision == "mixed")
 
 
-def draws_images(spec: ModelSpec) -> bool:
-    """Say whether the network makes images, and is measured as such."""
-    return ARCHITECTURES[spec.architecture].task == TaskName.GENERATION
-
-
 def validate_parameters(spec: ModelSpec, tensors: Mapping[str, Tensor]) -> list[str]:
     """Return every fault of a state dict for this network, an empty list when it fits.
 
@@ -317,7 +312,7 @@ def erase(
             "plot": plot,
             "earlier": earlier,
         }
-        if draws_images(spec):
+        if spec.task == TaskName.GENERATION:
             measured = evaluate_generation(num_classes=spec.num_classes, **how)
         else:
             measured = evaluate(task=Classification(), references=references, **how)

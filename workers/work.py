@@ -14,6 +14,7 @@ from service.catalogue.architectures import ARCHITECTURES
 from service.catalogue.bounds import Bound
 from service.catalogue.methods import METHODS, MethodConfig
 from service.catalogue.recipe import Recipe
+from service.catalogue.tasks import Task
 from workers import checkpoints, pipeline, reference_files
 from workers.checkpoints import BadCheckpoint
 from workers.classification import placed
@@ -178,7 +179,7 @@ def _erase(order: Order, progress: Progress, journal: Journal) -> dict[str, Any]
             audit=take(order["audit"]),
             test=take(order["test"]),
             retained_labels=splits.retained_labels if gone else None,
-            recognition=take([*order["selection"], *order["population"]]) if pipeline.draws_images(spec) else None,
+            recognition=take([*order["selection"], *order["population"]]) if spec.task == Task.GENERATION else None,
         ),
         method=order["method"],
         config=_config(order),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from workers.classification import Classification, device_of
 from workers.evaluation.against_retrained import against_retrained
-from workers.evaluation.earlier import EarlierSet, audit_again
+from workers.evaluation.earlier import EarlierSet, attack_on_phi, audit_again
 from workers.evaluation.measure import (
     RETAINED,
     BySplit,
@@ -143,6 +143,8 @@ def evaluate(
     if plot is not None:
         with clock.timed("plots"):
             plot(gather(logits, labels, draws, runs=runs, plan=plan, results=results))
+    audited = {"audit_logits": logits["unlearned"]["audit"], "audit_labels": labels["audit"]}
+    on_phi = attack_on_phi(unlearned, task=task, **audited)
     return {
         "metrics": [result.to_dict() for result in results["unlearned"]],
         "parent_metrics": [result.to_dict() for result in results["parent"]],
@@ -152,15 +154,7 @@ def evaluate(
         "curves": _curves(runs, plan),
         "references": None if references is None else references.logits.models,
         "earlier_forget_sets": [
-            audit_again(
-                unlearned,
-                each,
-                task=task,
-                audit_logits=logits["unlearned"]["audit"],
-                audit_labels=labels["audit"],
-                generator=generator,
-            )
-            for each in earlier
+            audit_again(each, audit_labels=labels["audit"], generator=generator, attack=on_phi) for each in earlier
         ],
         "planted_leak": planted_leak(results["parent"], attack=PHI_AUC),
         "controls": control_counts(labels, draws, relearned=0 if plan is None else len(plan.forget)),

@@ -1,12 +1,26 @@
 """What is measured of a model that makes images of given classes."""
 
-from service.catalogue.metrics.spec import OURS, RELEARNING_SOURCE, MetricSpec
+from dataclasses import replace
+
+from service.catalogue.metrics.comparison import COMPARISON
+from service.catalogue.metrics.relearning import RELEARNING
+from service.catalogue.metrics.spec import OURS, MetricSpec
 from service.catalogue.tasks import GENERATION_ALONE
 
 _SEEN = (
     "of a small classifier trained on real images of the selection and the population pool, which no version and no "
 )
 _SEEN += "forget set has; its own accuracy on the audit pool stands in the report"
+
+_SGD = {spec.id: spec for spec in [*RELEARNING, *COMPARISON]}
+
+
+def _under_adam(of: str, name: str) -> MetricSpec:
+    """Return what is said of a figure of relearning by SGD, for the same by Adam."""
+    spec = _SGD[of]
+    formula = f"as {of}, by Adam at a rate of its own"
+    return replace(spec, id=name, title=f"{spec.title} under Adam", formula=formula, tasks=GENERATION_ALONE)
+
 
 GENERATION = [
     MetricSpec(
@@ -64,41 +78,7 @@ GENERATION = [
         does_not_prove="Equal losses do not make equal images.",
         tasks=GENERATION_ALONE,
     ),
-    MetricSpec(
-        id="relearning_adam.delay",
-        title="Relearning delay under Adam",
-        formula="as relearning_delay, by Adam at a rate of its own",
-        source=RELEARNING_SOURCE,
-        basis="original",
-        direction="higher",
-        ideal=None,
-        kind="evidence",
-        does_not_prove="A wrecked model relearns slowly too: read it beside utility and the controls' delay.",
-        tasks=GENERATION_ALONE,
-    ),
-    MetricSpec(
-        id="relearning_adam.ratio",
-        title="Relearning ratio under Adam",
-        formula="as relearning_ratio, by Adam at a rate of its own",
-        source=RELEARNING_SOURCE,
-        basis="unseen controls",
-        direction="target",
-        ideal=1.0,
-        kind="evidence",
-        does_not_prove="Far above 1 is not better by itself; 1 says forgotten and unseen samples are as hard to learn.",
-        tasks=GENERATION_ALONE,
-    ),
-    MetricSpec(
-        id="relearning_adam.anamnesis",
-        title="Anamnesis under Adam",
-        formula="as anamnesis, by Adam at a rate of its own",
-        source="after Chundawat et al. 2023, arXiv:2201.05629, in the delay defined here",
-        basis="retrained",
-        direction="target",
-        ideal=1.0,
-        kind="evidence",
-        does_not_prove="See anamnesis.",
-        when="retrained",
-        tasks=GENERATION_ALONE,
-    ),
+    _under_adam("relearning_delay", "relearning_adam.delay"),
+    _under_adam("relearning_ratio", "relearning_adam.ratio"),
+    replace(_under_adam("anamnesis", "relearning_adam.anamnesis"), title="Anamnesis under Adam"),
 ]

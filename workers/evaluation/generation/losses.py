@@ -5,7 +5,7 @@ every model is read on the same. Low for members. Yeom et al., CSF 2018, arXiv:1
 Carlini et al., USENIX Security 2023, arXiv:2301.13188.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -87,3 +87,15 @@ def membership(losses: Losses, pairs: ControlPairs) -> MetricResult:
     ours, theirs = losses["forget"][pairs.forget.numpy()], losses["audit"][pairs.audit.numpy()]
     parts = [auc_delong(-ours[:, j], -theirs[:, j])[0] for j in range(ours.shape[1])]
     return auc_result(LOSS_AUC, members, controls, extra={"by_part_of_timesteps": parts})
+
+
+def attack_on_loss(
+    model: nn.Module, *, task: Diffusion, audit_losses: Floats
+) -> Callable[[LabelledSet, ControlPairs], list[MetricResult]]:
+    """Return what measures mean loss and the attack on it; the audit pool's losses are that model's."""
+
+    def attack(samples: LabelledSet, pairs: ControlPairs) -> list[MetricResult]:
+        losses = measured(task, model, samples)
+        return [mean_loss("forget", losses.mean(1)), membership({"forget": losses, "audit": audit_losses}, pairs)]
+
+    return attack

@@ -9,9 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from workers.evaluation.earlier import EarlierSet
-from workers.evaluation.generation.again import audit_again
-from workers.evaluation.generation.losses import LOSS_AUC, Losses, membership, membership_scores
+from workers.evaluation.earlier import EarlierSet, audit_again
+from workers.evaluation.generation.losses import LOSS_AUC, Losses, attack_on_loss, membership, membership_scores
 from workers.evaluation.generation.plot_data import gather
 from workers.evaluation.generation.profile import DEFAULT_PROFILE, GenerationProfile
 from workers.evaluation.generation.relearning import curves_part
@@ -119,12 +118,10 @@ def _report(
 
 def _again(unlearned: nn.Module, earlier: EarlierSet, measured: Mapping[str, Measured], stage: Stage) -> dict[str, Any]:
     return audit_again(
-        unlearned,
         earlier,
-        task=stage.task,
-        audit_losses=measured["unlearned"].losses["audit"],
         audit_labels=stage.labels["audit"],
         generator=stage.generator,
+        attack=attack_on_loss(unlearned, task=stage.task, audit_losses=measured["unlearned"].losses["audit"]),
     )
 
 
