@@ -34,8 +34,8 @@ COMPILE := compile --quiet --universal --python-version 3.11 --generate-hashes \
 
 lock: ## Pin the dependencies of pyproject.toml again (needs uv; ARGS=--upgrade for newer versions)
 	@command -v $(UV) >/dev/null || { echo "uv is needed: pip install uv" >&2; exit 1; }
-	$(UV) pip $(COMPILE) $(ARGS) pyproject.toml --extra worker --extra s3 --extra dev -o $(LOCK)
-	$(UV) pip $(COMPILE) $(ARGS) pyproject.toml --extra worker --extra s3 -c $(LOCK) -o requirements/worker.lock
+	$(UV) pip $(COMPILE) $(ARGS) pyproject.toml --extra worker --extra s3 --extra fid --extra dev -o $(LOCK)
+	$(UV) pip $(COMPILE) $(ARGS) pyproject.toml --extra worker --extra s3 --extra fid -c $(LOCK) -o requirements/worker.lock
 	$(UV) pip $(COMPILE) $(ARGS) pyproject.toml --extra s3 -c $(LOCK) -o requirements/service.lock
 	echo hatchling | $(UV) pip $(COMPILE) $(ARGS) - -c $(LOCK) -o requirements/build.lock
 

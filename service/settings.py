@@ -68,6 +68,10 @@ class Settings(BaseSettings):
         "unlearning-service.local/v1/audit",
         description="Name of the audit log in its checkpoints: a URL without its scheme. It never changes.",
     )
+    inception_weights: Path | None = Field(
+        None,
+        description="safetensors file of Inception's weights on the worker, by which FID is taken; empty: it is not.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the worker's child process.")
     lease_seconds: float = Field(30.0, gt=0, description="How long a silent worker keeps a job, seconds.")
     sweep_seconds: float = Field(5.0, gt=0, description="How often each worker looks for lost work, seconds.")
@@ -175,7 +179,7 @@ class Settings(BaseSettings):
             raise ValueError("no such time zone in the IANA database") from None
         return value
 
-    @field_validator("signing_key", "signing_key_file", "fault_points", mode="before")
+    @field_validator("signing_key", "signing_key_file", "inception_weights", "fault_points", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return value or None

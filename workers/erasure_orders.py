@@ -7,6 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.catalogue.methods import METHODS, Purpose
+from service.catalogue.tasks import Task
 from service.lifecycle import SampleState
 from service.store import controls, preparations, references, requests, retention, retrained, samples, versions
 from service.store.tables import Dataset, Job, Model, Sample, Version, VersionExclusion
@@ -63,6 +64,8 @@ def prepare(session: Session, job: Job, dataset: Dataset, place: Place) -> Prepa
     file = references.of_model(session, str(job.model_id))
     if file is not None:
         order["references"] = place.references(file)
+    if situation.task == Task.GENERATION and place.settings.inception_weights is not None:
+        order["inception"] = str(place.settings.inception_weights.resolve())
     if not situation.has_retain:
         order["retained_labels"] = sorted({row.label for row in kept})
     train = sorted(forget | {row.position for row in kept if situation.has_retain})

@@ -19,6 +19,7 @@ from workers.classification import Classification, device_of, placed
 from workers.erasure_report import gate_part, method_part, resumed_part, seconds_part
 from workers.evaluation.earlier import EarlierSet
 from workers.evaluation.gate import Bar
+from workers.evaluation.generation.inception import NOT_NAMED, Absent, Extractor
 from workers.evaluation.generation.report import evaluate_generation
 from workers.evaluation.plots.data import PlotData
 from workers.evaluation.reference_attacks import PlacedReferences
@@ -272,12 +273,14 @@ def erase(
     prepared: Mapping[str, Mapping[str, Tensor]] | None = None,
     keep: Callable[[Mapping[str, Mapping[str, Tensor]]], None] | None = None,
     journal: Journal = NO_JOURNAL,
+    extractor: Extractor | Absent = NOT_NAMED,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Unlearn the forget set and measure the result; return the new model and the report.
 
     The parent is put in eval mode and not changed otherwise; all sets must lie on its device. `config` None
     means the method's defaults; `bar` None means that nothing is judged. `groups` maps a request's name to
     positions in the forget set; `plot` is given what the plots are drawn from; `retrained` is only measured;
+    `extractor` is what FID of a generation model is taken with;
     `keep` is given what the method left for later requests on the new model, nothing if it left none. What an exact
     method trains goes on where `journal` has kept it.
     Raises UnknownMethodError, TypeError for another method's config, InvalidSplitsError for a label that the network
@@ -313,7 +316,7 @@ def erase(
             "earlier": earlier,
         }
         if spec.task == TaskName.GENERATION:
-            measured = evaluate_generation(num_classes=spec.num_classes, **how)
+            measured = evaluate_generation(num_classes=spec.num_classes, extractor=extractor, **how)
         else:
             measured = evaluate(task=Classification(), references=references, **how)
         where = environment(device_of(parent))

@@ -21,6 +21,7 @@ from workers.classification import placed
 from workers.data import cache
 from workers.evaluation.earlier import EarlierSet
 from workers.evaluation.gate import Bar
+from workers.evaluation.generation.inception import NOT_NAMED, Absent, Extractor, inception
 from workers.evaluation.plots.data import PlotData
 from workers.evaluation.reference_attacks import PlacedReferences
 from workers.evaluation.report import EvaluationSplits
@@ -198,6 +199,7 @@ def _erase(order: Order, progress: Progress, journal: Journal) -> dict[str, Any]
         prepared=_prepared(order),
         keep=left.update,
         journal=journal,
+        extractor=extractor_of(order),
         retrained=_stored(order["retrained"], spec, _device(order)) if "retrained" in order else None,
         earlier=[
             EarlierSet(
@@ -345,6 +347,19 @@ def _references(order: Order, spec: ModelSpec) -> PlacedReferences | None:
     placed = {"forget": forget, **{name: order[name] for name in ("audit", "test", "population")}}
     positions = {name: torch.tensor(where, dtype=torch.int64) for name, where in placed.items()}
     return PlacedReferences(logits=logits, positions=positions)
+
+
+def extractor_of(order: Order) -> Extractor | Absent:
+    """Return the network that FID is taken with, where the operator provides its weights, or why there is none."""
+    if "inception" not in order:
+        return NOT_NAMED
+    path = Path(order["inception"])
+    try:
+        sha256 = checkpoints.file_digest(path)
+        tensors = checkpoints.load(path, sha256=sha256)
+    except (BadCheckpoint, OSError):
+        return Absent(why="the file of UNLEARN_INCEPTION_WEIGHTS is not there, not readable or not safetensors")
+    return inception(tensors, sha256=sha256, device=_device(order))
 
 
 _TRAININGS: dict[str, Callable[[Order, Progress, Journal], dict[str, Any]]] = {

@@ -19,6 +19,8 @@ GATED_AUCS = (PHI_AUC, LOSS_AUC)
 FLOOR = "mia_threshold.phi.floor"
 NEVER_AT_HAND = {
     "benchmarks": "only benchmarks measure this metric",
+    "inception weights": "a report has this metric only where the operator provides weights of Inception; "
+    "frechet_distance needs none",
     "retrained": "a report has this metric only where the service holds a model retrained without the same samples",
 }
 WIDEST_BAND = 0.10

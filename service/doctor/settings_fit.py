@@ -1,18 +1,29 @@
 """Do the settings fit together, and are they fit for production?"""
 
 from collections.abc import Iterator
+from pathlib import Path
 
+from service import weights_header
 from service.doctor.finding import Finding
+from service.errors import InvalidRequest
 from service.settings import Settings
 
 _PART = "settings"
 
 
 def look(settings: Settings) -> Iterator[Finding]:
-    found = list(_misfits(settings))
+    found = [*_misfits(settings), *_misplaced(settings)]
     yield from found
     if not found:
         yield Finding.ok(_PART, f"fit together ({settings.environment})")
+
+
+def _is_safetensors(path: Path) -> bool:
+    try:
+        weights_header.check(path)
+    except (InvalidRequest, OSError):
+        return False
+    return True
 
 
 def _misfits(settings: Settings) -> Iterator[Finding]:
@@ -34,6 +45,12 @@ def _misfits(settings: Settings) -> Iterator[Finding]:
     if "memory" in settings.resolved_rate_limit_storage and settings.environment == "production":
         todo = "With several API processes set UNLEARN_RATE_LIMIT_STORAGE to a Redis URL."
         yield Finding.warning(_PART, "rates are counted in each API process by itself", todo)
+
+
+def _misplaced(settings: Settings) -> Iterator[Finding]:
+    if settings.inception_weights is not None and not _is_safetensors(settings.inception_weights):
+        todo = "On a worker's machine put the file there (docs/generation-evaluation.md), or FID is not measured."
+        yield Finding.warning(_PART, "UNLEARN_INCEPTION_WEIGHTS names no safetensors file here", todo)
     if not settings.roots:
         yield Finding.warning(
             _PART, "UNLEARN_ALLOWED_ROOTS is empty", "Name the folders data sets lie in, or only built-in ones work."

@@ -28,7 +28,9 @@ CLASS = 3
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     # what is measured takes a while on a busy machine, and nothing here is about leases
-    with running(tmp_path_factory.mktemp("generation"), lease_seconds="60") as found:
+    folder = tmp_path_factory.mktemp("generation")
+    (folder / "weights").write_bytes(b"no tensors")
+    with running(folder, lease_seconds="60", inception_weights=str(folder / "weights")) as found:
         found.register()
         found.train("painter", **TINY)
         yield found
@@ -82,6 +84,8 @@ def test_a_whole_class_is_erased_and_what_is_drawn_for_it_is_measured(stack: Sta
         ("frechet_distance", "retain"),
     } <= set(found)
     assert found["mia_threshold.loss.auc", None]["n"] > 0
+    assert found["fid", "retain"]["verdict"] == "not_applicable"
+    assert "not safetensors" in found["fid", "retain"]["extra"]["reason"]
     version = stack.client.get("/v1/models/painter/versions/2").json()
     assert (version["task"], version["role"], version["method"]) == ("generation", "unlearned", "finetune")
     assert stack.client.get("/v1/models/painter/versions/1/weights").status_code == 410

@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from service import doctor, migrate
-from service.doctor import Finding, machine
+from service.doctor import Finding, machine, settings_fit
 from service.evidence.key_wrapping import wrapping_key
 from service.settings import Settings
 from service.store import intake, workers
@@ -142,3 +143,13 @@ def test_the_command_exits_1_on_a_fault_and_speaks_json(tmp_path: Path) -> None:
     found = {line["part"]: line for line in json.loads(done.stdout)}
     assert (found["database"]["level"], found["device"]["level"]) == ("fault", "ok")
     assert "torch" in found["device"]["found"]
+
+
+def test_weights_for_fid_that_are_no_safetensors_are_told(settings: Settings) -> None:
+    path = settings.data_dir / "inception.safetensors"
+    named = settings.model_copy(update={"inception_weights": path})
+    assert "UNLEARN_INCEPTION_WEIGHTS" in str(list(settings_fit.look(named)))
+    header = json.dumps({"weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    assert "UNLEARN_INCEPTION_WEIGHTS" not in str(list(settings_fit.look(named)))
+    assert "UNLEARN_INCEPTION_WEIGHTS" not in str(list(settings_fit.look(settings)))

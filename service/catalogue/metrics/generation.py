@@ -66,6 +66,21 @@ GENERATION = [
         tasks=GENERATION_ALONE,
     ),
     MetricSpec(
+        id="fid",
+        title="FID",
+        formula="as frechet_distance, in Inception's 2048 features, each of up to 2,000 real images counting alike; by "
+        "torchmetrics, with torch-fidelity's network and resizing and the weights of UNLEARN_INCEPTION_WEIGHTS",
+        source="Heusel et al., NeurIPS 2017, arXiv:1706.08500",
+        basis="none",
+        direction="lower",
+        ideal=0.0,
+        kind="smoke_test",
+        does_not_prove="Of some hundred images it is larger than of many, and small images are made larger for the "
+        "network: it compares within one report, and with no published figure.",
+        when="inception weights",
+        tasks=GENERATION_ALONE,
+    ),
+    MetricSpec(
         id="loss_rise",
         title="Rise of the test loss",
         formula="(mean loss of the unlearned model - the original's) / the original's, on test samples whose label is "

@@ -49,6 +49,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "generation_accuracy": SHARE,
     "generation_drop": DIFFERENCE,
     "frechet_distance": POSITIVE,
+    "fid": POSITIVE,
     "loss_rise": (-1.0, math.inf),
     "relearning_adam": POSITIVE,
 }
@@ -66,6 +67,7 @@ WITHOUT_INTERVAL = frozenset(
         "relearning_head_delay",
         "retain_side_delay",
         "relearning_adam.delay",
+        "fid",
     }
 )
 """Families, or single metrics, whose figures have no interval, so that a bound on them is a bound on the value."""
@@ -96,6 +98,7 @@ SPLITS: dict[str, tuple[str, ...]] = {
     "generation_accuracy": ("retain", "forget"),
     "generation_drop": ("retain",),
     "frechet_distance": ("retain",),
+    "fid": ("retain",),
     "loss_rise": ("test",),
     "relearning_adam.delay": _RELEARNED,
 }

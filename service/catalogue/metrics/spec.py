@@ -7,16 +7,16 @@ from service.catalogue.tasks import CLASSIFICATION_ALONE, Task
 
 Basis = Literal["none", "original", "unseen controls", "retrained", "reference models"]
 Direction = Literal["higher", "lower", "target"]
-When = Literal["always", "reference models", "retrained", "whole classes", "benchmarks"]
+When = Literal["always", "reference models", "retrained", "whole classes", "benchmarks", "inception weights"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSpec:
     """Describe one metric. `direction` "target": the nearer to `ideal`, from either side, the better.
 
-    `when` says what a report needs to hold it: nothing, prepared reference models, a retrained version, or forgotten
-    classes of which nothing is left. `tasks` names what models must be for to be measured by it; `lower_on` the splits
-    on which lower is better although `direction` says higher.
+    `when` says what a report needs to hold it: nothing, prepared reference models, a retrained version, forgotten
+    classes of which nothing is left, or Inception's weights, which the operator provides. `tasks` names what models
+    must be for to be measured by it; `lower_on` the splits on which lower is better although `direction` says higher.
     """
 
     id: str

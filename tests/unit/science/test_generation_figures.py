@@ -28,7 +28,12 @@ def _plan(**changes: int) -> SamplingPlan:
 
 def _drawn(right: list[int], seed: int = 0) -> Drawn:
     features = np.random.default_rng(seed).normal(size=(len(right), 3))
-    return Drawn(right=torch.tensor(right, dtype=torch.bool), features=features, shown={})
+    return Drawn(
+        right=torch.tensor(right, dtype=torch.bool),
+        features=features,
+        images=images_of(len(right), seed).images,
+        shown={},
+    )
 
 
 def test_forgotten_classes_are_drawn_first_and_retained_ones_in_turn() -> None:

@@ -11,7 +11,9 @@ from workers.architectures import ImageShape
 from workers.architectures.ddpm import Ddpm
 from workers.evaluation.generation import figures
 from workers.evaluation.generation.drawn import Drawn, SamplingPlan, SamplingProfile, draw, plan_sampling
+from workers.evaluation.generation.fid import Fid, fid_to
 from workers.evaluation.generation.frechet import Moments, class_weights, frechet_distance, moments
+from workers.evaluation.generation.inception import NOT_NAMED, Absent, Extractor
 from workers.evaluation.generation.recogniser import Recogniser, disclosed, recogniser_for
 from workers.evaluation.measure import RETAINED, BySplit, classes_gone
 from workers.evaluation.report import EvaluationSplits
@@ -21,7 +23,7 @@ from workers.samples import LabelledSet
 
 NO_CLASSIFIER = "the selection and the population pool have no sample that the classifier could learn from"
 NOT_TOLD = "the network draws without being told a class"
-UNMEASURED = (figures.ACCURACY, figures.DROP, figures.FRECHET)
+UNMEASURED = (figures.ACCURACY, figures.DROP, figures.FRECHET, figures.FID)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,6 +40,7 @@ class Studio:
     real: Moments | None
     real_unseen: float | None
     classifier: Mapping[str, Any]
+    fid: Fid | Absent
     told: bool
 
     def draw(self, model: nn.Module, *, done: Callable[[int, int], None] = lambda _done, _total: None) -> Drawn:
@@ -64,6 +67,7 @@ def studio_for(
     num_classes: int,
     seed: int,
     profile: SamplingProfile,
+    extractor: Extractor | Absent = NOT_NAMED,
 ) -> Studio | None:
     """Train or take the classifier, lay out what is drawn, and take the real images' features; None without pools."""
     pools = splits.recognition
@@ -71,7 +75,8 @@ def studio_for(
     if recogniser is None:
         return None
     retained, shape = torch.unique(labels[RETAINED]), splits.forget.images.shape
-    real, unseen = _real(recogniser, splits, retained)
+    sets = _real(splits, retained)
+    real, unseen = _distances(recogniser, sets)
     return Studio(
         plan=plan_sampling(retained, classes_gone(labels), seed=seed, profile=profile),
         recogniser=recogniser,
@@ -79,6 +84,7 @@ def studio_for(
         real=real,
         real_unseen=unseen,
         classifier=disclosed(recogniser, splits.audit),
+        fid=fid_to(sets[0], extractor),
         told=not isinstance(parent, Ddpm) or parent.class_condition,
     )
 
@@ -87,13 +93,16 @@ def drawing_results(studio: Studio | None, ours: Drawn | None, before: Drawn | N
     """Return the figures of one model's images; the parent's, `before`, are compared with."""
     if studio is None or ours is None or before is None:
         return _unmeasured(UNMEASURED, NO_CLASSIFIER)
-    distance = figures.frechet(ours, studio.plan, studio.real, unseen=studio.real_unseen)
+    distances = [
+        figures.frechet(ours, studio.plan, studio.real, unseen=studio.real_unseen),
+        figures.fid(ours, studio.plan, studio.fid),
+    ]
     if not studio.told:
-        return [*_unmeasured(UNMEASURED[:2], NOT_TOLD), distance]
+        return [*_unmeasured(UNMEASURED[:2], NOT_TOLD), *distances]
     return [
         *figures.generation_accuracy(ours, studio.plan, studio.classifier),
         figures.generation_drop(before, ours, studio.plan),
-        distance,
+        *distances,
     ]
 
 
@@ -101,16 +110,26 @@ def _unmeasured(names: Sequence[str], reason: str) -> list[MetricResult]:
     return [replace(no_figure(name, "not_applicable", reason), split="retain") for name in names]
 
 
-def _real(recogniser: Recogniser, splits: EvaluationSplits, retained: Tensor) -> tuple[Moments | None, float | None]:
-    """Return the moments of real retained images, and the distance to them of unseen real ones.
+def _real(splits: EvaluationSplits, retained: Tensor) -> tuple[LabelledSet, LabelledSet | None]:
+    """Return the real images that drawn ones are held against, and unseen ones to stand beside them.
 
     Where the retain set may not be read, unseen images are what there is to compare with, and nothing is beside them.
     """
-    unseen = _moments(recogniser, splits.audit.take(torch.isin(splits.audit.labels.cpu(), retained)))
-    real = _moments(recogniser, splits.retain)
-    if real is None or unseen is None:
-        return real or unseen, None
-    return real, frechet_distance(unseen, real)
+    unseen = splits.audit.take(torch.isin(splits.audit.labels.cpu(), retained))
+    sets = [each for each in (splits.retain, unseen) if len(each) > 1]
+    return sets[0] if sets else unseen, sets[1] if len(sets) > 1 else None
+
+
+def _distances(
+    recogniser: Recogniser, sets: tuple[LabelledSet, LabelledSet | None]
+) -> tuple[Moments | None, float | None]:
+    """Return the moments of the real images, and the distance to them of the unseen ones."""
+    real, beside = sets
+    found = _moments(recogniser, real)
+    if found is None or beside is None:
+        return found, None
+    unseen = _moments(recogniser, beside)
+    return found, None if unseen is None else frechet_distance(unseen, found)
 
 
 def _moments(recogniser: Recogniser, samples: LabelledSet) -> Moments | None:

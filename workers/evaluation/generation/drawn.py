@@ -62,11 +62,12 @@ class SamplingPlan:
 class Drawn:
     """What one model's images are taken for, row by row of the plan: right (N,) bool on the CPU, features (N, d).
 
-    `shown` are the first images of each class, uint8 (k, C, H, W), on the CPU, by class.
+    `images` are uint8 (N, C, H, W), on the CPU, `shown` the first of each class, by class.
     """
 
     right: Tensor
     features: Floats
+    images: Tensor
     shown: dict[int, Tensor]
 
 
@@ -94,8 +95,7 @@ def draw(
     """Draw by the plan and look at it; `done` is told how many images there are, and of how many."""
     if not isinstance(model, Ddpm):
         raise TypeError(f"images are drawn from a Ddpm, not from a {type(model).__name__}")
-    right, features = [], []
-    shown: dict[int, Tensor] = {}
+    right, features, made = [], [], []
     for batch, labels in enumerate(torch.split(plan.labels, BATCH)):
         images = sample(
             model,
@@ -108,9 +108,15 @@ def draw(
         found = recogniser.look(images)
         right.append(found[0] == labels)
         features.append(found[1])
-        _show(shown, images.cpu(), labels)
+        made.append(images.cpu())
         done(min((batch + 1) * BATCH, len(plan.labels)), len(plan.labels))
-    return Drawn(right=torch.cat(right), features=np.concatenate(features), shown=dict(sorted(shown.items())))
+    whole = torch.cat(made)
+    return Drawn(
+        right=torch.cat(right),
+        features=np.concatenate(features),
+        images=whole,
+        shown=_first_of_each(whole, plan.labels),
+    )
 
 
 def _in_turn(classes: Tensor, total: int, fewest: int) -> Tensor:
@@ -118,7 +124,5 @@ def _in_turn(classes: Tensor, total: int, fewest: int) -> Tensor:
     return classes.cpu().repeat(each)
 
 
-def _show(shown: dict[int, Tensor], images: Tensor, labels: Tensor) -> None:
-    for label in torch.unique(labels).tolist():
-        before = shown.get(label, images[:0])
-        shown[label] = torch.cat([before, images[labels == label]])[:SHOWN]
+def _first_of_each(images: Tensor, labels: Tensor) -> dict[int, Tensor]:
+    return {label: images[labels == label][:SHOWN] for label in torch.unique(labels).tolist()}

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from workers.evaluation.generation.drawn import Drawn, SamplingPlan
+from workers.evaluation.generation.fid import Fid
 from workers.evaluation.generation.frechet import Moments, frechet_distance, jackknife_interval, moments
+from workers.evaluation.generation.inception import Absent
 from workers.evaluation.generation.recogniser import TRUSTED
 from workers.evaluation.intervals import paired_difference, wilson
 from workers.evaluation.result import MetricResult
 from workers.evaluation.roc import no_figure
 
-ACCURACY, DROP, FRECHET = "generation_accuracy", "generation_drop", "frechet_distance"
+ACCURACY, DROP, FRECHET, FID = "generation_accuracy", "generation_drop", "frechet_distance", "fid"
 NOT_FINITE = "the features of drawn images are not finite"
 
 
@@ -67,6 +69,20 @@ def frechet(drawn: Drawn, plan: SamplingPlan, real: Moments | None, *, unseen: f
         n=len(features),
         extra={"real_unseen": unseen, "features": features.shape[1]},
     )
+
+
+def fid(drawn: Drawn, plan: SamplingPlan, measure: Fid | Absent) -> MetricResult:
+    """Return FID of images of retained classes to real ones; without Inception's weights why there is none."""
+    images = drawn.images[plan.retained]
+    if isinstance(measure, Absent) or len(images) < 2:
+        why = measure.why if isinstance(measure, Absent) else "needs 2 drawn images of retained classes at least"
+        return replace(no_figure(FID, "not_applicable", why), split="retain")
+    told = {
+        "real_images": measure.real_images,
+        "extractor_sha256": measure.sha256,
+        "enlarged_from": [*images.shape[2:]],
+    }
+    return MetricResult(name=FID, split="retain", value=measure.of(images), n=len(images), extra=told)
 
 
 def _share(split: str, drawn: Drawn, labels: Tensor, rows: slice, classifier: Mapping[str, Any]) -> MetricResult:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from workers.evaluation.earlier import EarlierSet, audit_again
+from workers.evaluation.generation.inception import NOT_NAMED, Absent, Extractor
 from workers.evaluation.generation.losses import LOSS_AUC, Losses, attack_on_loss, membership, membership_scores
 from workers.evaluation.generation.plot_data import gather
 from workers.evaluation.generation.profile import DEFAULT_PROFILE, GenerationProfile
@@ -27,6 +28,10 @@ GENERATION_LIMITS = (
     "What drawn images show is what one small classifier sees in them; how well it does is in `classifier`.",
     "The Fréchet distance is taken in that classifier's features: it is not FID, and compares with no published one.",
 )
+FID_LIMIT = (
+    "FID is of few images, which makes it larger than of many, and of small ones that were made larger for Inception: "
+    "it compares within this report, and with no published figure."
+)
 
 
 def evaluate_generation(
@@ -42,11 +47,13 @@ def evaluate_generation(
     earlier: Sequence[EarlierSet] = (),
     retrained: nn.Module | None = None,
     profile: GenerationProfile = DEFAULT_PROFILE,
+    extractor: Extractor | Absent = NOT_NAMED,
 ) -> dict[str, Any]:
     """Return the JSON-safe report of `unlearned`, with the same measurements of `parent` beside it.
 
     As workers.evaluation.report.evaluate; no attack by reference models is made on a generation model. The splits
-    need `recognition`, on which the classifier is trained that looks at the images drawn.
+    need `recognition`, on which the classifier is trained that looks at the images drawn. `extractor` is what FID
+    is taken with, or says why there is none.
     """
     clock = Clock()
     models = {"parent": parent, "unlearned": unlearned, **({} if retrained is None else {"retrained": retrained})}
@@ -57,6 +64,7 @@ def evaluate_generation(
         seed=seed,
         groups=groups or {},
         profile=profile,
+        extractor=extractor,
         progress=progress,
         clock=clock,
     )
@@ -111,7 +119,11 @@ def _report(
         "controls": control_counts(stage.labels, draws, relearned=relearned),
         "classifier": None if stage.studio is None else stage.studio.classifier,
         "sampling": None if stage.studio is None else stage.studio.sampling(),
-        "does_not_prove": [*limits(results["unlearned"], beside=(LOSS_AUC,)), *GENERATION_LIMITS],
+        "does_not_prove": [
+            *limits(results["unlearned"], beside=(LOSS_AUC,)),
+            *GENERATION_LIMITS,
+            *([FID_LIMIT] if stage.studio is not None and not isinstance(stage.studio.fid, Absent) else []),
+        ],
         "durations": {**clock.seconds, "total": time.perf_counter() - clock.started},
     }
 

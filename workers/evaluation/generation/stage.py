@@ -14,6 +14,7 @@ from workers.diffusion import Diffusion
 from workers.evaluation.generation import losses, relearning
 from workers.evaluation.generation.drawing import Studio, drawing_results, studio_for
 from workers.evaluation.generation.drawn import Drawn
+from workers.evaluation.generation.inception import NOT_NAMED, Absent, Extractor
 from workers.evaluation.generation.profile import DEFAULT_PROFILE, GenerationProfile
 from workers.evaluation.measure import RETAINED, BySplit, Draws, classes_gone, draw_pairs, timed
 from workers.evaluation.relearning_curve import RUN_ON
@@ -63,6 +64,7 @@ def stage_for(
     seed: int,
     groups: Mapping[str, Tensor],
     profile: GenerationProfile = DEFAULT_PROFILE,
+    extractor: Extractor | Absent = NOT_NAMED,
     progress: Progress = no_progress,
     clock: Clock | None = None,
 ) -> Stage:
@@ -74,7 +76,15 @@ def stage_for(
     gone, task, drawn_by = classes_gone(labels), Diffusion(seed=derived_seed(generator)), derived_seed(generator)
     progress("classifier", 0, 1)
     with clock.timed("classifier"):
-        studio = studio_for(parent, splits, labels, num_classes=num_classes, seed=drawn_by, profile=profile.sampling)
+        studio = studio_for(
+            parent,
+            splits,
+            labels,
+            num_classes=num_classes,
+            seed=drawn_by,
+            profile=profile.sampling,
+            extractor=extractor,
+        )
     progress("calibrate", 0, 1)
     with clock.timed("relearning_plan"):
         plans = relearning.plans_for_pairs(
