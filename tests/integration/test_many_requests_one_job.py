@@ -12,7 +12,7 @@ from sqlalchemy import event, select, update
 from service import migrate
 from service.lifecycle import JobStatus, SampleState
 from service.settings import Settings
-from service.store import intake, jobs, request_outcomes, requests, versions
+from service.store import attaching, intake, jobs, models, request_outcomes, requests, versions
 from service.store.intake import Secrets
 from service.store.tables import DeletionRequest, Job, Model, Residual, Sample, Version
 from tests import certificate_cases, factories
@@ -41,9 +41,9 @@ def _ask(bench: Bench, name: str, *named: str, **changes: Any) -> str:
         return intake.accept(session, factories.order(name, *named, **changes), SECRETS).request.id
 
 
-def _model(bench: Bench, name: str, *, train: int = 400, policy: Mapping[str, float] = _NO_POLICY) -> None:
+def _model(bench: Bench, name: str, *, train: int = 400) -> None:
     factories.dataset(bench, name, train=train, held_out=5)
-    factories.model(bench, name, of=name, policy=policy)
+    factories.model(bench, name, of=name)
     factories.version(bench, name)
 
 
@@ -104,12 +104,12 @@ def test_claiming_and_publishing_take_as_many_statements_for_sixty_requests_as_f
     assert many[1] <= few[1] + 20
 
 
-def _statements_for_late(bench: Bench, name: str, count: int, *, policy: Mapping[str, float] = _NO_POLICY) -> int:
+def _statements_for_late(bench: Bench, name: str, count: int) -> int:
     """Return how many statements publishing takes when so many requests came in while the work was under way.
 
     The model has a twin of equal weights, as two that were trained by the same recipe have.
     """
-    _model(bench, name, policy=policy)
+    _model(bench, name)
     factories.model(bench, f"{name}-twin", of=name)
     factories.version(bench, f"{name}-twin")
     with bench.database.writing() as session:
@@ -134,10 +134,29 @@ def test_requests_that_come_while_a_job_is_at_work_make_the_end_of_the_work_no_m
     assert many <= few + 20
 
 
-def test_judging_the_classes_of_waiting_requests_makes_the_end_of_the_work_no_more_costly(bench: Bench) -> None:
-    policy = {"approval_above_class_share": 0.9}
-    few = _statements_for_late(bench, "few-judged", FEW, policy=policy)
-    assert _statements_for_late(bench, "many-judged", MANY, policy=policy) <= few + 20
+def _statements_for_a_new_version(bench: Bench, name: str, count: int, *, policy: Mapping[str, float]) -> int:
+    """Return how many statements it takes to have so many requests wait for another model's first version too."""
+    _model(bench, name)
+    factories.model(bench, f"{name}-new", of=name, policy=policy)
+    for i in range(count):
+        _ask(bench, name, f"train-{2 * i}", f"train-{2 * i + 1}")
+    factories.version(bench, f"{name}-new")
+    with bench.database.writing() as session, _counted(bench) as attaching_them:
+        attaching.attach_open_requests(session, models.by_name(session, f"{name}-new"))
+    with bench.database.writing() as session:  # the other tests claim what is theirs
+        session.execute(update(Job).where(Job.status == JobStatus.QUEUED).values(status=JobStatus.CANCELLED))
+    return attaching_them[0]
+
+
+def _statements_to_judge_classes(bench: Bench, name: str, count: int) -> int:
+    bounded = {"approval_above_class_share": 0.9}
+    judged = _statements_for_a_new_version(bench, f"{name}-judged", count, policy=bounded)
+    return judged - _statements_for_a_new_version(bench, f"{name}-plain", count, policy=_NO_POLICY)
+
+
+def test_the_classes_of_waiting_requests_are_judged_by_as_many_statements_for_fifty_as_for_five(bench: Bench) -> None:
+    few = _statements_to_judge_classes(bench, "few", FEW)
+    assert 0 < _statements_to_judge_classes(bench, "many", 50) <= few + 5
 
 
 def test_requests_of_one_job_have_outcomes_of_their_own(bench: Bench) -> None:
