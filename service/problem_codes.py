@@ -73,7 +73,7 @@ OF: Mapping[str, Codes] = {
     "create_version": {
         409: ("no_recipe", "retain_data_gone", "digest_retired", "dataset_not_ready"),
         415: ("unsupported_media_type",),
-        422: ("not_safetensors", "truncated", "digest_mismatch", "invalid_digest"),
+        422: ("not_safetensors", "truncated", "digest_mismatch", "invalid_digest", "average_missing"),
         503: ("artifact_store_wrong",),
     },
     "prepare_version": {409: ("version_not_active", "requests_open", "retain_data_gone", *_VERSION_STATES)},

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from service.catalogue import moving_average
 from service.catalogue.architectures import ARCHITECTURES
 from service.catalogue.methods import METHODS, MethodConfig
+from service.catalogue.moving_average import AVERAGE, UPDATES
 from service.catalogue.recipe import Recipe
 from service.catalogue.tasks import Task as TaskName
 from workers.architectures import ImageShape, build
-from workers.architectures.ddpm import AVERAGE, UPDATES
 from workers.architectures.ensemble import Ensemble
 from workers.classification import Classification, device_of, placed
 from workers.erasure_report import gate_part, method_part, resumed_part, seconds_part
@@ -130,12 +131,8 @@ def _average_faults(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor
     """Say once, not tensor by tensor, that the average by which images are drawn is missing or was never taken."""
     if UPDATES not in expected:
         return []
-    if not any(name.startswith(AVERAGE) for name in tensors):
-        return [
-            f"the moving average of the weights is missing: for each 'net.…' tensor the one named '{AVERAGE}…', by "
-            f"which images are drawn, and {UPDATES!r}, int64, how often it was updated; without one of your own, copy "
-            f"the 'net.…' tensors and set {UPDATES!r} to 1"
-        ]
+    if moving_average.is_missing(tensors):
+        return [moving_average.MISSING]
     taken = tensors.get(UPDATES)
     if taken is not None and taken.shape == () and int(taken) < 1:
         return [f"{UPDATES!r} is {int(taken)}: an average that was never taken draws no images; it must be 1 or more"]

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from service import weights_header
 from service.artifacts import file_digest
 from service.auth import Principal
+from service.catalogue import moving_average
 from service.catalogue.tasks import Task
 from service.deps import Parts, PartsDep, needs, writing_as
 from service.digest_headers import stated_sha256
@@ -123,7 +124,7 @@ def _keep(name: str, path: Path, stated: str | None, parts: Parts, who: Principa
     with path.open("rb") as file:
         content = weights_header.content_digest(file, size=path.stat().st_size)
     with parts.database.reading() as session:
-        models.by_name(session, name)
+        _refuse_without_average(models.by_name(session, name), path)
         versions.refuse_retired_digest(session, digest, content)
     # The bytes are kept before the row that names them: a crash in between leaves an orphan, never a hole.
     parts.artifacts.put(path, sha256=digest)
@@ -154,6 +155,12 @@ def _keep(name: str, path: Path, stated: str | None, parts: Parts, who: Principa
         answer = view(session, model, version)
         answer.job = {"id": job.id}
     return answer, job.id
+
+
+def _refuse_without_average(model: Model, path: Path) -> None:
+    if model.task == Task.GENERATION and moving_average.is_missing(weights_header.check(path)):
+        detail = f"These are no weights of {model.name!r}: {moving_average.MISSING}."
+        raise InvalidRequest(detail, code="average_missing")
 
 
 @router.get("", operation_id="list_versions", dependencies=[needs("models:read")])

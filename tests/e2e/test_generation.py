@@ -116,22 +116,29 @@ def test_the_certificate_verifies_offline(stack: Stack, erased: tuple[Any, Any],
     assert "painter/2, for generation, by finetune" in found.stdout
 
 
-def test_an_upload_without_its_average_is_rejected_and_says_so(stack: Stack, erased: tuple[Any, Any]) -> None:
+def test_an_upload_without_its_average_is_refused_and_one_whose_average_was_never_taken_rejected(
+    stack: Stack, erased: tuple[Any, Any]
+) -> None:
     weights = _weights(stack, "painter", 3)
     body = {"name": "given", "dataset": "digits", **TINY, "recipe": None}
     stack.client.post("/v1/models", json=body).raise_for_status()
 
-    def uploaded(tensors: dict[str, Any]) -> Any:
-        answer = stack.client.post(
+    def answer_to(tensors: dict[str, Any]) -> Any:
+        return stack.client.post(
             "/v1/models/given/versions",
             content=save(tensors),
             headers={"Content-Type": "application/vnd.safetensors"},
-        ).raise_for_status()
-        number = answer.json()["number"]
+        )
+
+    def uploaded(tensors: dict[str, Any]) -> Any:
+        number = answer_to(tensors).raise_for_status().json()["number"]
         return stack.wait(f"/v1/models/given/versions/{number}", lambda found: found["state"] != "validating")
 
-    without = uploaded({name: tensor for name, tensor in weights.items() if not name.startswith("ema")})
-    assert without["state"] in ("rejected", "purged")
-    assert "average" in str(without["error"])
+    without = answer_to({name: tensor for name, tensor in weights.items() if not name.startswith("ema")})
+    assert (without.status_code, without.json()["code"]) == (422, "average_missing")
+    assert stack.client.get("/v1/models/given/versions").json()["items"] == []
+    never = uploaded({**weights, "ema_updates": weights["ema_updates"] * 0})
+    assert never["state"] in ("rejected", "purged")
+    assert "never taken" in str(never["error"])
     whole = uploaded(weights)
     assert (whole["state"], whole["task"]) == ("active", "generation")

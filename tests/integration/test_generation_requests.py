@@ -16,6 +16,7 @@ from service.store.tables import AuditEntry, DeletionRequest, Job, Model
 from tests import factories
 from tests.stack import Stack, running
 
+WEIGHTS = "application/vnd.safetensors"
 SMALL: dict[str, Any] = {"architecture": "ddpm_unet_small", "architecture_options": {"width": 8}}
 
 
@@ -329,3 +330,12 @@ def test_the_catalogue_says_what_each_method_and_metric_is_for_and_why_not(stack
     told = {each["id"] for each in listed["items"] if each["needs_class_condition"]}
     assert told == set(TEACHING)
     assert all(each["tasks"] for each in stack.client.get("/v1/metrics").json()["items"])
+
+
+def test_weights_without_their_average_are_refused_before_they_are_stored(stack: Stack) -> None:
+    before = stack.client.get("/v1/models/g/versions").json()["items"]
+    body = factories.safetensors(**{"net.w": [1.0, 2.0]})
+    answer = stack.client.post("/v1/models/g/versions", content=body, headers={"Content-Type": WEIGHTS})
+    assert (answer.status_code, answer.json()["code"]) == (422, "average_missing")
+    assert "ema_updates" in answer.json()["detail"]
+    assert stack.client.get("/v1/models/g/versions").json()["items"] == before

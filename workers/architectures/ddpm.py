@@ -22,8 +22,6 @@ from service.catalogue.architectures.options import DdpmOptions
 from workers.architectures.shapes import ImageShape
 
 NORM_GROUPS = 8
-AVERAGE, UPDATES = "ema.", "ema_updates"
-"""How the average's tensors begin, and the one that counts its updates."""
 
 
 class Ddpm(nn.Module):
