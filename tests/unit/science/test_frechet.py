@@ -86,6 +86,14 @@ def test_the_jackknife_interval_holds_the_value_and_narrows_with_more_samples() 
     assert widths[1] < widths[0] / 2
 
 
+@pytest.mark.parametrize("classes", [9, 10])
+def test_each_group_left_out_has_as_many_of_every_class_where_they_come_in_turn(classes: int) -> None:
+    centres = np.random.default_rng(classes).normal(0, 5, (classes, 3))
+    reference = moments(_features(3, d=3))
+    low, high = jackknife_interval(np.tile(centres, (40, 1)), reference) or (np.nan, np.nan)
+    assert high - low < 1e-6, "images that never differ within a class leave nothing uncertain"
+
+
 def test_few_samples_have_no_interval_and_one_has_no_moments() -> None:
     assert jackknife_interval(_features(0, n=30), moments(_features(1))) is None
     with pytest.raises(ValueError, match="2 samples"):

@@ -46,13 +46,15 @@ def frechet_distance(ours: Moments, theirs: Moments) -> float:
 def jackknife_interval(features: Floats, reference: Moments, *, groups: int = GROUPS) -> Interval | None:
     """Return the normal interval of the distance of features (n, d) to the reference, by leaving out groups in turn.
 
-    Every groups-th sample makes a group, so that each has all classes where they come in turn. A bootstrap would
-    shrink the covariance by what it repeats. None below two samples a group.
+    Samples that follow one another make a group, so that where classes come in turn each has as many of all as it can:
+    without a whole class the distance would be another. A bootstrap would shrink the covariance by what it repeats.
+    None below two samples a group.
     """
     n = len(features)
     if n < 2 * groups:
         return None
-    left = [frechet_distance(moments(np.delete(features, np.s_[k::groups], axis=0)), reference) for k in range(groups)]
+    cut = np.array_split(np.arange(n), groups)
+    left = [frechet_distance(moments(np.delete(features, group, axis=0)), reference) for group in cut]
     half = Z95 * float(np.std(left)) * (groups - 1) ** 0.5
     value = frechet_distance(moments(features), reference)
     return max(0.0, value - half), value + half
