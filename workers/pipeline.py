@@ -134,7 +134,7 @@ def _average_faults(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor
     if moving_average.is_missing(tensors):
         return [moving_average.MISSING]
     taken = tensors.get(UPDATES)
-    if taken is not None and taken.shape == () and int(taken) < 1:
+    if taken is not None and taken.shape == () and taken.dtype == torch.int64 and int(taken) < 1:
         return [f"{UPDATES!r} is {int(taken)}: an average that was never taken draws no images; it must be 1 or more"]
     return []
 

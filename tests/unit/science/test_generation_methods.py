@@ -181,6 +181,11 @@ def test_an_average_that_was_never_taken_or_lacks_a_tensor_is_refused() -> None:
     assert validate_parameters(SPEC, tensors) == []
     (fault,) = validate_parameters(SPEC, {**tensors, "ema_updates": torch.zeros((), dtype=torch.int64)})
     assert "never taken" in fault
+    faults = validate_parameters(SPEC, {**tensors, "ema_updates": torch.tensor(float("nan"))})
+    assert faults == [
+        "'ema_updates' has dtype torch.float32, expected torch.int64",
+        "'ema_updates' holds values that are not finite",
+    ]
     lost = next(name for name in tensors if name.startswith("ema."))
     del tensors[lost]
     assert validate_parameters(SPEC, tensors) == [f"missing tensor {lost!r}"]
