@@ -69,11 +69,19 @@ def test_what_a_classifier_cannot_see_it_cannot_deny() -> None:
     assert found["retain"].verdict == "measured"
 
 
+@pytest.mark.parametrize(("seen", "verdict"), [(0.7, "measured"), (0.5, "inconclusive")])
+def test_nor_can_it_deny_that_something_was_lost(seen: float, verdict: str) -> None:
+    classifier = {"per_class": {"0": 1.0, "1": seen, "2": 0.0}}
+    found = generation_drop(_drawn([0] * 10), _drawn([0] * 10), _plan(), classifier)
+    assert (found.value, found.verdict) == (0, verdict)
+    assert ((found.extra or {}).get("reason") is None) == (verdict == "measured")
+
+
 def test_a_drop_pairs_the_images_that_began_alike() -> None:
     before, after = _drawn([0] * 4 + [1, 1, 1, 1, 1, 0]), _drawn([0] * 4 + [1, 1, 0, 0, 1, 0])
-    found = generation_drop(before, after, _plan())
+    found = generation_drop(before, after, _plan(), SEES_ALL)
     assert found.value == pytest.approx(2 / 6)
-    assert generation_drop(before, before, _plan()).value == 0
+    assert generation_drop(before, before, _plan(), SEES_ALL).value == 0
 
 
 def test_the_distance_is_of_retained_classes_alone() -> None:

@@ -101,7 +101,7 @@ def drawing_results(studio: Studio | None, ours: Drawn | None, before: Drawn | N
         return [*_unmeasured(UNMEASURED[:2], NOT_TOLD), *distances]
     return [
         *figures.generation_accuracy(ours, studio.plan, studio.classifier),
-        figures.generation_drop(before, ours, studio.plan),
+        figures.generation_drop(before, ours, studio.plan, studio.classifier),
         *distances,
     ]
 

@@ -1,7 +1,7 @@
 """What the drawn images tell: are forgotten classes still drawn, and are retained ones drawn as well as before?"""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from workers.evaluation.generation.frechet import Moments, frechet_distance, jac
 from workers.evaluation.generation.inception import Absent
 from workers.evaluation.generation.recogniser import TRUSTED
 from workers.evaluation.intervals import paired_difference, wilson
-from workers.evaluation.result import MetricResult
+from workers.evaluation.result import MetricResult, Verdict
 from workers.evaluation.roc import no_figure
 
 ACCURACY, DROP, FRECHET, FID = "generation_accuracy", "generation_drop", "frechet_distance", "fid"
@@ -35,18 +35,23 @@ def generation_accuracy(drawn: Drawn, plan: SamplingPlan, classifier: Mapping[st
     ]
 
 
-def generation_drop(before: Drawn, after: Drawn, plan: SamplingPlan) -> MetricResult:
-    """Return the fall of that share on retained classes, between two models that began with the same noise."""
+def generation_drop(before: Drawn, after: Drawn, plan: SamplingPlan, classifier: Mapping[str, Any]) -> MetricResult:
+    """Return the fall of that share on retained classes, between two models that began with the same noise.
+
+    Inconclusive where the share is: what recognises nothing sees nothing lost.
+    """
     pair = [each.right[plan.retained].double().numpy() for each in (before, after)]
     if not len(pair[0]):
         return replace(no_figure(DROP, "not_applicable", "no class is retained"), split="retain")
+    trust = _trust(plan.labels[plan.retained], classifier)
     return MetricResult(
         name=DROP,
         split="retain",
         value=float(np.mean(pair[0] - pair[1])),
         ci95=paired_difference(*pair),
         n=len(pair[0]),
-        extra={"parent": float(pair[0].mean()), "own": float(pair[1].mean())},
+        verdict=trust.verdict,
+        extra={"parent": float(pair[0].mean()), "own": float(pair[1].mean()), **trust.extra},
     )
 
 
@@ -88,20 +93,33 @@ def fid(drawn: Drawn, plan: SamplingPlan, measure: Fid | Absent) -> MetricResult
 def _share(split: str, drawn: Drawn, labels: Tensor, rows: slice, classifier: Mapping[str, Any]) -> MetricResult:
     right = drawn.right[rows]
     hits, n = int(right.sum()), len(right)
-    classes = [str(c) for c in torch.unique(labels).tolist()]
-    per_class = {c: float(right[labels == int(c)].double().mean()) for c in classes}
-    known = [classifier["per_class"][c] for c in classes if c in classifier["per_class"]]
-    real = float(np.mean(known)) if known else None
-    trusted = real is not None and real >= TRUSTED
-    extra: dict[str, Any] = {"per_class": per_class, "real_images": real}
-    if not trusted:
-        extra["reason"] = f"the classifier recognises too few real images of these classes ({TRUSTED:.0%} are needed)"
+    per_class = {str(c): float(right[labels == c].double().mean()) for c in torch.unique(labels).tolist()}
+    trust = _trust(labels, classifier)
     return MetricResult(
         name=ACCURACY,
         split=split,
         value=hits / n,
         ci95=wilson(hits, n),
         n=n,
-        verdict="measured" if trusted else "inconclusive",
-        extra=extra,
+        verdict=trust.verdict,
+        extra={"per_class": per_class, **trust.extra},
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trust:
+    """What the classifier's word on drawn images of some classes is worth, and why."""
+
+    verdict: Verdict
+    extra: dict[str, Any]
+
+
+def _trust(labels: Tensor, classifier: Mapping[str, Any]) -> _Trust:
+    """Say it by the share of real images of these classes that it recognises."""
+    classes = [str(c) for c in torch.unique(labels).tolist()]
+    known = [classifier["per_class"][c] for c in classes if c in classifier["per_class"]]
+    real = float(np.mean(known)) if known else None
+    if real is not None and real >= TRUSTED:
+        return _Trust(verdict="measured", extra={"real_images": real})
+    reason = f"the classifier recognises too few real images of these classes ({TRUSTED:.0%} are needed)"
+    return _Trust(verdict="inconclusive", extra={"real_images": real, "reason": reason})
