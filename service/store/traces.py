@@ -55,6 +55,9 @@ def _vacuum(connection: Connection) -> bool:
         connection.exec_driver_sql("VACUUM (FULL) request_keys")
         connection.exec_driver_sql("VACUUM (FULL) request_decisions")
         return True
+    # First of all: while somebody reads, each rewriting would only make the journal longer by the whole file.
+    if not _cut_journal(connection):
+        return False
     connection.exec_driver_sql("VACUUM")
     return _cut_journal(connection)
 

@@ -294,6 +294,23 @@ def test_a_journal_that_is_being_read_keeps_nobody_from_writing(tmp_path: Path) 
     database.dispose()
 
 
+def test_a_journal_that_is_being_read_does_not_grow_with_each_try(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    migrate.upgrade(settings.resolved_database_url)
+    database = Database.open(settings)
+    with database.writing() as session:
+        traces.note(session, "samples")
+    journal, lengths = tmp_path / "unlearn.db-wal", []
+    with database.reading() as session:
+        session.scalar(select(func.count()).select_from(FileTrace))
+        for _ in range(3):
+            assert not traces.scrub(database), "the reader is still there"
+            lengths.append(journal.stat().st_size)
+    assert lengths[0] == lengths[1] == lengths[2], "the whole file would be in it once more each time"
+    assert traces.scrub(database)
+    database.dispose()
+
+
 def test_the_cli_shreds_by_id_and_what_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNLEARN_DATA_DIR", str(tmp_path))
     settings = Settings(data_dir=tmp_path)
