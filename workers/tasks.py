@@ -200,13 +200,13 @@ def _ended_at_once(bench: Bench, claim: Claim, prepared: Prepared) -> bool:
         if job.candidate_sha256 is not None:
             digests.hold(session, job.candidate_sha256)
         approved = job_phase.begin_attempt(session, claim, rung=prepared.rung_name, parent_id=prepared.parent_id)
-        if prepared.order is not None and prepared.order.keys() & {"dataset", "cache"}:
-            # Before the child decodes them: whoever dies in between leaves no cache that nobody knows of.
-            caches.note(session, caches.place_of(bench.settings.data_dir), job.dataset_id)
         if prepared.order is None:
             publish.nothing_left(session, claim, bench.suppression_key)
         elif approved is not None:
             publish.approved(session, claim, prepared, bench.suppression_key)
+        elif prepared.order.keys() & {"dataset", "cache"}:
+            # Before the child decodes them: whoever dies in between leaves no cache that nobody knows of.
+            caches.note(session, caches.place_of(bench.settings.data_dir), job.dataset_id)
         return prepared.order is None or approved is not None
 
 

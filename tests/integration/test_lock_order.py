@@ -219,7 +219,7 @@ def _begin_attempt(world: World) -> None:
 
 
 def _publish_approved(world: World) -> None:
-    prepared = Prepared(order={}, parent_id=world.approved_parent, forget_keys=[], excluded_keys=[])
+    prepared = Prepared(order={"dataset": {}}, parent_id=world.approved_parent, forget_keys=[], excluded_keys=[])
     assert tasks._ended_at_once(world.bench, world.approved_claim, prepared)
 
 
@@ -262,6 +262,22 @@ def test_no_two_transactions_wait_for_each_other(world: World, first: Act, secon
         rounds, waited = rounds + 1, waited + schedule.waited
     assert 0 < rounds < _MOST_ROUNDS
     assert waited, "the two have nothing to do with each other"
+
+
+def test_what_is_published_without_work_names_no_cache(world: World) -> None:
+    """A new cache holds its dataset, so that two of them would each wait for the other to have it alone."""
+    engine, statements = world.bench.database.engine, list[str]()
+
+    def note(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        _publish_approved(world)
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    assert [each for each in statements if "datasets" in each and "FOR UPDATE" in each]
+    assert not [each for each in statements if each.startswith("INSERT INTO dataset_caches")]
 
 
 def test_the_same_weights_in_a_dataset_that_is_held_are_left_to_the_next_sweep(world: World) -> None:
