@@ -5,7 +5,7 @@ from collections.abc import Callable
 from workers.evaluation.against_retrained import avg_gap, avg_gap_with_mia, prediction_agreement, tow
 from workers.evaluation.confusion import confusion
 from workers.evaluation.forget_error import forget_error
-from workers.evaluation.generation.figures import frechet, generation_accuracy, generation_drop
+from workers.evaluation.generation.figures import fid, frechet, generation_accuracy, generation_drop
 from workers.evaluation.generation.losses import loss_rise
 from workers.evaluation.generation.relearning import relearning_results
 from workers.evaluation.js_divergence import js_divergence
@@ -66,6 +66,7 @@ METRICS: dict[str, Callable[..., MetricResult | list[MetricResult]]] = {
     "generation_accuracy": generation_accuracy,
     "generation_drop": generation_drop,
     "frechet_distance": frechet,
+    "fid": fid,
     "loss_rise": loss_rise,
     "relearning_adam": relearning_results,
 }
