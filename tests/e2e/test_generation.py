@@ -137,7 +137,7 @@ def test_an_upload_without_its_average_is_refused_and_one_whose_average_was_neve
     without = answer_to({name: tensor for name, tensor in weights.items() if not name.startswith("ema")})
     assert (without.status_code, without.json()["code"]) == (422, "average_missing")
     assert stack.client.get("/v1/models/given/versions").json()["items"] == []
-    never = uploaded({**weights, "ema_updates": weights["ema_updates"] * 0})
+    never = uploaded({**weights, "ema_updates": np.zeros_like(weights["ema_updates"])})
     assert never["state"] in ("rejected", "purged")
     assert "never taken" in str(never["error"])
     whole = uploaded(weights)
