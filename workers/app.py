@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from service import faults, logs
 from service.broker import TASK, celery_config
 from service.garbage import long_lived
+from service.heap import give_back_what_is_freed
 from service.settings import Settings
 from service.store import schema
 from workers.bench import Bench
@@ -44,8 +45,9 @@ def run(_job_id: str) -> None:
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]
-def _refuse_unfit_schema(**_: Any) -> None:
+def _prepare(**_: Any) -> None:
     """End at once, with the reason, if the database's schema is not for this code; one that is away is waited for."""
+    give_back_what_is_freed()
     try:
         schema.refuse_unfit(bench().database)
     except schema.SchemaUnfit as error:

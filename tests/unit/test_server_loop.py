@@ -2,7 +2,9 @@
 
 import asyncio
 import signal
+import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +13,7 @@ import uvicorn
 
 from service import server
 from service.server import Server
+from service.settings import Settings
 
 PATIENCE = 30.0
 
@@ -59,3 +62,24 @@ def test_the_date_is_brought_up_to_date_at_every_tick(monkeypatch: pytest.Monkey
         await asyncio.wait_for(loop, PATIENCE)
 
     asyncio.run(look())
+
+
+def test_a_process_that_serves_has_its_threads_take_short_turns_and_gives_memory_back(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[object] = []
+    before = sys.getswitchinterval()
+
+    def begin(self: Server) -> None:
+        seen.append(sys.getswitchinterval())
+        self.started = True
+
+    monkeypatch.setattr(server, "give_back_what_is_freed", lambda: seen.append("asked"))
+    monkeypatch.setattr(Server, "run", begin)
+    app: Any = SimpleNamespace(state=SimpleNamespace(parts=None))
+    try:
+        server.run(app, Settings(data_dir=tmp_path), host="127.0.0.1", port=0, on_drain=lambda: None, exit_seconds=1.0)
+    finally:
+        sys.setswitchinterval(before)
+    assert seen == ["asked", pytest.approx(server.TURN_SECONDS)]
+    assert before / 5 >= server.TURN_SECONDS

@@ -1,0 +1,54 @@
+"""The allocator keeps to few arenas and gives large blocks back, in a process that asked for it."""
+
+import subprocess
+import sys
+
+import pytest
+
+_PROBE = """
+import ctypes, os, re, sys, threading
+from service import heap
+if sys.argv[1] == "asked" and not heap.give_back_what_is_freed():
+    raise SystemExit(77)
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+libc.fdopen.restype, libc.malloc_info.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
+libc.fclose.argtypes = [ctypes.c_void_p]
+together = threading.Barrier(8)
+
+def allocate():
+    block = libc.malloc(1000)
+    together.wait()  # each has an arena by now, while all of the others live
+    libc.free(block)
+
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+
+# A large block that is freed raises the size from which blocks are mapped, unless it was named.
+libc.free(libc.malloc(8 << 20))
+mapped = libc.malloc(4 << 20)
+read, write = os.pipe()
+file = libc.fdopen(write, b"w")
+libc.malloc_info(0, file)
+libc.fclose(file)
+told = os.fdopen(read).read()
+print(len(re.findall("<heap ", told)), re.findall('type="mmap" count="([0-9]+)"', told)[-1])
+"""
+
+
+def _arenas_and_mappings(how: str) -> tuple[int, int]:
+    done = subprocess.run([sys.executable, "-c", _PROBE, how], capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode == 77:
+        pytest.skip("this C library has no mallopt")
+    assert done.returncode == 0, done.stderr
+    arenas, mappings = done.stdout.split()
+    return int(arenas), int(mappings)
+
+
+def test_threads_share_two_arenas_and_large_blocks_are_mapped_apart() -> None:
+    arenas, mappings = _arenas_and_mappings("asked")
+    assert arenas <= 2
+    plain_arenas, plain_mappings = _arenas_and_mappings("not")
+    assert plain_arenas > arenas  # or this would tell nothing
+    assert mappings > plain_mappings
