@@ -67,9 +67,19 @@ def fingerprint(master_key: bytes, body: bytes) -> bytes:
 
 def merkle_root(leaves: Sequence[bytes]) -> bytes:
     """Return the RFC 6962 §2.1 tree head of the leaves' data."""
-    level = [hashlib.sha256(b"\x00" + leaf).digest() for leaf in leaves]
-    if not level:
+    return merkle_root_of([merkle_leaf(leaf) for leaf in leaves])
+
+
+def merkle_leaf(data: bytes) -> bytes:
+    """Return a leaf's hash."""
+    return hashlib.sha256(b"\x00" + data).digest()
+
+
+def merkle_root_of(hashes: Sequence[bytes]) -> bytes:
+    """Return the tree head over the hashes of leaves."""
+    if not hashes:
         return hashlib.sha256(b"").digest()
+    level = list(hashes)
     # Carrying an odd last node up unchanged gives RFC 6962's left-full tree without recursion.
     while len(level) > 1:
         paired = [hashlib.sha256(b"\x01" + a + b).digest() for a, b in zip(level[::2], level[1::2], strict=False)]

@@ -5,13 +5,14 @@ positions; the root is RFC 6962's. The key is durable, so that the root after on
 """
 
 import hmac
+from bisect import bisect_left
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from service.evidence.commitments import derive, merkle_root
+from service.evidence.commitments import derive, merkle_leaf, merkle_root_of
 from service.lifecycle import RequestStatus
 from service.store.tables import Dataset, DeletionRequest, RequestSample, Sample
 
@@ -36,25 +37,27 @@ def around(session: Session, request: DeletionRequest, *, master_key: bytes) -> 
 class Reader:
     """Reads a dataset once for many requests, which were completed before the first is asked about.
 
-    It holds the leaves of one dataset; to be let go of soon, since nothing tells it of a change.
+    It holds the leaves' hashes of one dataset; to be let go of soon, since nothing tells it of a change.
     """
 
     def __init__(self) -> None:
         self._of: tuple[str, str | None] | None = None
-        self._leaves: dict[int, bytes] = {}
-        self._erased: dict[int, tuple[datetime, str]] = {}
-        self._last: tuple[list[bytes], str] = ([], merkle_root([]).hex())
+        self._samples: list[int] = []
+        self._hashes: list[bytes] = []
+        self._erased: list[tuple[datetime, str, int]] = []
+        self._last: tuple[list[bytes], str] = ([], merkle_root_of([]).hex())
 
     def around(self, session: Session, request: DeletionRequest, *, master_key: bytes) -> Roots:
         """Return the roots around a completed request. They are equal where it erased no sample from the index."""
         dataset = session.get_one(Dataset, request.dataset_id)
         if self._of != (dataset.id, dataset.digest):
             self._read(session, dataset, derive(master_key, _PURPOSE))
-        mine = set(session.scalars(_named_by(request))) if _erases(request) else set()
-        before = {sample: leaf for sample, leaf in self._leaves.items() if not self._gone_before(sample, request)}
-        after = [leaf for sample, leaf in before.items() if sample not in mine]
+        gone = self._gone_before(request)
+        mine = gone.union(session.scalars(_named_by(request))) if _erases(request) else gone
+        before = self._without(gone)
+        after = before if mine == gone else self._without(mine)
         return Roots(
-            before=self._root(list(before.values())),
+            before=self._root(before),
             after=self._root(after),
             samples_before=len(before),
             samples_after=len(after),
@@ -63,24 +66,31 @@ class Reader:
     def _read(self, session: Session, dataset: Dataset, key: bytes) -> None:
         rows = session.execute(
             select(Sample.id, Sample.position).where(Sample.dataset_id == dataset.id).order_by(Sample.position)
-        )
+        ).all()
         digest = bytes.fromhex(dataset.digest or "")
-        self._leaves = {row.id: _leaf(key, digest, row.position) for row in rows}
-        self._erased = {}
+        self._samples = [row.id for row in rows]
+        self._hashes = [merkle_leaf(_leaf(key, digest, row.position)) for row in rows]
+        first: dict[int, tuple[datetime, str, int]] = {}
         for sample, completed_at, request_id in session.execute(_erasures(dataset)):
             if completed_at is not None:
-                self._erased.setdefault(sample, (completed_at, request_id))
+                first.setdefault(sample, (completed_at, request_id, sample))
+        self._erased = sorted(first.values())
         self._of = (dataset.id, dataset.digest)
 
-    def _gone_before(self, sample: int, request: DeletionRequest) -> bool:
-        """Say whether another request had erased it when this one was completed; ids decide between equal moments."""
-        erased, completed_at = self._erased.get(sample), request.completed_at
-        return erased is not None and completed_at is not None and erased < (completed_at, request.id)
+    def _gone_before(self, request: DeletionRequest) -> set[int]:
+        """Return what others had erased when this one was completed; ids decide between equal moments."""
+        if request.completed_at is None:
+            return set()
+        earlier = bisect_left(self._erased, (request.completed_at, request.id))
+        return {sample for *_, sample in self._erased[:earlier]}
 
-    def _root(self, leaves: list[bytes]) -> str:
+    def _without(self, gone: set[int]) -> list[bytes]:
+        return [found for sample, found in zip(self._samples, self._hashes, strict=True) if sample not in gone]
+
+    def _root(self, hashes: list[bytes]) -> str:
         """Return the root, which is computed once where one request begins with what another left."""
-        if leaves != self._last[0]:
-            self._last = leaves, merkle_root(leaves).hex()
+        if hashes != self._last[0]:
+            self._last = hashes, merkle_root_of(hashes).hex()
         return self._last[1]
 
 
