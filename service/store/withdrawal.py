@@ -16,12 +16,27 @@ def lock(session: Session, request_id: str) -> DeletionRequest:
 
     Jobs first, in the order a claim locks: whoever comes second sees what the first one did.
     """
-    mine = select(JobRequest.job_id).where(JobRequest.request_id == request_id)
-    session.execute(select(Job.id).where(Job.id.in_(mine)).order_by(Job.id).with_for_update())
     request = requests.get(session, request_id)
-    datasets.lock(session, request.dataset_id)
+    while not _hold(session, request):
+        pass
     session.refresh(request)
     return request
+
+
+def _hold(session: Session, request: DeletionRequest) -> bool:
+    """Hold the request's jobs, then its dataset; let go of all and say so where a job came to it in between.
+
+    Whoever claims that job holds it and waits for the dataset, so it cannot be waited for from there. No other comes
+    once the dataset is held.
+    """
+    mine = select(JobRequest.job_id).where(JobRequest.request_id == request.id)
+    with session.begin_nested() as savepoint:
+        held = set(session.scalars(select(Job.id).where(Job.id.in_(mine)).order_by(Job.id).with_for_update()))
+        datasets.lock(session, request.dataset_id)
+        if held.issuperset(session.scalars(mine)):
+            return True
+        savepoint.rollback()
+    return False
 
 
 def open_jobs(session: Session, request: DeletionRequest) -> list[Job]:
