@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from service import certifying, checkpointing, clock, faults, journaling, key_use, openapi, problems, shredding
+from service import certifying, checkpointing, clock, faults, heap, journaling, key_use, openapi, problems, shredding
 from service.body_limit import BodyLimit, NoNulInUrl, Pace
 from service.deps import Parts
 from service.dispatch import Bell
@@ -68,6 +68,7 @@ _DUTIES: tuple[Duty, ...] = (
     certifying.DUTY,
     checkpointing.DUTY,
     journaling.DUTY,
+    Duty(name="memory", every_seconds=30, run=lambda _: heap.give_back(), everywhere=True),
 )
 
 

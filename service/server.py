@@ -19,10 +19,10 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from service import heap
 from service.connections import options
 from service.deps import Parts
 from service.garbage import long_lived
-from service.heap import give_back_what_is_freed
 from service.settings import Settings
 
 # What the end takes beside the requests: duties and webhook deliveries that are at something, connections to close.
@@ -86,7 +86,7 @@ def run(
     app: FastAPI, settings: Settings, *, host: str, port: int, on_drain: Callable[[], None], exit_seconds: float
 ) -> None:
     """Serve until asked to end. A process that has not ended ``exit_seconds`` after its bound is ended the hard way."""
-    give_back_what_is_freed()
+    heap.keep_little()
     sys.setswitchinterval(TURN_SECONDS)
     config = uvicorn.Config(
         app,

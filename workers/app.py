@@ -13,10 +13,9 @@ from celery import Celery
 from celery.signals import worker_init, worker_ready, worker_shutting_down
 from sqlalchemy.exc import SQLAlchemyError
 
-from service import faults, logs
+from service import faults, heap, logs
 from service.broker import TASK, celery_config
 from service.garbage import long_lived
-from service.heap import give_back_what_is_freed
 from service.settings import Settings
 from service.store import schema
 from workers.bench import Bench
@@ -47,7 +46,7 @@ def run(_job_id: str) -> None:
 @worker_init.connect  # type: ignore[untyped-decorator]
 def _prepare(**_: Any) -> None:
     """End at once, with the reason, if the database's schema is not for this code; one that is away is waited for."""
-    give_back_what_is_freed()
+    heap.keep_little()
     try:
         schema.refuse_unfit(bench().database)
     except schema.SchemaUnfit as error:

@@ -1,5 +1,6 @@
 """The allocator keeps to few arenas and gives large blocks back, in a process that asked for it."""
 
+import ctypes
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 _PROBE = """
 import ctypes, os, re, sys, threading
 from service import heap
-if sys.argv[1] == "asked" and not heap.give_back_what_is_freed():
+if sys.argv[1] == "asked" and not heap.keep_little():
     raise SystemExit(77)
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
@@ -52,3 +53,28 @@ def test_threads_share_two_arenas_and_large_blocks_are_mapped_apart() -> None:
     plain_arenas, plain_mappings = _arenas_and_mappings("not")
     assert plain_arenas > arenas  # or this would tell nothing
     assert mappings > plain_mappings
+
+
+_GAPS = """
+import ctypes, psutil
+from service import heap
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+here = psutil.Process()
+before = here.memory_info().rss
+blocks = [libc.malloc(20_000) for _ in range(2_000)]
+for block in blocks: ctypes.memset(block, 1, 20_000)
+for block in blocks[:-1]: libc.free(block)  # the last one keeps the heap's end up
+kept = here.memory_info().rss - before
+heap.give_back()
+print(kept, here.memory_info().rss - before)
+"""
+
+
+def test_pages_between_used_ones_are_given_back() -> None:
+    if not hasattr(ctypes.CDLL(None), "malloc_trim"):
+        pytest.skip("this C library has no malloc_trim")
+    done = subprocess.run([sys.executable, "-c", _GAPS], capture_output=True, text=True, timeout=60, check=True)
+    kept, left = map(int, done.stdout.split())
+    assert kept > 30e6  # or this would tell nothing
+    assert left < 5e6

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from service import server
+from service import heap, server
 from service.server import Server
 from service.settings import Settings
 
@@ -74,7 +74,7 @@ def test_a_process_that_serves_has_its_threads_take_short_turns_and_gives_memory
         seen.append(sys.getswitchinterval())
         self.started = True
 
-    monkeypatch.setattr(server, "give_back_what_is_freed", lambda: seen.append("asked"))
+    monkeypatch.setattr(heap, "keep_little", lambda: seen.append("asked"))
     monkeypatch.setattr(Server, "run", begin)
     app: Any = SimpleNamespace(state=SimpleNamespace(parts=None))
     try:
