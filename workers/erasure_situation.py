@@ -28,7 +28,7 @@ def of(
         options=ladder.options,
         purpose=str(job.purpose),
         task=Task(model.task),
-        class_condition=task_fit.told_the_class(model),
+        no_other_class=task_fit.why_no_other_class(session, model),
         small_sets=policy["small_sets"],
         # An approval whose candidate is out of date begins anew.
         tried=() if job.approved_by else tuple(x["method"] for x in job.rungs if not x.get("before_retry")),

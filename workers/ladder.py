@@ -17,17 +17,18 @@ class Situation:
     """What the choice depends on. Times in seconds; `retraining_seconds` None when nobody knows it.
 
     `has_recipe` False means that the model cannot be trained again, `has_retain` False that its retained training
-    samples may not be read, `class_condition` False that it is told no class, `has_selection` False that no sample is
-    held out to choose by, `sharded` True that its recipe trains it in shards; `prepared` names what was prepared of the
-    parent; the ladder's methods run by `options`. `forget_count` is the number of samples that an attack could compare,
-    each with an unseen one of its label; `tests_membership` False means that no required bound is on an attack.
+    samples may not be read, `no_other_class` why none of them can be taught another class, `has_selection` False that
+    no sample is held out to choose by, `sharded` True that its recipe trains it in shards; `prepared` names what was
+    prepared of the parent; the ladder's methods run by `options`. `forget_count` is the number of samples that an
+    attack could compare, each with an unseen one of its label; `tests_membership` False means that no required bound
+    is on an attack.
     """
 
     requested: str
     ladder: tuple[str, ...]
     purpose: str = "privacy"
     task: Task = Task.CLASSIFICATION
-    class_condition: bool = True
+    no_other_class: str | None = None
     small_sets: SmallSets | None = None
     tried: tuple[str, ...] = ()
     forget_count: int = 0
@@ -165,7 +166,7 @@ def _unfit(method: str, situation: Situation) -> str | None:
         return situation.skipped[method]
     there = Available(
         task=situation.task,
-        class_condition=situation.class_condition,
+        no_other_class=situation.no_other_class,
         recipe=situation.has_recipe,
         sharded=situation.sharded,
         retain=situation.has_retain,

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
+from sqlalchemy.orm import Session
 
 from service.catalogue.architectures import ARCHITECTURES, ArchitectureOptions, ArchitectureSpec
 from service.catalogue.methods import METHODS
-from service.catalogue.methods.spec import NEEDS_CLASS_CONDITION, MethodSpec
+from service.catalogue.methods.spec import MethodSpec
 from service.catalogue.metrics import METRICS
 from service.catalogue.policy import Policy
 from service.catalogue.preparations import PREPARATIONS
@@ -43,28 +44,31 @@ def checked(body: ModelIn, dataset: Dataset | None) -> tuple[Task, dict[str, Any
             faults += _size_faults(spec, options, tuple(dataset.image_shape[1:]))
     task = body.task or (spec.task if spec else Task.CLASSIFICATION)
     chosen = {} if options is None else options.model_dump(mode="json")
-    told = task_fit.has_class_condition(chosen)
-    faults += [*_recipe_faults(body.recipe, task), *policy_faults(body.policy, task, told_class=told, at="/policy")]
+    no_other = task_fit.why_none_of(chosen, dataset)
+    faults += [
+        *_recipe_faults(body.recipe, task),
+        *policy_faults(body.policy, task, no_other_class=no_other, at="/policy"),
+    ]
     if faults or spec is None or options is None:
         raise InvalidRequest("The model cannot be registered; every fault is listed.", faults=faults)
     return task, chosen, _filled_in(body.recipe, spec)
 
 
-def refuse_policy(policy: Policy, model: Model) -> None:
+def refuse_policy(session: Session, policy: Policy, model: Model) -> None:
     """Raise InvalidRequest where the policy speaks of things without meaning for the model."""
-    task = Task(model.task)
-    if faults := list(policy_faults(policy, task, told_class=task_fit.told_the_class(model))):
+    task, no_other = Task(model.task), task_fit.why_no_other_class(session, model)
+    if faults := list(policy_faults(policy, task, no_other_class=no_other)):
         raise InvalidRequest(f"The policy does not fit a model for {task}; every fault is listed.", faults=faults)
 
 
-def policy_faults(policy: Policy, task: Task, *, told_class: bool = True, at: str = "") -> Iterable[Fault]:
+def policy_faults(policy: Policy, task: Task, *, no_other_class: str | None, at: str = "") -> Iterable[Fault]:
     """Yield what of the policy has no meaning for the task, and why.
 
-    ``told_class``: the network works class by class; ``at``: where the policy stands in the body.
+    ``no_other_class``: why samples can be taught none; ``at``: where the policy stands in the body.
     """
     for i, name in enumerate(policy.ladder or ()):
-        if why := _why_not(METHODS[name], task, told_class=told_class):
-            yield _fault(f"{at}/ladder/{i}", name, task, why, _able(task, told_class=told_class))
+        if why := _why_not(METHODS[name], task, no_other_class=no_other_class):
+            yield _fault(f"{at}/ladder/{i}", name, task, why, _able(task, no_other_class=no_other_class))
     for purpose, bounds in policy.gate.items():
         why = NO_MEANING[task].get(purpose)
         if why and bounds:
@@ -147,14 +151,14 @@ def _fault(pointer: str, value: Any, task: Task, why: str, remedy: str) -> Fault
     return Fault(pointer, NOT_FOR_TASK, value, f"It has no meaning for a model for {task}: {why}. {remedy}")
 
 
-def _why_not(spec: MethodSpec, task: Task, *, told_class: bool) -> str | None:
-    if spec.needs_class_condition and not told_class:
-        return NEEDS_CLASS_CONDITION
+def _why_not(spec: MethodSpec, task: Task, *, no_other_class: str | None) -> str | None:
+    if spec.needs_class_condition and no_other_class:
+        return no_other_class
     return spec.not_for.get(task)
 
 
-def _able(task: Task, *, told_class: bool) -> str:
-    able = sorted(name for name, spec in METHODS.items() if _why_not(spec, task, told_class=told_class) is None)
+def _able(task: Task, *, no_other_class: str | None) -> str:
+    able = sorted(name for name, spec in METHODS.items() if _why_not(spec, task, no_other_class=no_other_class) is None)
     return f"Those that have: {', '.join(able)}."
 
 

@@ -76,7 +76,7 @@ def replace_policy(name: str, body: Policy, parts: PartsDep, who: Annotated[Any,
     with writing_as(parts, who) as session:
         model = models.by_name(session, name)
         _refuse_bounds(who, body, model.policy)
-        model_faults.refuse_policy(body, model)
+        model_faults.refuse_policy(session, body, model)
         models.replace_policy(session, model, body.model_dump(mode="json"))
         return view(session, model)
 

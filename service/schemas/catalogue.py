@@ -16,7 +16,10 @@ class MethodOut(BaseModel):
     uses: list[str] = Field(description="What it takes from a version's preparations where they are there.")
     instead_of_retain: str | None = Field(description="The preparation with which it reads no retained sample.")
     needs_sharded_recipe: bool = Field(description="It works on models alone whose recipe has `sisa`.")
-    needs_class_condition: bool = Field(description="It works on no model that draws without being told a class.")
+    needs_class_condition: bool = Field(
+        description="It teaches a sample another class: it works on no model that draws without being told a class, "
+        "nor where there is one class alone."
+    )
     for_purpose: dict[str, dict[str, Any]] = Field(description="Options that a purpose prefers to the defaults.")
     for_task: dict[str, dict[str, Any]] = Field(
         description="Options that models of a task prefer to the defaults, unless a preset of the paper is named."

@@ -124,7 +124,7 @@ def _lacks(
     session: Session, asked: str, methods: Sequence[str], model: Model, version: Version, purpose: str
 ) -> list[Fault]:
     """Return one fault where none of the methods has what it needs, with what each lacks and which ones would do."""
-    there = _available(model)
+    there = _available(session, model)
     if not all(_lack(asked, name, there, purpose) for name in methods):
         return []
     # asked only where it can matter: intake waits for every statement
@@ -140,11 +140,11 @@ def _lacks(
     return [Fault("/method", "method_needs_not_met", asked, reason)]
 
 
-def _available(model: Model) -> Available:
+def _available(session: Session, model: Model) -> Available:
     """Return what a model brings for any of its versions."""
     return Available(
         task=Task(model.task),
-        class_condition=task_fit.told_the_class(model),
+        no_other_class=task_fit.why_no_other_class(session, model),
         recipe=model.recipe is not None,
         sharded=bool((model.recipe or {}).get("sisa")),
         retain=model.policy.get("retain_data") != "gone",
@@ -155,7 +155,7 @@ def lacks(
     session: Session, asked: str, methods: Sequence[str], model: Model, version: Version, *, purpose: str
 ) -> dict[str, str | None]:
     """Return what each of the methods lacks on this version; None for one that can be used."""
-    there = replace(_available(model), prepared=preparations.names_of(session, version.id))
+    there = replace(_available(session, model), prepared=preparations.names_of(session, version.id))
     return {name: _lack(asked, name, there, purpose) for name in methods}
 
 

@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 from typing import Any, cast
 
+from sqlalchemy.orm import Session
+
 from service.catalogue.methods import AUTO, METHODS, Purpose
+from service.catalogue.methods.spec import no_other_class
 from service.catalogue.purposes import NO_MEANING
 from service.catalogue.tasks import Task
 from service.errors import Fault
-from service.store.tables import Model
+from service.store.tables import Dataset, Model
 
 BY_TASK = "Or ask for `auto`, which chooses for each model one that fits, or name in `models` only others."
 
@@ -28,11 +31,20 @@ def is_for_others(method: str, model: Model) -> bool:
 
 def told_the_class(model: Model) -> bool:
     """Say whether the network works class by class, as all do but those registered without class condition."""
-    return has_class_condition(model.architecture_options)
+    return _has_class_condition(model.architecture_options)
 
 
-def has_class_condition(options: Mapping[str, Any]) -> bool:
-    """Say the same of an architecture's options."""
+def why_no_other_class(session: Session, model: Model) -> str | None:
+    """Say why the model's samples can be taught no other class, as a sentence's end; None where they can."""
+    return why_none_of(model.architecture_options, session.get_one(Dataset, model.dataset_id))
+
+
+def why_none_of(options: Mapping[str, Any], dataset: Dataset | None) -> str | None:
+    """Say the same of an architecture's options and a dataset, where there is one."""
+    return no_other_class(class_condition=_has_class_condition(options), classes=dataset.num_classes if dataset else 0)
+
+
+def _has_class_condition(options: Mapping[str, Any]) -> bool:
     return bool(options.get("class_condition", True))
 
 

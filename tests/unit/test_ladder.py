@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.catalogue.methods import METHODS
+from service.catalogue.methods.spec import NEEDS_ANOTHER_CLASS, NEEDS_CLASS_CONDITION
 from service.catalogue.tasks import Task
 from workers.ladder import Situation, next_rung, order, small_set_rule, surest
 
@@ -31,13 +33,14 @@ def test_auto_climbs_the_ladder() -> None:
     assert [_next("auto", *LADDER[:i]) for i in range(4)] == [*LADDER, None]
 
 
-def test_a_method_that_teaches_another_class_is_passed_over_where_the_network_is_told_none() -> None:
+@pytest.mark.parametrize("why", [NEEDS_CLASS_CONDITION, NEEDS_ANOTHER_CLASS])
+def test_a_method_that_teaches_another_class_is_passed_over_where_there_is_none(why: str) -> None:
     facts: dict[str, Any] = {"task": Task.GENERATION, "ladder": ("random_label", "salun", "ieu"), "forget_count": 600}
-    rung = next_rung(Situation(requested="auto", class_condition=False, **facts))
+    rung = next_rung(Situation(requested="auto", no_other_class=why, **facts))
     assert rung.method == "ieu"
-    assert set(rung.passed_over) == {"random_label", "salun"}
+    assert rung.passed_over == {"random_label": why, "salun": why}
     assert next_rung(Situation(requested="auto", **facts)).method == "random_label"
-    assert next_rung(Situation(requested="salun", class_condition=False, **facts)).method == "ieu"
+    assert next_rung(Situation(requested="salun", no_other_class=why, **facts)).method == "ieu"
 
 
 def test_nothing_follows_exact_retraining() -> None:

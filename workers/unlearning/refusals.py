@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from service.catalogue.methods import METHODS
-from service.catalogue.methods.spec import NEEDS_CLASS_CONDITION
+from service.catalogue.methods.spec import no_other_class
 from service.catalogue.tasks import Task
 from workers.architectures.ddpm import Ddpm
 from workers.unlearning.interface import InvalidSplitsError, UnlearningError, UnlearningResult, UnlearningSplits
@@ -42,12 +42,12 @@ def _refuse_unknown_classes(splits: UnlearningSplits, num_classes: int) -> None:
 
 def _refuse_without_class_condition(method: str, parent: nn.Module, splits: UnlearningSplits, num_classes: int) -> None:
     """Refuse what a network that is told no class cannot be taught, and a class that nothing could show it forgot."""
-    if METHODS[method].needs_class_condition and num_classes < 2:
-        raise UnlearningError(f"{method}: it teaches a sample another class, and the dataset has no other")
-    if not isinstance(parent, Ddpm) or parent.class_condition:
+    told = not isinstance(parent, Ddpm) or parent.class_condition
+    why = no_other_class(class_condition=told, classes=num_classes)
+    if why and METHODS[method].needs_class_condition:
+        raise UnlearningError(f"{method}: {why}")
+    if told:
         return
-    if METHODS[method].needs_class_condition:
-        raise UnlearningError(f"{method}: {NEEDS_CLASS_CONDITION}")
     emptied = _emptied(splits)
     if emptied:
         raise UnlearningError(

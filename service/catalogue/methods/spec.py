@@ -19,6 +19,18 @@ APPROXIMATE = (
 
 NEEDS_CLASS_CONDITION = "it teaches a sample another class, and the model is told no class"
 """Why a method cannot work on a network that draws without being told a class, as a sentence's end."""
+NEEDS_ANOTHER_CLASS = "it teaches a sample another class, and the dataset has no other"
+"""Why it cannot work where there is one class alone, as a sentence's end."""
+
+
+def no_other_class(*, class_condition: bool, classes: int) -> str | None:
+    """Say why no sample can be taught another class, as a sentence's end; None where it can.
+
+    ``classes``: of the dataset, 0 while it is not indexed and nobody knows.
+    """
+    if not class_condition:
+        return NEEDS_CLASS_CONDITION
+    return NEEDS_ANOTHER_CLASS if classes == 1 else None
 
 
 class MethodConfig(BaseModel):
@@ -43,11 +55,11 @@ class MethodConfig(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Available:
-    """What there is of a model: its task, whether it works class by class, a recipe, one that trains it in shards, its
-    retain set, a selection pool, and what was prepared."""
+    """What there is of a model: its task, why it can be taught no other class, a recipe, one that trains it in shards,
+    its retain set, a selection pool, and what was prepared."""
 
     task: Task = Task.CLASSIFICATION
-    class_condition: bool = True
+    no_other_class: str | None = None
     recipe: bool = True
     sharded: bool = False
     retain: bool = True
@@ -63,7 +75,7 @@ class MethodSpec:
     when a rule of its own chooses the epoch where no selection pool is left. `uses` names what it takes from a
     version's preparations; with `instead_of_retain` among them the retain set is not read. `needs_sharded_recipe` is
     True when it works only on models whose recipe has `sisa`, `needs_class_condition` when it teaches a sample another
-    class, which a network that draws without being told one cannot be taught. `for_purpose` holds the options that a
+    class, which takes a network that is told one and a dataset that has two. `for_purpose` holds the options that a
     purpose prefers to the defaults, `for_task` those that a task does. `not_for` says of each task for which it has no
     meaning why, as a sentence's end.
     """
@@ -107,8 +119,8 @@ class MethodSpec:
         """Say what the method needs and a model has not, as a sentence's end; None where it has all."""
         if there.task in self.not_for:
             return f"no method for {there.task}: {self.not_for[there.task]}"
-        if self.needs_class_condition and not there.class_condition:
-            return NEEDS_CLASS_CONDITION
+        if self.needs_class_condition and there.no_other_class:
+            return there.no_other_class
         if "recipe" in self.needs and not there.recipe:
             return "the model has no training recipe"
         if self.needs_sharded_recipe and not there.sharded:
