@@ -5,9 +5,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from service.catalogue.methods.random_label import RandomLabelConfig
-from service.catalogue.methods.spec import APPROXIMATE, MethodSpec
-from service.catalogue.tasks import Task
+from service.catalogue.methods.random_label import RANDOM_LABEL, RandomLabelConfig
+from service.catalogue.methods.spec import MethodSpec
 
 
 class SalunConfig(RandomLabelConfig):
@@ -38,19 +37,11 @@ SALUN = MethodSpec(
     needs_in_class_retain=False,
     needs_class_condition=True,
     purposes=frozenset({"privacy", "bias", "confusion"}),
-    for_purpose={"bias": {"rewind": "none"}, "confusion": {"rewind": "none"}},
-    # a twentieth of the recipe's rate, the share for classifiers, teaches a diffusion model nothing in so few epochs
-    for_task={
-        Task.GENERATION: {
-            "lr_share": 0.2,
-            "weight_decay": 0.0,
-            "epochs": 1,
-            "tail_epochs": 2,
-            "retain_batch_size": 64,
-            "forget_batch_size": 64,
-        }
-    },
+    for_purpose=RANDOM_LABEL.for_purpose,
+    # its rate too: a twentieth of the recipe's, the share for classifiers, teaches a diffusion model nothing in so few
+    # epochs
+    for_task=RANDOM_LABEL.for_task,
     config=SalunConfig,
     summary="Random wrong labels are taught, but only to the weights that matter most to the forget set.",
-    does_not_prove=APPROXIMATE + " A sample that is taught a wrong answer can be told from one never seen.",
+    does_not_prove=RANDOM_LABEL.does_not_prove,
 )
