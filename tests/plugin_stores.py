@@ -4,6 +4,7 @@ A module that needs other settings than the defaults overrides ``bench_settings`
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,6 +40,18 @@ def settings(store_url: str, bench_settings: dict[str, Any], tmp_path_factory: p
     if not store_url:
         copy_sqlite(found.resolved_database_url)
     return found
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def own_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
+    """Return the settings of a migrated store that only the asking test uses, on each database."""
+    if request.param == "postgresql":
+        with migrated_database(request.getfixturevalue("postgres_url")) as url:
+            yield Settings(data_dir=tmp_path, database_url=url)
+        return
+    found = Settings(data_dir=tmp_path)
+    copy_sqlite(found.resolved_database_url)
+    yield found
 
 
 @pytest.fixture(scope="module")

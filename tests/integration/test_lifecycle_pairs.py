@@ -1,28 +1,21 @@
 """Two acts that meet in one instant: whichever comes first, the laws hold, and what is left open completes."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from service.settings import Settings
 from tests.lifecycle.hands import FAIL, PASS, STORED, WORKING, Act, Hand, together
 from tests.lifecycle.world import LEASE_SECONDS, World, world
-from tests.migrated import copy_sqlite, migrated_database
 
 Pair = Callable[[World], tuple[Act, Act]]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+@pytest.fixture
+def place(own_settings: Settings) -> Iterator[World]:
     """A world of the test's own, on each database."""
-    if request.param == "sqlite":
-        copy_sqlite(Settings(data_dir=tmp_path).resolved_database_url)
-        with world(tmp_path, "") as found:
-            yield found
-    else:
-        with migrated_database(request.getfixturevalue("postgres_url")) as url, world(tmp_path, url) as found:
-            yield found
+    with world(own_settings.data_dir, own_settings.database_url) as found:
+        yield found
 
 
 def _asked(place: World, *numbers: int, model: str | None = None) -> str:

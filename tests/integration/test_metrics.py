@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -17,7 +16,6 @@ from service.store.session import Database
 from service.store.tables import Attempt, AuditHead, Job, Version
 from service.store.types import now
 from tests import factories
-from tests.migrated import copy_sqlite, migrated_database
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,21 +32,10 @@ class Service:
         return {"Authorization": f"Bearer {key}"}
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def stack(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
-    if request.param == "sqlite":
-        yield from _service(tmp_path, "")
-        return
-    with migrated_database(request.getfixturevalue("postgres_url")) as url:
-        yield from _service(tmp_path, url)
-
-
-def _service(folder: Path, url: str) -> Iterator[Service]:
-    settings = Settings(data_dir=folder, database_url=url)
-    if not url:
-        copy_sqlite(settings.resolved_database_url)
-    app = create_app(settings)
-    found = Service(settings=settings, database=app.state.parts.database, client=TestClient(app))
+@pytest.fixture
+def stack(own_settings: Settings) -> Iterator[Service]:
+    app = create_app(own_settings)
+    found = Service(settings=own_settings, database=app.state.parts.database, client=TestClient(app))
     factories.dataset(found)
     factories.model(found)
     factories.version(found)

@@ -28,31 +28,26 @@ from service.store import keys, versions
 from service.store.session import Database
 from service.store.tables import AuditEntry, OwnArtifactStore, Version
 from tests import factories
-from tests.migrated import copy_sqlite, migrated_database
+from tests.migrated import copy_sqlite
 from tests.object_store import fresh_bucket, s3_server
 from workers import leftovers, own_store, retirement, sweeper, tasks
 from workers.bench import Bench
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    if request.param == "sqlite":
-        yield from _bench(tmp_path, "")
-        return
-    with migrated_database(request.getfixturevalue("postgres_url")) as url:
-        yield from _bench(tmp_path, url)
+@pytest.fixture
+def bench(own_settings: Settings) -> Iterator[Bench]:
+    yield from _bench(own_settings)
 
 
 @pytest.fixture
 def sqlite(tmp_path: Path) -> Iterator[Bench]:
-    yield from _bench(tmp_path, "")
+    settings = Settings(data_dir=tmp_path)
+    copy_sqlite(settings.resolved_database_url)
+    yield from _bench(settings)
 
 
-def _bench(folder: Path, url: str) -> Iterator[Bench]:
-    settings = Settings(data_dir=folder, database_url=url, lease_seconds=1)
-    if not url:
-        copy_sqlite(settings.resolved_database_url)
-    found = Bench.open(settings)
+def _bench(settings: Settings) -> Iterator[Bench]:
+    found = Bench.open(settings.model_copy(update={"lease_seconds": 1}))
     yield found
     found.database.dispose()
 
