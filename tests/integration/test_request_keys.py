@@ -22,7 +22,7 @@ from service.lifecycle import RequestStatus
 from service.settings import Settings
 from service.store import audit, idempotency, intake, request_keys, requests, traces
 from service.store.intake import Secrets
-from service.store.session import SQLITE_BUSY_SECONDS, Database
+from service.store.session import SQLITE_BUSY_SECONDS, Database, make_engine
 from service.store.tables import DeletionRequest, FileTrace, RequestKey, Suppression
 from service.store.types import now
 from tests import factories
@@ -31,7 +31,24 @@ from tests import factories
 @pytest.fixture(params=["sqlite", "postgresql"])
 def parts(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Parts]:
     url = request.getfixturevalue("postgres_database_url") if request.param == "postgresql" else ""
-    settings = Settings(data_dir=tmp_path, database_url=url)
+    yield from _parts(tmp_path, url)
+
+
+@pytest.fixture
+def in_files(tmp_path: Path) -> Iterator[Parts]:
+    """On SQLite, whose files a test can look into."""
+    yield from _parts(tmp_path, "")
+
+
+@pytest.fixture
+def traced(in_files: Parts) -> Database:
+    """A database of SQLite in whose journal something waits to be scrubbed."""
+    _leave_a_trace(in_files.database)
+    return in_files.database
+
+
+def _parts(folder: Path, url: str) -> Iterator[Parts]:
+    settings = Settings(data_dir=folder, database_url=url)
     migrate.upgrade(settings.resolved_database_url)
     database = Database.open(settings)
     master = settings.master_key_bytes
@@ -48,6 +65,11 @@ def _request(parts: Parts, name: str, *ids: str, models: list[str] | None = None
     order = factories.order(name, *ids)
     with parts.database.writing() as session:
         return intake.accept(session, order, parts.secrets).request.id
+
+
+def _leave_a_trace(database: Database) -> None:
+    with database.writing() as session:
+        traces.note(session, "samples")
 
 
 def _stored(parts: Parts, request_id: str) -> RequestKey | None:
@@ -218,33 +240,27 @@ def _files(parts: Parts) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(parts.settings.data_dir.glob("unlearn.db*")))
 
 
-def test_after_shredding_no_database_file_holds_the_key_or_a_commitment(tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path)
-    migrate.upgrade(settings.resolved_database_url)
-    database = Database.open(settings)
-    master = settings.master_key_bytes
-    secrets = Secrets(suppression=commitments.suppression_key(master), wrapping=wrapping_key(master), time_zone="UTC")
-    parts = Parts(settings=settings, database=database, artifacts=Mock(), bell=Mock(), secrets=secrets)
-    request_id = _request(parts, "shred", *(f"audit-{i}" for i in range(5)))
+def test_after_shredding_no_database_file_holds_the_key_or_a_commitment(in_files: Parts) -> None:
+    database, wrapping = in_files.database, in_files.secrets.wrapping
+    request_id = _request(in_files, "shred", *(f"audit-{i}" for i in range(5)))
     with database.reading() as session:
-        key = request_keys.of(session, request_id, secrets.wrapping)
+        key = request_keys.of(session, request_id, wrapping)
         wrapped, leaves = session.get_one(RequestKey, request_id).key, request_keys.leaves_of(session, request_id)
         root = session.get_one(DeletionRequest, request_id).commitment_root
     assert key is not None
-    assert wrapped in _files(parts), "this check can fail"
-    assert leaves[0] in _files(parts)
-    assert key not in _files(parts)
+    assert wrapped in _files(in_files), "this check can fail"
+    assert leaves[0] in _files(in_files)
+    assert key not in _files(in_files)
     with database.writing() as session:
         request_keys.shred(session, request_id, reason="ordered")
     assert traces.scrub(database)
     for secret in (key, key.hex().encode(), wrapped, wrapped[12:44], *leaves):
-        assert secret not in _files(parts)
-    assert root.encode() in _files(parts)
-    assert (tmp_path / "unlearn.db-wal").stat().st_size <= 64 * 1024
+        assert secret not in _files(in_files)
+    assert root.encode() in _files(in_files)
+    assert (in_files.settings.data_dir / "unlearn.db-wal").stat().st_size <= 64 * 1024
     with database.reading() as session:
         assert session.scalar(select(func.count()).select_from(FileTrace)) == 0
     assert not traces.scrub(database), "nothing is left to do"
-    database.dispose()
 
 
 def test_files_are_scrubbed_only_once_a_trace_has_waited(parts: Parts) -> None:
@@ -253,73 +269,49 @@ def test_files_are_scrubbed_only_once_a_trace_has_waited(parts: Parts) -> None:
     assert traces.scrub(parts.database, older_than_seconds=0)
 
 
-def test_a_journal_that_is_being_read_is_cut_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Settings(data_dir=tmp_path)
-    migrate.upgrade(settings.resolved_database_url)
-    database = Database.open(settings)
+def test_a_journal_that_is_being_read_is_cut_later(traced: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.store.session.SQLITE_BUSY_SECONDS", 0)
-    impatient = Database.open(settings)
-    with database.writing() as session:
-        traces.note(session, "samples")
-    with database.reading() as session:
+    impatient = Database(make_engine(traced.engine.url.render_as_string()))
+    with traced.reading() as session:
         session.scalar(select(func.count()).select_from(FileTrace))
-        with database.writing() as other:
-            traces.note(other, "samples")
+        _leave_a_trace(traced)
         assert not traces.scrub(impatient)
     assert traces.scrub(impatient)
     impatient.dispose()
-    database.dispose()
 
 
-def test_a_journal_that_is_being_read_keeps_nobody_from_writing(tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path)
-    migrate.upgrade(settings.resolved_database_url)
-    database = Database.open(settings)
-    with database.writing() as session:
-        traces.note(session, "samples")
-    with database.reading() as session, ThreadPoolExecutor() as pool:
+def test_a_journal_that_is_being_read_keeps_nobody_from_writing(traced: Database) -> None:
+    with traced.reading() as session, ThreadPoolExecutor() as pool:
         session.scalar(select(func.count()).select_from(FileTrace))
-        scrubbing = pool.submit(traces.scrub, database)
+        scrubbing = pool.submit(traces.scrub, traced)
         written = 0
         while not scrubbing.done():
-            with database.writing() as other:
-                traces.note(other, "samples")
+            _leave_a_trace(traced)
             written += 1
             time.sleep(0.05)
         assert not scrubbing.result(), "the reader is still there"
     assert written >= 2, "writers come in between the tries"
-    with database.looking_up() as connection:
+    with traced.looking_up() as connection:
         assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 1000 * SQLITE_BUSY_SECONDS
-    assert traces.scrub(database)
-    database.dispose()
+    assert traces.scrub(traced)
 
 
-def test_a_journal_that_is_being_read_does_not_grow_with_each_try(tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path)
-    migrate.upgrade(settings.resolved_database_url)
-    database = Database.open(settings)
-    with database.writing() as session:
-        traces.note(session, "samples")
+def test_a_journal_that_is_being_read_does_not_grow_with_each_try(traced: Database, tmp_path: Path) -> None:
     journal, lengths = tmp_path / "unlearn.db-wal", []
-    with database.reading() as session:
+    with traced.reading() as session:
         session.scalar(select(func.count()).select_from(FileTrace))
         for _ in range(3):
-            assert not traces.scrub(database), "the reader is still there"
+            assert not traces.scrub(traced), "the reader is still there"
             lengths.append(journal.stat().st_size)
     assert lengths[0] == lengths[1] == lengths[2], "the whole file would be in it once more each time"
-    assert traces.scrub(database)
-    database.dispose()
+    assert traces.scrub(traced)
 
 
-def test_the_cli_shreds_by_id_and_what_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cli_shreds_by_id_and_what_is_over(
+    in_files: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("UNLEARN_DATA_DIR", str(tmp_path))
-    settings = Settings(data_dir=tmp_path)
-    migrate.upgrade(settings.resolved_database_url)
-    database = Database.open(settings)
-    master = settings.master_key_bytes
-    secrets = Secrets(suppression=commitments.suppression_key(master), wrapping=wrapping_key(master), time_zone="UTC")
-    parts = Parts(settings=settings, database=database, artifacts=Mock(), bell=Mock(), secrets=secrets)
-    request_id, other = _request(parts, "first", "audit-0"), _request(parts, "second", "audit-0")
+    request_id, other = _request(in_files, "first", "audit-0"), _request(in_files, "second", "audit-0")
 
     def run(*arguments: str) -> tuple[int, str]:
         result = CliRunner().invoke(app, ["shred", *arguments, "--data-dir", str(tmp_path)])
@@ -330,17 +322,14 @@ def test_the_cli_shreds_by_id_and_what_is_over(tmp_path: Path, monkeypatch: pyte
     assert run("--expired") == (0, "shredded 0\n")
     assert run(request_id) == (0, "shredded 1\n")
     assert run(request_id)[0] == 1
-    with database.writing() as session:
+    with in_files.database.writing() as session:
         session.execute(update(RequestKey).values(keep_until=now()))
     assert run("--expired") == (0, "shredded 1\n")
-    assert _stored(parts, other) is None
-    database.dispose()
+    assert _stored(in_files, other) is None
 
 
-def test_a_scrub_writes_sqlites_file_anew_so_that_no_freed_page_stays(tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path)
-    migrate.upgrade(settings.resolved_database_url)
-    database = Database.open(settings)
+def test_a_scrub_writes_sqlites_file_anew_so_that_no_freed_page_stays(in_files: Parts) -> None:
+    database = in_files.database
     with database.writing() as session:
         session.execute(text("CREATE TABLE filler (bytes BLOB)"))
         session.execute(text("INSERT INTO filler VALUES (zeroblob(200000))"))
@@ -353,6 +342,5 @@ def test_a_scrub_writes_sqlites_file_anew_so_that_no_freed_page_stays(tmp_path: 
             assert traces.scrub(database)
         with database.reading() as session:
             freed.append(session.scalar(text("PRAGMA freelist_count")))
-    database.dispose()
     assert freed[0] > 0
     assert freed[1] == 0
