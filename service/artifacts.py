@@ -198,8 +198,16 @@ class ArtifactStore:
         """Write, read and remove a file. Raises OSError."""
         path = f"{self._root}/{_PROBE}{secrets.token_hex(8)}"
         with self._refusals():
-            self._fs.pipe_file(path, b"ok")
-            found: Any = self._fs.cat_file(path)
+            try:
+                self._fs.pipe_file(path, b"ok")
+                found: Any = self._fs.cat_file(path)
+            except BaseException:
+                # A full disk takes the file and not its bytes. A bucket takes an object whole or not at all, and one
+                # that is away would be waited for twice.
+                if self._bucket is None:
+                    with suppress(OSError):
+                        self._fs.rm_file(path)
+                raise
             gone = self._remove(path)
         if found != b"ok" or not gone:
             raise OSError("the artifact store does not give back what was written, or does not delete it")

@@ -25,8 +25,12 @@ class Channel(filesystem.Channel):  # type: ignore[misc]
         name = f"{round(monotonic() * 1000)}_{uuid.uuid4()}.{queue}.msg"
         folder = Path(self.data_folder_out)
         unfinished = folder / f".{name}"
-        unfinished.write_text(dumps(payload))
-        unfinished.replace(folder / name)
+        try:
+            unfinished.write_text(dumps(payload))
+            unfinished.replace(folder / name)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)  # nobody else would remove it
+            raise
 
     def _get(self, queue: str) -> Any:
         """Return the oldest message. A file that holds none has left the folder: SQL has the job rung for again."""

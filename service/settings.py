@@ -291,8 +291,11 @@ def key_file(path: Path) -> bytes:
     # Written whole under a private name, then named: two processes starting together agree on one key.
     scratch = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(KEY_BYTES))
-    with suppress(FileExistsError):
-        atomic_files.name_once(scratch, path)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(KEY_BYTES))
+        with suppress(FileExistsError):
+            atomic_files.name_once(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
     return bytes.fromhex(path.read_text())
