@@ -15,14 +15,13 @@ from starlette.exceptions import HTTPException
 from service import weights_header
 from service.artifacts import file_digest
 from service.auth import Principal
-from service.catalogue import moving_average
 from service.catalogue.tasks import Task
 from service.deps import Parts, PartsDep, needs, writing_as
 from service.digest_headers import stated_sha256
 from service.errors import Conflict, InvalidRequest, MalformedBody, PreconditionFailed
 from service.lifecycle import JobKind, VersionState
 from service.problems import validation_faults
-from service.routes import model_faults
+from service.routes import average_faults, model_faults
 from service.schemas.common import Limit, Number, Page, decode_number, encode_cursor
 from service.schemas.models import PreparationOut, PrepareIn, PreparingOut, TrainIn, TrainingOut, VersionOut
 from service.store import attaching, datasets, digests, jobs, models, preparations, versions
@@ -124,7 +123,7 @@ def _keep(name: str, path: Path, stated: str | None, parts: Parts, who: Principa
     with path.open("rb") as file:
         content = weights_header.content_digest(file, size=path.stat().st_size)
     with parts.database.reading() as session:
-        _refuse_without_average(models.by_name(session, name), path)
+        _refuse_average(models.by_name(session, name), path)
         versions.refuse_retired_digest(session, digest, content)
     # The bytes are kept before the row that names them: a crash in between leaves an orphan, never a hole.
     parts.artifacts.put(path, sha256=digest)
@@ -157,10 +156,9 @@ def _keep(name: str, path: Path, stated: str | None, parts: Parts, who: Principa
     return answer, job.id
 
 
-def _refuse_without_average(model: Model, path: Path) -> None:
-    if model.task == Task.GENERATION and moving_average.is_missing(weights_header.check(path)):
-        detail = f"These are no weights of {model.name!r}: {moving_average.MISSING}."
-        raise InvalidRequest(detail, code="average_missing")
+def _refuse_average(model: Model, path: Path) -> None:
+    if model.task == Task.GENERATION:
+        average_faults.refuse(weights_header.check(path), model.name)
 
 
 @router.get("", operation_id="list_versions", dependencies=[needs("models:read")])

@@ -332,10 +332,23 @@ def test_the_catalogue_says_what_each_method_and_metric_is_for_and_why_not(stack
     assert all(each["tasks"] for each in stack.client.get("/v1/metrics").json()["items"])
 
 
-def test_weights_without_their_average_are_refused_before_they_are_stored(stack: Stack) -> None:
-    before = stack.client.get("/v1/models/g/versions").json()["items"]
-    body = factories.safetensors(**{"net.w": [1.0, 2.0]})
+@pytest.mark.parametrize(
+    ("tensors", "missing"),
+    [
+        (["net.v", "net.w"], {"ema.v", "ema.w", "ema_updates"}),
+        (["net.v", "net.w", "ema.v"], {"ema.w", "ema_updates"}),
+        (["net.v", "net.w", "ema.v", "ema.w"], {"ema_updates"}),
+    ],
+)
+def test_weights_without_all_of_their_average_are_refused_before_they_are_stored(
+    stack: Stack, tensors: list[str], missing: set[str]
+) -> None:
+    before = stack.client.get("/v1/models/g/versions").json()["items"], _stored(stack)
+    body = factories.safetensors(**{name: [1.0, 2.0] for name in tensors})
     answer = stack.client.post("/v1/models/g/versions", content=body, headers={"Content-Type": WEIGHTS})
     assert (answer.status_code, answer.json()["code"]) == (422, "average_missing")
     assert "ema_updates" in answer.json()["detail"]
-    assert stack.client.get("/v1/models/g/versions").json()["items"] == before
+    assert {(each["code"], each["value"]) for each in answer.json()["errors"]} == {
+        ("tensor_missing", name) for name in missing
+    }
+    assert (stack.client.get("/v1/models/g/versions").json()["items"], _stored(stack)) == before
