@@ -9,7 +9,17 @@ from sqlalchemy.orm import Session
 from service.catalogue.methods import METHODS, Purpose
 from service.catalogue.tasks import Task
 from service.lifecycle import SampleState
-from service.store import controls, preparations, references, requests, retention, retrained, samples, versions
+from service.store import (
+    controls,
+    preparations,
+    readable,
+    references,
+    requests,
+    retention,
+    retrained,
+    samples,
+    versions,
+)
 from service.store.tables import Dataset, Job, Model, Sample, Version, VersionExclusion
 from workers import erasure_situation
 from workers.ladder import Rung, Situation, is_exact, next_rung, small_set_rule
@@ -29,8 +39,9 @@ def prepare(session: Session, job: Job, dataset: Dataset, place: Place) -> Prepa
         return Prepared(order=None)
     parent, known = found
     excluded = select(VersionExclusion.sample_id).where(VersionExclusion.version_id == parent.id)
+    for_it = readable.by(session, session.get_one(Model, job.model_id)).label("readable")
     rows = session.execute(
-        select(Sample.id, Sample.position, Sample.state, Sample.label).where(
+        select(Sample.id, Sample.position, Sample.state, Sample.label, for_it).where(
             Sample.dataset_id == dataset.id, Sample.pool == "train", Sample.id.not_in(excluded)
         )
     ).all()
@@ -38,10 +49,10 @@ def prepare(session: Session, job: Job, dataset: Dataset, place: Place) -> Prepa
     vanished = {row.id for row in rows if row.state == SampleState.VANISHED}
     known = _readable(known, vanished)
     forget = {position for _, position in known}
-    kept = [row for row in rows if row.state == SampleState.LIVE and row.position not in forget]
+    kept = [row for row in rows if row.readable and row.position not in forget]
     # Samples of other open requests are not trained on any more, but only retraining makes the model forget them.
     named_keys = set(forget_keys)
-    withheld = [row.id for row in rows if row.state != SampleState.LIVE and row.id not in named_keys]
+    withheld = [row.id for row in rows if not row.readable and row.id not in named_keys]
     order = on_model(session, job, dataset, place)
     inputs = _erase_inputs(session, dataset, dict(known), named)
     labels = {row.label for row in rows if row.position in forget}, {row.label for row in kept}

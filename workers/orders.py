@@ -6,8 +6,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.evidence.commitments import derive
-from service.lifecycle import JobKind, SampleState
-from service.store import models, preparations, references, retention, samples, versions
+from service.lifecycle import JobKind
+from service.store import models, preparations, readable, references, retention, samples, versions
 from service.store.tables import Dataset, Job, Model, Sample, Version, VersionExclusion
 from service.store.types import now
 from workers import erasure_orders
@@ -59,7 +59,7 @@ def _train(session: Session, job: Job, dataset: Dataset, place: Place) -> Prepar
         .where(Version.model_id == job.model_id, VersionExclusion.cause == versions.FORGOTTEN)
     )
     pool = (Sample.dataset_id == dataset.id, Sample.pool == "train")
-    kept = (Sample.state == SampleState.LIVE) & Sample.id.not_in(forgotten)
+    kept = readable.by(session, session.get_one(Model, job.model_id)) & Sample.id.not_in(forgotten)
     train = session.scalars(select(Sample.position).where(*pool, kept).order_by(Sample.position))
     excluded = session.scalars(select(Sample.id).where(*pool, ~kept))
     order = {**on_model(session, job, dataset, place), "train": list(train)}

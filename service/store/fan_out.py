@@ -5,7 +5,7 @@ Each question is asked once for all models together where it can be: intake wait
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any, cast
@@ -20,7 +20,7 @@ from service.catalogue.tasks import Task
 from service.errors import Fault
 from service.evidence.leaf import canonical
 from service.lifecycle import JobKind, SampleState, VersionState
-from service.store import gathering, jobs, preparations, requests, samples, task_fit, versions
+from service.store import gathering, jobs, preparations, readable, requests, samples, task_fit, versions
 from service.store.tables import DeletionRequest, Job, Model, Sample, Version, VersionExclusion, table_of
 
 _SAMPLE = table_of(Sample).c
@@ -100,16 +100,14 @@ def unmet(session: Session, method: str, model: Concerned, keys: Sequence[int], 
         faults += _lacks(session, method, methods, model.model, version, purpose)
     asked = {"dataset": model.model.dataset_id, "version": version.id, "listed": samples.packed(session, keys)}
     dialect = samples.dialect_of(session)
-    if session.scalar(_any_left(dialect), asked) is None:
+    if session.scalar(_any_left(dialect), asked) is None and not _classes_left_to(session, model.model, version, keys):
         reason = f"Nothing of model {model.model.name!r}'s training set would be left; delete the model instead."
         faults.append(Fault("/sample_ids", "forget_set_is_whole_training_set", len(known), reason))
     elif methods and all(METHODS[name].needs_in_class_retain for name in methods):
-        kept = set(session.scalars(_classes_left(dialect), asked))
-        emptied = sorted(samples.labels(session, sorted(known)) - kept)
+        emptied = _emptied(session, model.model, version, known, keys, asked)
         faults += [Fault("/sample_ids", "class_left_without_samples", label) for label in emptied]
     elif not task_fit.told_the_class(model.model):
-        kept = set(session.scalars(_classes_left(dialect), asked))
-        emptied = sorted(samples.labels(session, sorted(known)) - kept)
+        emptied = _emptied(session, model.model, version, known, keys, asked)
         faults += [task_fit.no_class_condition(model.model, len(emptied))] if emptied else []
     return faults
 
@@ -183,6 +181,36 @@ def _left(dialect: str, column: Any) -> Select[int]:
         ~samples.among(dialect, _SAMPLE.id, BigInteger),
         ~excluded,
     )
+
+
+def _emptied(
+    session: Session,
+    model: Model,
+    version: Version,
+    known: Iterable[int],
+    keys: Sequence[int],
+    asked: Mapping[str, Any],
+) -> list[int]:
+    """Return the classes of what the version knows of which it would keep nothing."""
+    labels = samples.labels(session, sorted(known))
+    lost = labels - set(session.scalars(_classes_left(samples.dialect_of(session)), asked))
+    return sorted(lost - _classes_left_to(session, model, version, keys)) if lost else []
+
+
+def _classes_left_to(session: Session, model: Model, version: Version, keys: Sequence[int]) -> set[int]:
+    """Return the classes that the model would keep, counting what requests take away from other models alone.
+
+    Asked only where live samples leave something in want: it takes two statements more.
+    """
+    excluded = exists().where(VersionExclusion.version_id == version.id, VersionExclusion.sample_id == Sample.id)
+    query = select(Sample.label).where(
+        Sample.dataset_id == model.dataset_id,
+        Sample.pool == "train",
+        readable.by(session, model),
+        ~samples.one_of(session, Sample.id, keys),
+        ~excluded,
+    )
+    return set(session.scalars(query.distinct()))
 
 
 @cache

@@ -6,8 +6,8 @@ from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from service.errors import Conflict
-from service.lifecycle import JOB_BUSY, JOB_STUCK, JobKind, JobStatus, SampleState, VersionState
-from service.store import audit, jobs
+from service.lifecycle import JOB_BUSY, JOB_STUCK, JobKind, JobStatus, VersionState
+from service.store import audit, jobs, readable
 from service.store.models import refuse_without_retain_data
 from service.store.tables import (
     Job,
@@ -96,7 +96,7 @@ def requests_open(session: Session, model: Model, version: Version) -> bool:
     """Say whether a sample that the version was trained on is not freely readable any more."""
     excluded = exists().where(VersionExclusion.version_id == version.id, VersionExclusion.sample_id == Sample.id)
     query = select(Sample.id).where(
-        Sample.dataset_id == model.dataset_id, Sample.pool == "train", Sample.state != SampleState.LIVE, ~excluded
+        Sample.dataset_id == model.dataset_id, Sample.pool == "train", ~readable.by(session, model), ~excluded
     )
     return session.scalar(query.limit(1)) is not None
 

@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session
 
 from service.lifecycle import JOB_BUSY, JobKind, JobStatus, SampleState
 from service.store import position_sets
+from service.store import readable as readable_samples
 from service.store.samples import one_of
-from service.store.tables import Attempt, Job, Sample, TrainingCheckpoint
+from service.store.tables import Attempt, Job, Model, Sample, TrainingCheckpoint
 from service.store.types import now
 
 _UNDER_WAY = (JobStatus.QUEUED, *JOB_BUSY)
@@ -42,8 +43,8 @@ def of_job(session: Session, job_id: str) -> TrainingCheckpoint | None:
 
 def readable(session: Session, job: Job) -> bytes:
     """Return the places of the samples that the job might train on, packed."""
-    live = select(Sample.position).where(*_of_pools(job), Sample.state == SampleState.LIVE)
-    return position_sets.pack(session.scalars(live.order_by(Sample.position)))
+    may_be = select(Sample.position).where(*_of_pools(job), _readable(session, job))
+    return position_sets.pack(session.scalars(may_be.order_by(Sample.position)))
 
 
 def lost_any(session: Session, job: Job, positions: bytes) -> bool:
@@ -51,7 +52,7 @@ def lost_any(session: Session, job: Job, positions: bytes) -> bool:
 
     A sample that came since is no matter here: the checkpoint does not know it, and the next order is another one.
     """
-    gone = select(Sample.position).where(*_of_pools(job), Sample.state != SampleState.LIVE)
+    gone = select(Sample.position).where(*_of_pools(job), ~_readable(session, job))
     return position_sets.holds_any(positions, session.scalars(gone))
 
 
@@ -59,6 +60,13 @@ def _of_pools(job: Job) -> tuple[ColumnElement[bool], ...]:
     # Reference models are trained on held-out samples as well.
     pool = () if job.kind == JobKind.PREPARE else (Sample.pool == "train",)
     return (Sample.dataset_id == job.dataset_id, *pool)
+
+
+def _readable(session: Session, job: Job) -> ColumnElement[bool]:
+    # Reference models are prepared of what is live for everyone.
+    if job.kind == JobKind.PREPARE or job.model_id is None:
+        return Sample.state == SampleState.LIVE
+    return readable_samples.by(session, session.get_one(Model, job.model_id))
 
 
 def record(session: Session, job: Job, binding: Binding, *, sha256: str, size: int, epochs: int) -> str | None:
