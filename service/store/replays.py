@@ -13,12 +13,12 @@ from typing import Any
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
-from service.errors import Conflict, ServiceError
+from service.errors import Conflict
 from service.evidence.commitments import suppression_token
 from service.evidence.leaf import entry_bytes
 from service.evidence.merkle import hash_leaf
 from service.lifecycle import SampleState, VersionState
-from service.store import audit, cancel, decisions, replayed_trust, request_keys, traces
+from service.store import audit, replayed_decisions, replayed_trust, request_keys, traces
 from service.store.samples import one_of
 from service.store.tables import (
     ApiKey,
@@ -45,7 +45,6 @@ _VERSION_STATES = {
     "version.retired": VersionState.RETIRED,
     "version.purged": VersionState.PURGED,
 }
-_DECISIONS = ("request.cancelled", "request.denied", "request.held", "request.released")
 
 
 @dataclass(kw_only=True)
@@ -93,7 +92,7 @@ def replay(
     replayed_trust.signing_keys(session, later)
     done.webhooks_ended = replayed_trust.webhooks(session, later)
     session.flush()
-    done.to_decide = _decide(session, later)
+    done.to_decide = replayed_decisions.take_again(session, later, suppression_key=suppression_key)
     done.lost_requests = _lost(session, later)
     counts = {name: value for name, value in vars(done).items() if isinstance(value, int)}
     _finish(session, restore, {**counts, "lost_requests": len(done.lost_requests), "to_decide": len(done.to_decide)})
@@ -262,31 +261,6 @@ def _revoke(session: Session, later: Sequence[Mapping[str, Any]]) -> int:
     for row in rows:
         row.revoked_at = now()
     return len(rows)
-
-
-def _decide(session: Session, later: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Take again what people decided about requests; return those for whom that is no longer possible."""
-    last = {_subject(entry): entry for entry in _of(later, *_DECISIONS)}
-    undecided = []
-    for request_id, entry in sorted(last.items()):
-        if session.get(DeletionRequest, request_id) is None:
-            continue
-        try:
-            _take(session, request_id, entry)
-        except ServiceError:
-            undecided.append(request_id)
-    return undecided
-
-
-def _take(session: Session, request_id: str, entry: Mapping[str, Any]) -> None:
-    match entry["action"]:
-        case "request.cancelled":
-            cancel.cancel(session, request_id)
-        case "request.denied":
-            reason = json.loads(entry["payload"])["reason"]
-            decisions.deny(session, request_id, reason=reason, note=None, by=entry["actor"])
-        case "request.held":
-            decisions.hold(session, request_id, note="Held before the service was restored.", by=entry["actor"])
 
 
 def _lost(session: Session, later: Sequence[Mapping[str, Any]]) -> list[str]:
