@@ -2,9 +2,9 @@
 
 On scikit-learn's digits (8x8), or with --root on Fashion-MNIST (28x28, for a GPU). One JSON line per method, scenario
 and seed is added to --out as it is measured; models that were trained are kept beside it, so that a run that was broken
-off goes on where it stopped. `python -m benchmarks.generative_table` makes table, picture and the list of what is
-reached. A method may be named with options, as in `scrub/epochs=5`. Relearning has one seed a side, and three times the
-cap of a report: a delay that hits it can be compared with no other.
+off goes on where it stopped; with other settings it does not go on. `python -m benchmarks.generative_table` makes
+table, picture and the list of what is reached. A method may be named with options, as in `scrub/epochs=5`. Relearning
+has one seed a side, and three times the cap of a report: a delay that hits it can be compared with no other.
 
 Other work on the machine stretches even the processor's time, and not evenly over an hour. So an epoch of training is
 timed just before and just after every method, and retraining is taken to cost as many of these as the recipe has.
@@ -22,13 +22,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from benchmarks.beside_retraining import YARDSTICKS, Row, clock, read_rows
 from benchmarks.circumstances import circumstances
 from benchmarks.forget_sets import SCENARIOS as CUTS
+from benchmarks.generative_origin import Origin, another, origin_of, source_of
 from service.catalogue.architectures import ARCHITECTURES
-from service.catalogue.methods import METHODS, MethodConfig
+from service.catalogue.methods import METHODS, Available, MethodConfig
 from service.catalogue.recipe import Recipe
 from service.catalogue.tasks import Task
 from workers import checkpoints
@@ -75,6 +77,7 @@ class Plan:
     threads: int
     recipe: dict[str, Any]
     options: dict[str, Any]
+    of: Origin
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,7 +93,7 @@ class Cell:
 
 
 def main() -> int:
-    """Measure what the file does not have yet, a process per seed, so many at once."""
+    """Measure what the file does not have yet, a process per seed, so many at once; 2 where the order is at fault."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -103,6 +106,21 @@ def main() -> int:
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--width", type=int)
     given = parser.parse_args()
+    recipe = {} if given.epochs is None else {"epochs": given.epochs}
+    options = {} if given.width is None else {"width": given.width}
+    if faults := _faults(given.methods):
+        parser.error("\n".join(faults))
+    default = default_origin()
+    own = origin_of(
+        architecture=ARCHITECTURE,
+        profile=PROFILE,
+        root=given.root,
+        recipe=recipe,
+        options=options,
+        device=given.device,
+    )
+    if told := another(given.out, own, default=default):
+        parser.error(told)
     plans = [
         Plan(
             out=given.out,
@@ -112,8 +130,9 @@ def main() -> int:
             methods=tuple(given.methods),
             device=given.device,
             threads=given.threads,
-            recipe={} if given.epochs is None else {"epochs": given.epochs},
-            options={} if given.width is None else {"width": given.width},
+            recipe=recipe,
+            options=options,
+            of=own,
         )
         for seed in given.seeds
     ]
@@ -124,11 +143,37 @@ def main() -> int:
     return 0
 
 
+def default_origin() -> Origin:
+    """Return what a run without any option is of."""
+    return origin_of(architecture=ARCHITECTURE, profile=PROFILE, recipe={}, options={})
+
+
+def _faults(names: Sequence[str]) -> list[str]:
+    """Say of each name what is wrong with it, before hours of training for it."""
+    return [f"{name}: {fault}" for name in names if (fault := _fault(name))]
+
+
+def _fault(name: str) -> str | None:
+    method = name.partition("/")[0]
+    if method not in METHODS:
+        return f"unknown; known: {', '.join(PLAIN)}"
+    if lack := METHODS[method].lack(Available(task=Task.GENERATION)):
+        return lack
+    try:
+        _config(name)
+    except ValidationError as error:
+        return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+    except ValueError:
+        return "options are named as in scrub/epochs=5,lr=0.001"
+    return None
+
+
 def _measure_seed(plan: Plan) -> None:
     torch.set_num_threads(plan.threads)
     for scenario in plan.scenarios:
         done = {(row["method"], row["scenario"], row["seed"]) for row in read_rows(plan.out)}
-        wanted = [name for name in (*YARDSTICKS, *plan.methods) if (name, scenario, plan.seed) not in done]
+        names = dict.fromkeys((*YARDSTICKS, *plan.methods))
+        wanted = [name for name in names if (name, scenario, plan.seed) not in done]
         for row in _rows(plan, scenario, wanted) if wanted else ():
             with plan.out.open("a") as file:
                 file.write(json.dumps(row) + "\n")
@@ -137,7 +182,7 @@ def _measure_seed(plan: Plan) -> None:
 
 def _rows(plan: Plan, scenario: str, wanted: Sequence[str]) -> Iterator[Row]:
     cell = _cell(plan, scenario)
-    head = {"scenario": scenario, "seed": plan.seed, "forgotten": len(cell.splits.forget)}
+    head = {"scenario": scenario, "seed": plan.seed, "forgotten": len(cell.splits.forget), "of": plan.of}
     for name in wanted:
         row: Row = {**head, "method": name}
         if name in YARDSTICKS:
@@ -218,7 +263,7 @@ def _trained(plan: Plan, spec: ModelSpec, samples: LabelledSet, *, name: str) ->
     done = train_original(spec, samples, device=plan.device).model
     seconds = clock() - started
     checkpoints.save(done, weights)
-    told.write_text(json.dumps({"sha256": checkpoints.file_digest(weights), "seconds": seconds}))
+    told.write_text(json.dumps({"sha256": checkpoints.file_digest(weights), "seconds": seconds, "of": plan.of}))
     return done, seconds
 
 
@@ -233,10 +278,7 @@ def _epoch(cell: Cell, device: str) -> float:
 
 def _pools(plan: Plan) -> dict[str, LabelledSet]:
     """Cut the data as the service does; `recognition` is what the classifier learns from."""
-    if plan.root is None:
-        arrays = read({"source": "sklearn:digits"})
-    else:
-        arrays = read({"source": "torchvision:FashionMNIST", "root": str(plan.root)})
+    arrays = read(source_of(plan.root))
     names = np.array(cut(arrays, plan.seed.to_bytes(4, "big"))[1])
     images, labels = torch.from_numpy(arrays.images), torch.from_numpy(arrays.labels)
 
@@ -259,7 +301,10 @@ def _figures(plan: Plan, scenario: str, name: str, model: nn.Module, cell: Cell,
         folder.mkdir(exist_ok=True)
         shown = np.stack([images[0].numpy() for images in ours.drawn.shown.values()])
         np.save(folder / f"{scenario}-{name.replace('/', '_')}.npy", shown)
-    figures = {key: {"value": x.value, "ci95": x.ci95, "censored": bool(x.censored)} for key, x in found.items()}
+    figures = {
+        key: {"value": x.value, "ci95": x.ci95, "censored": bool(x.censored), "n": x.n, "verdict": x.verdict}
+        for key, x in found.items()
+    }
     classifier = None if cell.stage.studio is None else cell.stage.studio.classifier["accuracy"]
     return {"figures": figures, "classifier_accuracy": classifier}
 
