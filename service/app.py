@@ -95,7 +95,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        shredding.wrap_keys(parts)
+        shredding.wrap_keys_if_there(parts)
         parts.artifacts.why_wrong()  # before the first bytes come; `/readyz` tells what it finds
         duties.start()
         yield

@@ -323,15 +323,21 @@ def lost_cache(
 
 
 def _refuse_unfit_schema(settings: Settings) -> None:
-    """End with the reason if the database's schema is not for this code; one that is away is seen to elsewhere."""
+    """End with the reason if the database's schema is not for this code; one that is away is waited for."""
     database = Database.open(settings)
     try:
         with _told():
-            schema.refuse_unfit(database)
-    except SQLAlchemyError:
-        return
+            _refuse_unfit_if_there(database)
     finally:
         database.dispose()
+
+
+def _refuse_unfit_if_there(database: Database) -> None:
+    try:
+        schema.refuse_unfit(database)
+    except SQLAlchemyError as error:
+        if outages.lacking(error) is None:
+            raise
 
 
 @contextmanager
@@ -355,7 +361,7 @@ def _told() -> Iterator[None]:
     try:
         yield
     except (ServiceError, SQLAlchemyError, OSError) as error:
-        told = error if isinstance(error, ServiceError) else outages.lacking(error)
+        told = error if isinstance(error, ServiceError) else outages.lacking(error) or outages.damaged(error)
         if told is None:
             raise
         typer.echo(told.detail, err=True)

@@ -6,7 +6,7 @@ import sqlite3
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from service.errors import Outage, ServiceError, StorageFull, WrongStore
+from service.errors import Outage, ServiceError, StorageFull, Unavailable, WrongStore
 
 RETRY_SECONDS = 5
 PASSING = frozenset({"storage_full", "storage_unavailable", "database_unavailable", "artifact_store_wrong"})
@@ -21,6 +21,7 @@ _SQLITE_FULL = sqlite3.SQLITE_FULL
 _SQLITE_AWAY = frozenset(
     {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 )
+_SQLITE_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _POSTGRES_FULL = "53100"
 # Connection exceptions, out of resources, shutting or starting up, and what a second try cures: locks and deadlocks.
 _POSTGRES_AWAY = ("08", "53", "57P", "55P03", "40001", "40P01")
@@ -36,6 +37,17 @@ def lacking(error: BaseException) -> ServiceError | None:
         return _of_storage(error)
     modules = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
     return _storage_away(error) if modules & _STORE_CLIENTS else None
+
+
+def damaged(error: BaseException) -> Unavailable | None:
+    """Return what to tell of an error if a SQLite file that is corrupt, or is none, is behind it."""
+    code = getattr(error.orig, "sqlite_errorcode", None) if isinstance(error, DBAPIError) else None
+    if code is None or code & 0xFF not in _SQLITE_DAMAGED:
+        return None
+    return Unavailable(
+        "The database's file is no database, or is damaged. Put it aside and restore the newest backup: "
+        "docs/operations.md."
+    )
 
 
 def _of_database(error: DBAPIError) -> ServiceError | None:

@@ -3,7 +3,9 @@
 import threading
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
+from service import outages
 from service.deps import Parts
 from service.settings import Settings
 from service.store import request_keys, traces
@@ -28,8 +30,19 @@ def wrap_keys(parts: Parts) -> None:
         log.info("request_keys.wrapped", count=total)
 
 
+def wrap_keys_if_there(parts: Parts) -> None:
+    """Wrap what there is to wrap; a database that is away is waited for, and `shred_expired` sees to it then."""
+    try:
+        wrap_keys(parts)
+    except SQLAlchemyError as error:
+        if outages.lacking(error) is None:
+            raise
+        log.warning("database.away")
+
+
 def shred_expired(parts: Parts) -> None:
-    """Shred every key that is past its date."""
+    """Shred every key that is past its date, after wrapping those that are still stored as they are."""
+    wrap_keys(parts)
     count = shred_over(parts.database, parts.settings, stop=parts.draining)
     if count:
         log.info("request_keys.shredded", count=count)
