@@ -64,8 +64,10 @@ def refuse_unreached(session: Session, settings: Settings, note: str) -> None:
     size = audit_tree.integrate(session)
     if size < found.size:
         raise Conflict(
-            f"The log reaches {size} entries with what the journal holds, and a checkpoint of {found.size} was signed: "
-            "the journal's newest segments are missing.",
+            f"The log reaches {size} entries with what the journal holds, and a checkpoint of {found.size} was signed. "
+            "Either the journal's newest segments are missing: bring them back. Or the checkpoint was signed in the "
+            "last minute before the loss, and its newest entries were lost with the database: give an earlier "
+            "checkpoint, or none. Nothing was replayed.",
             code="erasure_journal_cut",
         )
     if audit_tree.root(session, found.size) != found.root:
