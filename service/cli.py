@@ -18,6 +18,7 @@ from service import (
     audit_log_cli,
     backup_cli,
     doctor,
+    last_words,
     logs,
     migrate,
     outages,
@@ -63,6 +64,7 @@ def _run_api(
     from service import server
     from service.app import create_app
 
+    last_words.of_threads()
     # Until the server has a handler of its own, and from when it has ended.
     signal.signal(signal.SIGTERM, _leave)
     exit_seconds = server.LAST_SECONDS + wait_seconds

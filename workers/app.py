@@ -9,11 +9,12 @@ import sys
 import threading
 from typing import Any
 
+import structlog
 from celery import Celery
 from celery.signals import worker_init, worker_ready, worker_shutting_down
 from sqlalchemy.exc import SQLAlchemyError
 
-from service import faults, heap, logs
+from service import faults, heap, last_words, logs
 from service.broker import TASK, celery_config
 from service.garbage import long_lived
 from service.settings import Settings
@@ -22,6 +23,7 @@ from workers.bench import Bench
 from workers.sweeper import Sweeper
 from workers.tasks import run_all
 
+log = structlog.get_logger()
 settings = Settings()
 app = Celery("unlearn")
 app.conf.update(celery_config(settings))
@@ -40,12 +42,16 @@ def bench() -> Bench:
 @app.task(name=TASK)  # type: ignore[untyped-decorator]
 def run(_job_id: str) -> None:
     """Answer the bell. Which job comes first is decided in SQL, not by the order of messages."""
-    run_all(bench())
+    try:
+        run_all(bench())
+    except Exception as error:  # noqa: BLE001 - the library would log its message; the next sweep rings again
+        log.error("bell.not_answered", error=type(error).__name__, trace=logs.trace(error))
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]
 def _prepare(**_: Any) -> None:
     """End at once, with the reason, if the database's schema is not for this code; one that is away is waited for."""
+    last_words.of_threads()
     heap.keep_little()
     try:
         schema.refuse_unfit(bench().database)

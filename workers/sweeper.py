@@ -46,9 +46,15 @@ class Sweeper:
                     self._bench.clock.doubt_leases(self._bench.settings.lease_seconds)
                 log.warning("sweep.failed", error=type(error).__name__)
             if self._bench.stopping.wait(self._bench.settings.sweep_seconds):
-                with self._bench.database.writing() as session:
-                    workers.left(session, self._bench.owner)
+                self._sign_off()
                 return
+
+    def _sign_off(self) -> None:
+        try:
+            with self._bench.database.writing() as session:
+                workers.left(session, self._bench.owner)
+        except Exception as error:  # noqa: BLE001 - a thread's boundary: it counts as gone by its silence
+            log.warning("worker.not_signed_off", error=type(error).__name__)
 
     def _turn(self) -> None:
         """Do a round; while everything is at rest, show a sign of life and little else."""

@@ -47,9 +47,8 @@ __all__ = ["Bench", "attempt", "run_all"]
 
 def run_all(bench: Bench) -> int:
     """Do every job that may run now, most urgent first; return how many were claimed."""
-    with bench.database.reading() as session:
-        if replays.pending(session) is not None:
-            return 0  # what was erased after the backup could be trained on
+    if _waits_for_replay(bench):
+        return 0
     count = 0
     while not bench.stopping.is_set():
         claim = _next(bench)
@@ -61,7 +60,7 @@ def run_all(bench: Bench) -> int:
             "job_id": claim.job_id,
             "fence": claim.fence,
             "kind": claim.kind,
-            "requests": patiently(bench, partial(_requests, bench, claim)),
+            "requests": _requests(bench, claim),
         }
         with structlog.contextvars.bound_contextvars(**ids):
             attempt(bench, claim)
@@ -70,10 +69,35 @@ def run_all(bench: Bench) -> int:
     return count
 
 
+def _waits_for_replay(bench: Bench) -> bool:
+    """Say whether what was erased after the backup could be trained on, as far as it can be known now."""
+    try:
+        with bench.database.reading() as session:
+            return replays.pending(session) is not None
+    except SQLAlchemyError as error:
+        return _refused(error)
+
+
 def _requests(bench: Bench, claim: Claim) -> list[str]:
     """Return the requests that the job is for, to be on its log lines; of a large group the first."""
-    with bench.database.reading() as session:
-        return [request.id for request in requests.of_job(session, claim.job_id)][:MOST_REQUESTS_LOGGED]
+
+    def look() -> list[str]:
+        with bench.database.reading() as session:
+            return [request.id for request in requests.of_job(session, claim.job_id)][:MOST_REQUESTS_LOGGED]
+
+    try:
+        return patiently(bench, look)
+    except SQLAlchemyError:
+        return []  # the attempt meets what is wrong, and comes to an end that is recorded
+
+
+def _refused(error: SQLAlchemyError) -> bool:
+    """Tell that nothing can be claimed now, or raise what is no outage; the next sweep rings again."""
+    lack = outages.lacking(error)
+    if lack is None:
+        raise error
+    log.warning("claim.refused", code=lack.code)
+    return True
 
 
 def _next(bench: Bench) -> Claim | None:
@@ -86,10 +110,7 @@ def _next(bench: Bench) -> Claim | None:
             return None
         return jobs.claim_next(bench.database, owner=bench.owner, lease_seconds=seconds)
     except SQLAlchemyError as error:
-        lack = outages.lacking(error)
-        if lack is None:
-            raise
-        log.warning("claim.refused", code=lack.code)  # the next sweep rings again
+        _refused(error)
         return None
 
 

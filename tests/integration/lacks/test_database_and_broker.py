@@ -3,6 +3,7 @@
 import errno
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -87,6 +88,32 @@ def test_patience_with_the_database_ends(bench: Bench, name: str, monkeypatch: p
     job = read_job(bench, job_id)
     assert job.error is not None
     assert (job.status, job.error["code"]) == (JobStatus.QUEUED, "database_unavailable")
+
+
+def test_a_bell_heard_while_the_database_is_away_claims_nothing_and_ends_well(
+    bench: Bench, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = queue_training(bench, name)
+
+    def refusing(*_: Any, **__: Any) -> None:
+        raise Away
+
+    monkeypatch.setattr(tasks, "replays", SimpleNamespace(pending=refusing))
+    assert tasks.run_all(answering(bench, trained)) == 0
+    assert read_job(bench, job_id).status == JobStatus.QUEUED
+
+
+def test_what_a_job_is_for_being_unknown_to_its_log_lines_leaves_the_job_as_it_is(
+    bench: Bench, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = queue_training(bench, name)
+
+    def refusing(*_: Any, **__: Any) -> None:
+        raise Away
+
+    monkeypatch.setattr(tasks, "requests", SimpleNamespace(of_job=refusing))
+    assert tasks.run_all(answering(bench, trained, outage_patience_seconds=0.0)) == 1
+    assert read_job(bench, job_id).status == JobStatus.PUBLISHED
 
 
 def test_a_full_or_locked_sqlite_database_is_told_from_a_fault_of_the_program(tmp_path: Path) -> None:
