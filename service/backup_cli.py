@@ -117,6 +117,11 @@ def _tell(done: Done) -> None:
     )
     for text, ids in (
         ("received after the backup and lost; the controller sends them again", done.lost_requests),
+        (
+            "received after the backup and had ended; what they erased is erased, but the service knows them no more, "
+            "nor their certificates and receipts",
+            done.ended_requests,
+        ),
         ("decided on after the backup, which could not be done again; decide anew", done.to_decide),
     ):
         if ids:

@@ -49,7 +49,7 @@ _NOT_SERVED: Codes = {
     403: ("version_quarantined",),
     404: ("artifact_missing",),
     409: ("version_validating", "version_rejected"),
-    410: ("version_retired",),
+    410: ("version_retired", "version_lost"),
     416: ("range_not_satisfiable",),
     422: ("artifact_corrupt",),
 }

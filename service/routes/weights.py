@@ -51,23 +51,36 @@ def _refusal(session: Session, name: str, version: Version) -> ServiceError | No
     match VersionState(version.state):
         case VersionState.ACTIVE:
             return None
-        case VersionState.PURGED if version.retired_at is None:
-            return _rejected()
-        case VersionState.RETIRED | VersionState.PURGED:
-            gone = Gone(
-                f"Version {version.number} of {name!r} held data that was erased since; "
-                f"GET /v1/models/{name}/versions/latest names its successor."
-            )
-            gone.extra["latest"] = f"/v1/models/{name}/versions/latest"
-            gone.extra |= certificates.links_of_version(session, version)
-            gone.extra["retired_at"] = version.retired_at.isoformat() if version.retired_at else None
-            return gone
+        case VersionState.REJECTED | VersionState.PURGED if version.retired_at is None:
+            return _lost(name, version) if versions.is_lost(version) else _rejected()
+        case VersionState.RETIRED | VersionState.PURGED | VersionState.REJECTED:
+            return _retired(session, name, version)
         case VersionState.QUARANTINED:
             return Quarantined("An open deletion request concerns this version; it is withheld until that ends.")
         case VersionState.VALIDATING:
             return Conflict("A worker has not checked these weights yet; ask again soon.", code="version_validating")
-        case VersionState.REJECTED:
-            return _rejected()
+
+
+def _retired(session: Session, name: str, version: Version) -> Gone:
+    gone = Gone(
+        f"Version {version.number} of {name!r} held data that was erased since; "
+        f"GET /v1/models/{name}/versions/latest names its successor."
+    )
+    gone.extra["latest"] = f"/v1/models/{name}/versions/latest"
+    gone.extra |= certificates.links_of_version(session, version)
+    gone.extra["retired_at"] = version.retired_at.isoformat() if version.retired_at else None
+    return gone
+
+
+def _lost(name: str, version: Version) -> Gone:
+    gone = Gone(
+        f"Version {version.number} of {name!r} was made after the backup from which the service was restored, and is "
+        f"lost; GET /v1/models/{name}/versions/latest names the newest in circulation, if there is one.",
+        code="version_lost",
+        title="This version was lost",
+    )
+    gone.extra["latest"] = f"/v1/models/{name}/versions/latest"
+    return gone
 
 
 def _rejected() -> Conflict:

@@ -19,6 +19,7 @@ from service.evidence.leaf import entry_bytes
 from service.evidence.merkle import hash_leaf
 from service.lifecycle import SampleState, VersionState
 from service.store import audit, replayed_decisions, replayed_trust, request_keys, traces
+from service.store.lost_requests import lost_requests
 from service.store.samples import one_of
 from service.store.tables import (
     ApiKey,
@@ -36,7 +37,7 @@ from service.store.tables import (
     table_of,
 )
 from service.store.types import new_id, now
-from service.store.versions import LIVE_STATES
+from service.store.versions import LIVE_STATES, LOST_IN_RESTORE
 
 _CHUNK = 1_000
 _FIELDS = ("seq", "time", "actor", "action", "subject", "payload", "leaf_hash")
@@ -49,7 +50,10 @@ _VERSION_STATES = {
 
 @dataclass(kw_only=True)
 class Done:
-    """What a replay found to do. ``lost_requests`` were received after the backup and are not in the database."""
+    """What a replay found to do. Requests that were received after the backup are not in the database.
+
+    ``lost_requests`` of them are to be sent again, ``ended_requests`` had ended.
+    """
 
     entries: int = 0
     suppressed: int = 0
@@ -58,6 +62,7 @@ class Done:
     api_keys_revoked: int = 0
     webhooks_ended: int = 0
     lost_requests: list[str] = field(default_factory=list)
+    ended_requests: list[str] = field(default_factory=list)
     to_decide: list[str] = field(default_factory=list)
 
 
@@ -93,9 +98,10 @@ def replay(
     done.webhooks_ended = replayed_trust.webhooks(session, later)
     session.flush()
     done.to_decide = replayed_decisions.take_again(session, later, suppression_key=suppression_key)
-    done.lost_requests = _lost(session, later)
-    counts = {name: value for name, value in vars(done).items() if isinstance(value, int)}
-    _finish(session, restore, {**counts, "lost_requests": len(done.lost_requests), "to_decide": len(done.to_decide)})
+    lost = lost_requests(session, later)
+    done.lost_requests, done.ended_requests = lost.to_send_again, lost.ended
+    counts = {name: value if isinstance(value, int) else len(value) for name, value in vars(done).items()}
+    _finish(session, restore, counts)
     return done
 
 
@@ -221,7 +227,7 @@ def _leave_number(
         origin=payload["origin"],
         sha256=payload["sha256"],
         size_bytes=0,
-        error={"code": "lost_in_restore", "detail": "It was made after the backup that was restored."},
+        error={"code": LOST_IN_RESTORE, "detail": "It was made after the backup that was restored."},
     )
     # One that had left circulation stays refused if its bytes come again; what had not may be uploaded again.
     if end[0] != VersionState.REJECTED:
@@ -261,11 +267,3 @@ def _revoke(session: Session, later: Sequence[Mapping[str, Any]]) -> int:
     for row in rows:
         row.revoked_at = now()
     return len(rows)
-
-
-def _lost(session: Session, later: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the requests that the log received and the database has not; those that ended well need no one."""
-    received = {_subject(entry) for entry in _of(later, "request.received")}
-    ended = {_subject(entry) for entry in _of(later, "request.completed", "request.cancelled", "request.denied")}
-    known = set(session.scalars(select(DeletionRequest.id).where(DeletionRequest.id.in_(received - ended))))
-    return sorted(received - ended - known)

@@ -17,6 +17,7 @@ from service.store.types import new_id, now
 
 LIVE_STATES = (VersionState.VALIDATING, VersionState.ACTIVE, VersionState.QUARANTINED)
 FORGOTTEN, ABSENT = "forgotten", "absent"
+LOST_IN_RESTORE = "lost_in_restore"
 _MOVE_ACTIONS = {
     VersionState.ACTIVE: "version.activated",
     VersionState.REJECTED: "version.rejected",
@@ -74,6 +75,11 @@ def create(
     if state == VersionState.ACTIVE:
         _record(session, "version.activated", version, model.name, {"sha256": sha256, "job": job_id})
     return version
+
+
+def is_lost(version: Version) -> bool:
+    """Say whether only the number is left of a version that was made after the backup of a restore."""
+    return (version.error or {}).get("code") == LOST_IN_RESTORE
 
 
 def move(session: Session, version: Version, state: VersionState, **payload: Any) -> None:

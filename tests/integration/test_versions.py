@@ -162,6 +162,18 @@ def test_what_is_out_of_circulation_is_refused_by_get_and_head(
     assert stack.client.get("/v1/models/m/versions/latest").json()["number"] < row.number
 
 
+@pytest.mark.parametrize("state", [VersionState.REJECTED, VersionState.PURGED])
+def test_a_version_that_a_restore_lost_is_gone_and_not_called_rejected(stack: Stack, state: VersionState) -> None:
+    row = factories.version(stack, state=VersionState.VALIDATING)
+    with stack.database.writing() as session:
+        lost = session.get_one(Version, row.id)
+        lost.state, lost.error = state, {"code": versions.LOST_IN_RESTORE, "detail": "…"}
+    url = f"/v1/models/m/versions/{row.number}/weights"
+    problem = _problem(stack.client.get(url), 410)
+    assert (problem["code"], problem["latest"]) == ("version_lost", "/v1/models/m/versions/latest")
+    assert stack.client.head(url).status_code == 410
+
+
 def test_no_download_is_recorded_after_the_retirement(stack: Stack) -> None:
     for _ in range(4):
         row = factories.version(stack)
