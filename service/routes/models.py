@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Body, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -14,7 +14,9 @@ from service.deps import PartsDep, needs, writing_as
 from service.errors import Conflict, Forbidden
 from service.lifecycle import JobKind
 from service.routes import model_faults
+from service.routes.policy_faults import REFERENCES_ARE_LOGITS
 from service.schemas.common import Limit, Page, decode_cursor, encode_cursor
+from service.schemas.drafts import Draft
 from service.schemas.models import ModelIn, ModelOut, PreparedOut
 from service.store import datasets, models, references
 from service.store.tables import Dataset, Model
@@ -45,39 +47,44 @@ def _refuse_bounds(who: Principal, asked: Policy, now: Mapping[str, Any]) -> Non
 
 @router.post("", status_code=201, operation_id="register_model")
 def register(
-    body: ModelIn, response: Response, parts: PartsDep, who: Annotated[Any, needs("models:write")]
+    body: Annotated[Draft[ModelIn], Body()],
+    response: Response,
+    parts: PartsDep,
+    who: Annotated[Any, needs("models:write")],
 ) -> ModelOut:
-    _refuse_bounds(who, body.policy, {})
+    if body.read is not None:
+        _refuse_bounds(who, body.read.policy, {})
     with writing_as(parts, who) as session:
-        found = session.scalar(select(Dataset).where(Dataset.name == body.dataset))
-        task, options, recipe = model_faults.checked(body, found)
-        dataset = datasets.ready(session, body.dataset)
+        found = model_faults.checked(session, body)
         model = models.register(
             session,
-            name=body.name,
-            dataset=dataset,
-            task=task,
-            architecture=body.architecture,
-            architecture_options=options,
-            recipe=recipe.model_dump(mode="json") if recipe else None,
-            policy=body.policy.model_dump(mode="json"),
+            name=found.body.name,
+            dataset=datasets.ready(session, found.body.dataset),
+            task=found.task,
+            architecture=found.body.architecture,
+            architecture_options=found.options,
+            recipe=found.recipe.model_dump(mode="json") if found.recipe else None,
+            policy=found.body.policy.model_dump(mode="json"),
         )
         answer = view(session, model)
-    response.headers["Location"] = f"/v1/models/{body.name}"
+    response.headers["Location"] = f"/v1/models/{answer.name}"
     return answer
 
 
 @router.put("/{name}/policy", operation_id="replace_policy")
-def replace_policy(name: str, body: Policy, parts: PartsDep, who: Annotated[Any, needs("models:write")]) -> ModelOut:
+def replace_policy(
+    name: str, body: Annotated[Draft[Policy], Body()], parts: PartsDep, who: Annotated[Any, needs("models:write")]
+) -> ModelOut:
     """Replace the rules for requests to come; those accepted already keep the rules they were accepted under.
 
     One thing holds at once for all: retain data that has gone is not there for an accepted request either.
     """
     with writing_as(parts, who) as session:
         model = models.by_name(session, name)
-        _refuse_bounds(who, body, model.policy)
-        model_faults.refuse_policy(session, body, model)
-        models.replace_policy(session, model, body.model_dump(mode="json"))
+        if body.read is not None:
+            _refuse_bounds(who, body.read, model.policy)
+        policy = model_faults.checked_policy(session, body, model)
+        models.replace_policy(session, model, policy.model_dump(mode="json"))
         return view(session, model)
 
 
@@ -90,7 +97,7 @@ def prepare_audit(name: str, parts: PartsDep, who: Annotated[Any, needs("models:
             detail = "Reference models are trained by the model's recipe, and it has none; register one with a recipe."
             raise Conflict(detail, code="model_has_no_recipe")
         if model.task != Task.CLASSIFICATION:
-            detail = f"Model {name!r} is for {model.task}: {model_faults.REFERENCES_ARE_LOGITS}."
+            detail = f"Model {name!r} is for {model.task}: {REFERENCES_ARE_LOGITS}."
             raise Conflict(detail, code="no_references_for_task")
         job = references.ask_for(session, model, JobKind.PREPARE)
         answer = PreparedOut(job={"id": job.id}, models=model.policy.get("reference_models", 8))

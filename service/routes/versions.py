@@ -21,7 +21,7 @@ from service.digest_headers import stated_sha256
 from service.errors import Conflict, InvalidRequest, MalformedBody, PreconditionFailed
 from service.lifecycle import JobKind, VersionState
 from service.problems import validation_faults
-from service.routes import average_faults, model_faults
+from service.routes import average_faults, policy_faults
 from service.schemas.common import Limit, Number, Page, decode_number, encode_cursor
 from service.schemas.models import PreparationOut, PrepareIn, PreparingOut, TrainIn, TrainingOut, VersionOut
 from service.store import attaching, datasets, digests, jobs, models, preparations, versions
@@ -196,6 +196,6 @@ def prepare(
 
 
 def _refuse_preparations(body: PrepareIn, task: Task) -> None:
-    faults = [model_faults.preparation_fault(f"/prepare/{i}", each, task) for i, each in enumerate(body.prepare)]
+    faults = [policy_faults.preparation_fault(f"/prepare/{i}", each, task) for i, each in enumerate(body.prepare)]
     if found := [fault for fault in faults if fault is not None]:
         raise InvalidRequest("Not all of this can be used once it is prepared; every fault is listed.", faults=found)

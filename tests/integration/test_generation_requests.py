@@ -99,7 +99,7 @@ def test_every_fault_of_a_registration_is_listed_with_what_to_do(stack: Stack) -
     answer = _register(
         stack, "all", task="classification", architecture_options={"attention_levels": [2]}, recipe=recipe
     )
-    assert set(_faults(answer)) == {"/architecture_options", "/task"}
+    assert set(_faults(answer)) == {"/architecture_options/attention_levels", "/task", "/recipe/sisa"}
     found = _faults(_register(stack, "all", task="generation", recipe=recipe, policy=policy))
     assert set(found) == {
         "/recipe/sisa",
@@ -152,6 +152,25 @@ def test_a_dataset_of_another_image_size_is_refused(
         ({"architecture_options": {"width_factors": [], "condition": 11}}, {"width_factors", "condition"}),
         ({"architecture_options": {"width_factors": [1, 0]}}, {"width_factors/1"}),
         ({"task": "painting", "recipe": {"epochs": 0, "lr": -1}}, {"/task", "/recipe/epochs", "/recipe/lr"}),
+        ({"task": "classification", "recipe": {"sisa": {"shards": 2, "slices": 2}},
+          "policy": {"ladder": ["ieu", "mu_mis"], "prepare_audit": True}},
+         {"/task", "/recipe/sisa", "/policy/ladder/1", "/policy/prepare_audit"}),
+        ({"architecture": "ddpm_unet", "architecture_options": {"width": 8, "bogus": 1}, "recipe": {"epochs": 0}},
+         {"/architecture", "bogus", "/recipe/epochs"}),
+        ({"dataset": "nothing", "architecture_options": {"width": 7, "attention_levels": [4]}, "recipe": {"lr": 0},
+          "policy": {"max_accuracy_drop": -1, "prepare_audit": True}, "task": "classification"},
+         {"/dataset", "width", "attention_levels", "/recipe/lr", "/policy/max_accuracy_drop", "/policy/prepare_audit",
+          "/task"}),
+        ({"recipe": {"epochs": 0, "sisa": {"shards": 0, "slices": 2}},
+          "policy": {"ladder": ["nothing", 3, "mu_mis"], "prepare": [{}, "teacher_logits"],
+                     "gate": {"privacy": [7, {"metric": "nothing"}, {"metric": "u_lira.auc"}], "other": []}}},
+         {"/recipe/epochs", "/recipe/sisa/shards", "/recipe/sisa", "/policy/ladder/1", "/policy/ladder/2",
+          "/policy/prepare/0", "/policy/prepare/1", "/policy/gate/privacy/0", "/policy/gate/privacy/1",
+          "/policy/gate/privacy/2", "/policy/gate/privacy/2/metric", "/policy/gate/other/[key]"}),
+        ({"architecture_options": {"class_condition": False, "width": 7}, "policy": {"ladder": ["salun"]}},
+         {"width", "/policy/ladder/0"}),
+        ({"architecture": "ddpm", "policy": {"prepare_audit": True, "ladder": ["delete"]}}, {"/architecture"}),
+        ({"architecture_options": {"width_factors": [1, 2, 9], "attention_levels": [2]}}, {"width_factors/2"}),
         ({"architecture": "ddpm", "recipe": {"sisa": {"shards": 2, "slices": 2}}, "task": "generation",
           "policy": {"ladder": ["delete"], "prepare_audit": True}},
          {"/architecture", "/recipe/sisa", "/policy/ladder/0", "/policy/prepare_audit"}),
@@ -180,11 +199,18 @@ def test_options_without_meaning_for_the_method_are_refused_with_the_other_fault
 def test_more_levels_than_the_image_has_room_for_are_refused(stack: Stack) -> None:
     found = _faults(_register(stack, "deep", architecture_options={"width_factors": [1, 2, 2]}))
     assert found["/architecture_options"]["code"] == "image_too_small"
+    unknown = {"width_factors": [1, 2, 2], "bogus": 1}
+    assert set(_faults(_register(stack, "deep", architecture_options=unknown))) == {
+        "/architecture_options", "/architecture_options/bogus",
+    }  # fmt: skip
 
 
 def test_a_policy_is_held_to_the_models_task_when_it_is_replaced(stack: Stack) -> None:
     found = _faults(stack.client.put("/v1/models/g/policy", json={"ladder": ["delete"], "prepare_audit": True}))
     assert set(found) == {"/ladder/0", "/prepare_audit"}
+    unread = {"ladder": ["delete"], "max_accuracy_drop": "much", "other": 1}
+    found = _faults(stack.client.put("/v1/models/g/policy", json=unread))
+    assert set(found) == {"/ladder/0", "/max_accuracy_drop", "/other"}
     loss = {"metric": "mia_threshold.loss.auc", "within": 0.1}
     assert stack.client.put("/v1/models/g/policy", json={"gate": {"privacy": [loss]}}).status_code == 200
     assert stack.client.put("/v1/models/g/policy", json={"gate": {"bias": []}}).status_code == 200

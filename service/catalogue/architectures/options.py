@@ -1,9 +1,9 @@
 """What can be chosen about each network, and how small an image it then takes."""
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 WidthFactor = Annotated[int, Field(ge=1, le=8)]
 Level = Annotated[int, Field(ge=0, le=4)]
@@ -13,6 +13,9 @@ class ArchitectureOptions(BaseModel, ABC):
     """Options of one network."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    SIZED_BY: ClassVar[frozenset[str]] = frozenset()
+    """The options that decide the smallest image."""
 
     @property
     @abstractmethod
@@ -38,19 +41,22 @@ class SmallCnnOptions(ArchitectureOptions):
 class SmallVitOptions(ArchitectureOptions):
     """Options of the small vision transformer."""
 
+    SIZED_BY: ClassVar[frozenset[str]] = frozenset({"patch_size"})
+
     patch_size: int = Field(
         4, ge=2, le=32, description="Side of a patch in pixels; half of it makes 4 times the tokens."
     )
     width: int = Field(64, ge=8, le=512, description="Numbers per token; a multiple of heads.")
     depth: int = Field(4, ge=1, le=12, description="Transformer blocks.")
-    heads: int = Field(4, ge=1, le=16, description="Attention heads of each block.")
+    heads: int = Field(4, ge=1, le=16, validate_default=True, description="Attention heads of each block.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of values dropped after the embedding and each layer.")
 
-    @model_validator(mode="after")
-    def _heads_share_the_width(self) -> Self:
-        if self.width % self.heads:
+    @field_validator("heads")
+    @classmethod
+    def _heads_share_the_width(cls, heads: int, info: ValidationInfo) -> int:
+        if info.data.get("width", 0) % heads:  # a width that is at fault itself is told as such
             raise ValueError("width must be a multiple of heads")
-        return self
+        return heads
 
     @property
     def min_image_size(self) -> int:
@@ -59,6 +65,8 @@ class SmallVitOptions(ArchitectureOptions):
 
 class ResNetOptions(ArchitectureOptions):
     """Options of ResNet-18 and ResNet-50."""
+
+    SIZED_BY: ClassVar[frozenset[str]] = frozenset({"stem"})
 
     stem: Literal["small", "imagenet"] = Field(
         "small",
@@ -73,6 +81,8 @@ class ResNetOptions(ArchitectureOptions):
 
 class VggOptions(ArchitectureOptions):
     """Options of VGG-16 with batch norm."""
+
+    SIZED_BY: ClassVar[frozenset[str]] = frozenset({"head"})
 
     head: Literal["small", "imagenet"] = Field(
         "small",
@@ -100,6 +110,8 @@ class VitOptions(ArchitectureOptions):
 class DdpmOptions(ArchitectureOptions):
     """Options of the larger noise predictor, and what both have in common."""
 
+    SIZED_BY: ClassVar[frozenset[str]] = frozenset({"width_factors"})
+
     width: int = Field(64, ge=8, le=256, multiple_of=8, description="Channels of the first level.")
     width_factors: tuple[WidthFactor, ...] = Field(
         (1, 2, 2),
@@ -109,7 +121,9 @@ class DdpmOptions(ArchitectureOptions):
         "sides, which must divide evenly.",
     )
     blocks: int = Field(2, ge=1, le=4, description="Residual blocks of a level.")
-    attention_levels: tuple[Level, ...] = Field((1,), max_length=5, description="Levels, from 0, with self-attention.")
+    attention_levels: tuple[Level, ...] = Field(
+        (1,), max_length=5, validate_default=True, description="Levels, from 0, with self-attention."
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of values dropped in each residual block.")
     ema_decay: float = Field(
         0.999, ge=0, lt=1, description="Decay of the moving average of the weights, per step; images are drawn by it."
@@ -120,12 +134,13 @@ class DdpmOptions(ArchitectureOptions):
         "forget one as a whole.",
     )
 
-    @model_validator(mode="after")
-    def _attention_is_on_levels_there_are(self) -> Self:
-        levels = len(self.width_factors)
-        if any(level >= levels for level in self.attention_levels):
-            raise ValueError(f"attention_levels must lie below {levels}, the number of width_factors")
-        return self
+    @field_validator("attention_levels")
+    @classmethod
+    def _attention_is_on_levels_there_are(cls, at: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        factors = info.data.get("width_factors")
+        if factors is not None and any(level >= len(factors) for level in at):
+            raise ValueError(f"attention_levels must lie below {len(factors)}, the number of width_factors")
+        return at
 
     @property
     def min_image_size(self) -> int:
