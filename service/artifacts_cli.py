@@ -5,14 +5,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sqlalchemy.exc import SQLAlchemyError
 
-from service import migrate, outages
-from service.errors import ServiceError
+from service.cli_database import opened, told
 from service.own_artifacts import OwnArtifacts
 from service.settings import Settings
 from service.store import replays
-from service.store.session import Database
 
 app = typer.Typer(no_args_is_help=True, help="The artifact store.")
 
@@ -34,21 +31,10 @@ def adopt(
     if data_dir is not None:
         os.environ["UNLEARN_DATA_DIR"] = str(data_dir.resolve())
     settings = Settings()
-    try:
-        migrate.upgrade(settings.resolved_database_url)
-        database = Database.open(settings)
-        try:
-            with database.reading() as session:
-                replays.refuse_writing(session)
-            store = OwnArtifacts(settings.resolved_artifacts_url, database)
-            told = store.adopt(reason=reason, despite_missing=despite_missing)
-        finally:
-            database.dispose()
-    except (ServiceError, SQLAlchemyError, OSError) as error:
-        lack = error if isinstance(error, ServiceError) else outages.lacking(error)
-        if lack is None:
-            raise
-        typer.echo(lack.detail, err=True)
-        raise typer.Exit(1) from None
-    present = told["looked_for"] - told["missing"]
-    typer.echo(f"{told['store_id']} is this database's store; {present} of {told['looked_for']} weights are there")
+    with told(), opened(settings) as database:
+        with database.reading() as session:
+            replays.refuse_writing(session)
+        store = OwnArtifacts(settings.resolved_artifacts_url, database)
+        found = store.adopt(reason=reason, despite_missing=despite_missing)
+    present = found["looked_for"] - found["missing"]
+    typer.echo(f"{found['store_id']} is this database's store; {present} of {found['looked_for']} weights are there")

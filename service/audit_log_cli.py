@@ -5,12 +5,11 @@ from typing import Annotated
 
 import typer
 
-from service import migrate
+from service.cli_database import opened, told
 from service.evidence.log_verification import InvalidLog, verify_log
 from service.evidence.notes import InvalidNote, NoteKey
 from service.settings import Settings
 from service.store import grants
-from service.store.session import Database
 
 app = typer.Typer(no_args_is_help=True, help="The audit log.")
 
@@ -46,9 +45,6 @@ def grant(
     settings = Settings()
     if not settings.database_url.startswith("postgresql"):
         raise typer.BadParameter("UNLEARN_DATABASE_URL names no PostgreSQL database; SQLite has no roles")
-    migrate.upgrade(settings.database_url)
-    database = Database.open(settings)
-    with database.writing() as session:
+    with told(), opened(settings, make=True) as database, database.writing() as session:
         grants.grant(session, role)
-    database.dispose()
     typer.echo(f"granted to {role}")

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 from sqlalchemy.orm import Session
 
-from service import backup, journaling, migrate
+from service import backup, journaling
+from service.cli_database import opened
 from service.erasure_journal import Journal, Segment, journal_key, story
 from service.errors import Conflict, ServiceError
 from service.evidence.commitments import suppression_key
@@ -17,16 +18,13 @@ from service.store.session import Database
 from service.store.tables import Restore
 
 MOST_NAMED = 1_000
+_OLDER = "To back it up as it is, use `unlearn backup` of the release that runs on it."
 
 
 def make(settings: Settings, folder: Path, *, prune: bool) -> None:
     """Back up, after the journal was brought up to date; with ``prune``, leave only what this backup may need of it."""
-    migrate.upgrade(settings.resolved_database_url)
-    database = Database.open(settings)
-    try:
+    with opened(settings, advice=_OLDER) as database:
         journaling.write(database, settings)
-    finally:
-        database.dispose()
     journal = Journal(settings.resolved_erasure_journal_url, journal_key(settings.master_key_bytes))
     newest = max(journal.numbers(), default=0)
     made = backup.make(settings, folder)
@@ -49,9 +47,7 @@ def replay(settings: Settings, *, nothing: str | None, checkpoint: Path | None =
 
     ``checkpoint``: a signed one that was kept elsewhere; the journal has to reach it.
     """
-    migrate.upgrade(settings.resolved_database_url)
-    database = Database.open(settings)
-    try:
+    with opened(settings) as database:
         with database.reading() as session:
             if replays.pending(session) is None:
                 typer.echo("no restore waits for a replay")
@@ -64,8 +60,6 @@ def replay(settings: Settings, *, nothing: str | None, checkpoint: Path | None =
         note = checkpoint.read_text() if checkpoint is not None else None
         _tell(_from_journal(database, settings, note))
         traces.scrub(database)
-    finally:
-        database.dispose()
 
 
 def _from_journal(database: Database, settings: Settings, note: str | None) -> Done:

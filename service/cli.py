@@ -27,7 +27,7 @@ from service import (
     worker_health,
 )
 from service.auth import SCOPES
-from service.errors import ServiceError
+from service.cli_database import opened, told
 from service.evidence import receipts
 from service.settings import Settings
 from service.store import caches, keys, replays, request_keys, schema, traces
@@ -81,7 +81,7 @@ def serve(data_dir: DataDir = None, host: str = "127.0.0.1", port: int = 8000) -
     """Run the embedded service: the API and one supervised worker process."""
     settings = _settings(data_dir)
     logs.configure(settings.log_level)
-    with _told():
+    with told():
         migrate.upgrade(settings.resolved_database_url)
     patience = settings.worker_drain_seconds + STOP_SECONDS
     supervisor = Supervisor(stop_seconds=patience)
@@ -132,14 +132,14 @@ def backup_command(
     folder: backup_cli.Folder, prune_journal: backup_cli.Prune = False, data_dir: DataDir = None
 ) -> None:
     """Copy the database and the artifacts it needs into a new folder, while the service runs."""
-    with _told():
+    with told():
         backup_cli.make(_settings(data_dir), folder, prune=prune_journal)
 
 
 @app.command("restore")
 def restore_command(folder: backup_cli.Folder, data_dir: DataDir = None) -> None:
     """Put a backup where there is no database yet. Nothing is served before `unlearn replay`."""
-    with _told():
+    with told():
         backup_cli.restore(_settings(data_dir), folder)
 
 
@@ -148,7 +148,7 @@ def replay_command(
     nothing_to_replay: backup_cli.Nothing = None, checkpoint: backup_cli.Kept = None, data_dir: DataDir = None
 ) -> None:
     """Have a restored service forget again what was erased after its backup, by the erasure journal."""
-    with _told():
+    with told():
         backup_cli.replay(_settings(data_dir), nothing=nothing_to_replay, checkpoint=checkpoint)
 
 
@@ -173,7 +173,7 @@ def migrate_command(
     """Bring the database to the newest schema. May run while the service works: see docs/upgrade.md."""
     settings = _settings(data_dir)
     logs.configure(settings.log_level)
-    with _told():
+    with told():
         revision = migrate.upgrade(settings.resolved_database_url, expand_only=expand, strict=True)
     typer.echo(f"The schema is at {revision}.", err=True)
 
@@ -188,11 +188,7 @@ def shred(
     if (request_id is None) != expired:
         raise typer.BadParameter("name a request, or say --expired")
     settings = _settings(data_dir)
-    migrate.upgrade(settings.resolved_database_url)
-    database = Database.open(settings)
-    try:
-        with database.reading() as session:
-            replays.refuse_writing(session)
+    with _store(data_dir) as database:
         count = 1
         if request_id is None:
             count = shredding.shred_over(database, settings)
@@ -200,11 +196,6 @@ def shred(
             with database.writing() as session:
                 request_keys.shred(session, request_id, reason="ordered")
         clean = not count or traces.scrub(database)
-    except ServiceError as error:
-        typer.echo(error.detail, err=True)
-        raise typer.Exit(1) from None
-    finally:
-        database.dispose()
     later = "" if clean else "; the database is in use, so its files are scrubbed by the service later"
     typer.echo(f"shredded {count}{later}")
 
@@ -271,7 +262,7 @@ def create_key(
     unknown = sorted(set(scope) - SCOPES)
     if unknown:
         raise typer.BadParameter(f"unknown scope {', '.join(unknown)}; known: {', '.join(sorted(SCOPES))}")
-    with _store(data_dir) as database, database.writing() as session:
+    with _store(data_dir, make=True) as database, database.writing() as session:
         _, text = keys.create(session, name=name, scopes=scope)
     typer.echo(text)
 
@@ -293,7 +284,7 @@ def rotate_key(
     data_dir: DataDir = None,
 ) -> None:
     """Print a new secret for the key, once; the one it had stays valid through the overlap."""
-    with _store(data_dir) as database, _told(), database.writing() as session:
+    with _store(data_dir) as database, database.writing() as session:
         _, text = keys.rotate(session, key_id, overlap_seconds=overlap_seconds)
     typer.echo(text)
 
@@ -301,7 +292,7 @@ def rotate_key(
 @keys_app.command("revoke")
 def revoke_key(key_id: str, data_dir: DataDir = None) -> None:
     """End a key now, with whatever secrets it has."""
-    with _store(data_dir) as database, _told(), database.writing() as session:
+    with _store(data_dir) as database, database.writing() as session:
         keys.revoke(session, key_id)
 
 
@@ -319,7 +310,7 @@ def lost_cache(
     place: str, reason: Annotated[caches.Loss, typer.Option(help="What became of it.")], data_dir: DataDir = None
 ) -> None:
     """Say that a worker's disk is gone for good; the ledgers that wait for it are told that you say so."""
-    with _store(data_dir) as database, _told(), database.writing() as session:
+    with _store(data_dir) as database, database.writing() as session:
         count = caches.declare_lost(session, place, reason=reason)
     typer.echo(f"declared lost; {count} requests waited for it")
 
@@ -328,7 +319,7 @@ def _refuse_unfit_schema(settings: Settings) -> None:
     """End with the reason if the database's schema is not for this code; one that is away is waited for."""
     database = Database.open(settings)
     try:
-        with _told():
+        with told():
             _refuse_unfit_if_there(database)
     finally:
         database.dispose()
@@ -343,31 +334,12 @@ def _refuse_unfit_if_there(database: Database) -> None:
 
 
 @contextmanager
-def _store(data_dir: Path | None) -> Iterator[Database]:
-    """Yield the database, at its newest schema."""
-    settings = _settings(data_dir)
-    with _told():
-        migrate.upgrade(settings.resolved_database_url)
-    database = Database.open(settings)
-    try:
-        with _told(), database.reading() as session:
+def _store(data_dir: Path | None, *, make: bool = False) -> Iterator[Database]:
+    """Yield the database, ``make`` one where there is none; an error that can be acted on ends the command with it."""
+    with told(), opened(_settings(data_dir), make=make) as database:
+        with database.reading() as session:
             replays.refuse_writing(session)
         yield database
-    finally:
-        database.dispose()
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """End the command with the reason where the service would answer with a problem."""
-    try:
-        yield
-    except (ServiceError, SQLAlchemyError, OSError) as error:
-        told = error if isinstance(error, ServiceError) else outages.lacking(error) or outages.damaged(error)
-        if told is None:
-            raise
-        typer.echo(told.detail, err=True)
-        raise typer.Exit(1) from None
 
 
 def main() -> None:

@@ -22,6 +22,8 @@ from service.store.session import Database, make_engine
 
 # Any number that no other user of the database takes.
 _LOCK = 7_214_006
+# The newest of the migrations that were written before a migration promised anything to those who use the database.
+_BEFORE_THE_RULE = "0019"
 # In all some minutes, in which the service can use the table a migration waits for most of the time.
 TRIES, PAUSE_SECONDS = 60, 5.0
 TURN_SECONDS = 0.2
@@ -55,7 +57,7 @@ def upgrade(database_url: str, *, expand_only: bool = False, strict: bool = Fals
     """Upgrade to head, or with ``expand_only`` up to the first contract step; return where the database stands.
 
     Two that start together take turns. A newer database is left alone: raises SchemaUnfit if this code cannot work on
-    it, or if ``strict``.
+    it, or if ``strict``; also where ``expand_only`` would go across migrations that do more.
     """
     engine = make_engine(database_url)
     try:
@@ -89,6 +91,11 @@ def _target(revision: str | None, *, expand_only: bool) -> str:
     found = schema.chain()
     if not expand_only:
         return found.head
+    if revision is not None and revision < _BEFORE_THE_RULE:
+        raise SchemaUnfit(
+            f"The schema is at {revision}, and no rolling upgrade leads across those up to {_BEFORE_THE_RULE}, which "
+            "do more than add. Back up, stop API and workers, and run `unlearn migrate` (docs/upgrade.md)."
+        )
     done = found.revisions.index(revision) + 1 if revision is not None else 0
     target = revision or found.head
     for pending in found.revisions[done:]:

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from service import migrate
-from service.errors import ServiceError
+from service.cli_database import opened, told
 from service.settings import Settings
 from service.store import audit, replays, signing_keys
 from service.store.session import Database
@@ -19,21 +18,14 @@ DataDir = Annotated[Path | None, typer.Option(help="Folder for database, artifac
 
 
 @contextmanager
-def _opened(data_dir: Path | None) -> Iterator[tuple[Settings, Database]]:
-    """Yield the settings and the migrated database; an error the operator can act on ends the command with 1."""
+def _opened(data_dir: Path | None, *, make: bool = False) -> Iterator[tuple[Settings, Database]]:
+    """Yield the settings and the database; an error the operator can act on ends the command with 1."""
     settings = Settings() if data_dir is None else Settings(data_dir=data_dir)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    migrate.upgrade(settings.resolved_database_url)
-    database = Database.open(settings)
-    try:
+    with told(), opened(settings, make=make) as database:
         with database.reading() as session:
             replays.refuse_writing(session)
         yield settings, database
-    except ServiceError as error:
-        typer.echo(error.detail, err=True)
-        raise typer.Exit(1) from None
-    finally:
-        database.dispose()
 
 
 @app.command("list")
@@ -54,7 +46,7 @@ def _state(row: SigningKey) -> str:
 @app.command()
 def rotate(data_dir: DataDir = None) -> None:
     """Retire the current key and make the next one current: the configured one, or a new one in the data folder."""
-    with _opened(data_dir) as (settings, database):
+    with _opened(data_dir, make=True) as (settings, database):
         with database.writing() as session:
             signing_keys.rotate(session, settings)
         with database.reading() as session:
