@@ -92,7 +92,8 @@ def _make(parts: Parts, request_id: str, signed: SignedCheckpoint, roots: datase
         if signer.key_id != signed.key_id:
             return None
         master_key = parts.settings.master_key_bytes
-        gathered = certificate_facts.gather(session, request, master_key=master_key, roots=roots)
+        valid_from = signing_keys.valid_from(session, signer.key_id)
+        gathered = certificate_facts.gather(session, request, master_key=master_key, roots=roots, not_before=valid_from)
         proofs = certificate_facts.proofs(session, gathered.entries, signed)
         keys = certificate_facts.keys(session, signer.name)
     raw = bundle.make(gathered.facts, log=proofs, keys=keys, signer=signer)

@@ -80,6 +80,15 @@ class Numbered:
     time: str
 
 
+def time_now(session: Session) -> datetime:
+    """Return the time now, or the newest entry's where that is later, as it is once a clock was set back.
+
+    What is dated so goes with the log: no later entry is earlier.
+    """
+    newest = session.scalar(select(_HEAD.c.time).where(_HEAD.c.id == 1))
+    return max(now(), datetime.fromisoformat(newest)) if newest else now()
+
+
 def take_numbers(session: Session) -> Numbered | None:
     """Lock the log's head, and number and date what was recorded, if anything was; the last reading statement."""
     pending: list[Recorded] = session.info.get(_PENDING, [])

@@ -1,8 +1,12 @@
-"""Reads from the store what a certificate says, and the log entries that prove it. Changes nothing."""
+"""Reads from the store what a certificate says, and the log entries that prove it. Changes nothing.
+
+When something happened is told as the log has it: rows have the clock of who wrote them, which may have been set back.
+"""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.metadata import version as version_of
 from typing import Any
 
@@ -79,8 +83,13 @@ class Gathered:
     entries: list[LoggedEntry]
 
 
-def gather(session: Session, request: DeletionRequest, *, master_key: bytes, roots: dataset_roots.Reader) -> Gathered:
-    """Return what the certificate of a completed request says. Raises LookupError where the log lacks an entry."""
+def gather(
+    session: Session, request: DeletionRequest, *, master_key: bytes, roots: dataset_roots.Reader, not_before: datetime
+) -> Gathered:
+    """Return what the certificate of a completed request says. Raises LookupError where the log lacks an entry.
+
+    ``not_before``: from when on the key that signs is valid.
+    """
     story = _story(session, request)
     models: list[ModelFacts] = []
     entries = {entry.seq: entry for entry in story}
@@ -91,11 +100,13 @@ def gather(session: Session, request: DeletionRequest, *, master_key: bytes, roo
             entries |= {entry.seq: entry for entry in proven_by}
     found = residuals.of_request(session, request.id)
     days = retention.longest(session, request.dataset_id)
-    left = [_residual(session, each, days) for each in found]
-    entries |= {entry.seq: entry for entry in _numbered(session, [r.entry for r in left if r.entry is not None])}
+    numbers = [each.steps[-1].seq for each in found]
+    told = {entry.seq: entry for entry in _numbered(session, [seq for seq in numbers if seq is not None])}
+    left = [_residual(session, each, days, told) for each in found]
+    entries |= told
     facts = CertificateFacts(
         id=new_id("cert"),
-        issued_at=now(),
+        issued_at=max(now(), not_before, *map(_moment, entries.values())),
         service_version=version_of("unlearning-service"),
         request=_request(session, request, story),
         dataset=_dataset(session, request, roots.around(session, request, master_key=master_key)),
@@ -151,6 +162,10 @@ def _logged(row: AuditEntry) -> LoggedEntry:
     )
 
 
+def _moment(entry: LoggedEntry) -> datetime:
+    return datetime.fromisoformat(entry.time)
+
+
 def _the(entries: Iterable[LoggedEntry], action: str, subject: str) -> LoggedEntry:
     found = [entry for entry in entries if (entry.action, entry.subject) == (action, subject)]
     if len(found) != 1:
@@ -162,6 +177,8 @@ def _request(session: Session, request: DeletionRequest, story: Sequence[LoggedE
     if request.completed_at is None:
         raise LookupError(f"{request.id} is not completed")
     completed = _the(story, "request.completed", f"deletion-request/{request.id}")
+    begun = next((entry for entry in story if entry.action == "request.in_progress"), None)
+    started = _moment(begun) if begun else request.started_at
     return RequestFacts(
         id=request.id,
         purpose=request.purpose,
@@ -171,8 +188,8 @@ def _request(session: Session, request: DeletionRequest, story: Sequence[LoggedE
         options=request.method_options,
         received_at=request.received_at,
         due_at=request.due_at,
-        started_at=request.started_at,
-        completed_at=request.completed_at,
+        started_at=started,
+        completed_at=_moment(completed),
         num_samples=request.num_samples,
         commitment_root=request.commitment_root,
         not_found=request.not_found,
@@ -259,7 +276,7 @@ def _frozen(job: Job, name: str, story: Sequence[LoggedEntry]) -> LoggedEntry | 
     return accepted if policies.get(name) == job.policy_digest else None
 
 
-def _residual(session: Session, found: Found, days: int) -> Residual:
+def _residual(session: Session, found: Found, days: int, told: Mapping[int, LoggedEntry]) -> Residual:
     last = found.steps[-1]
     done = _DONE.get(State(found.state), found.state)
     if found.state == State.HELD and found.kind != residuals.VERSION and days:
@@ -272,7 +289,7 @@ def _residual(session: Session, found: Found, days: int) -> Residual:
         sha256=found.sha256,
         state=found.state,
         done=done,
-        at=last.at,
+        at=last.at if last.seq is None else _moment(told[last.seq]),
         entry=last.seq,
     )
 

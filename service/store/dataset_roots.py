@@ -7,16 +7,19 @@ positions; the root is RFC 6962's. The key is durable, so that the root after on
 import hmac
 from bisect import bisect_left
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from service.evidence.commitments import derive, merkle_leaf, merkle_root_of
 from service.lifecycle import RequestStatus
-from service.store.tables import Dataset, DeletionRequest, RequestSample, Sample
+from service.store.tables import AuditEntry, AuditLink, Dataset, DeletionRequest, RequestSample, Sample
 
 _PURPOSE = "dataset roots"
+# Where a completed request stands among the others: its entry's number, and, before there was a log, when it was.
+_Place = tuple[int, datetime, str]
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,8 @@ class Reader:
         self._of: tuple[str, str | None] | None = None
         self._samples: list[int] = []
         self._hashes: list[bytes] = []
-        self._erased: list[tuple[datetime, str, int]] = []
+        self._numbers: dict[str, int] = {}
+        self._erased: list[tuple[_Place, int]] = []
         self._last: tuple[list[bytes], str] = ([], merkle_root_of([]).hex())
 
     def around(self, session: Session, request: DeletionRequest, *, master_key: bytes) -> Roots:
@@ -70,19 +74,26 @@ class Reader:
         digest = bytes.fromhex(dataset.digest or "")
         self._samples = [row.id for row in rows]
         self._hashes = [merkle_leaf(_leaf(key, digest, row.position)) for row in rows]
-        first: dict[int, tuple[datetime, str, int]] = {}
+        self._numbers = {row.ref: row.seq for row in session.execute(_completions(dataset))}
+        first: dict[int, _Place] = {}
         for sample, completed_at, request_id in session.execute(_erasures(dataset)):
             if completed_at is not None:
-                first.setdefault(sample, (completed_at, request_id, sample))
-        self._erased = sorted(first.values())
+                place = self._place(request_id, completed_at)
+                first[sample] = min(first.get(sample, place), place)
+        self._erased = sorted((place, sample) for sample, place in first.items())
         self._of = (dataset.id, dataset.digest)
 
     def _gone_before(self, request: DeletionRequest) -> set[int]:
-        """Return what others had erased when this one was completed; ids decide between equal moments."""
+        """Return what others had erased when this one was completed, in the order of the log."""
         if request.completed_at is None:
             return set()
-        earlier = bisect_left(self._erased, (request.completed_at, request.id))
-        return {sample for *_, sample in self._erased[:earlier]}
+        earlier = bisect_left(self._erased, (self._place(request.id, request.completed_at), 0))
+        return {sample for _, sample in self._erased[:earlier]}
+
+    def _place(self, request_id: str, completed_at: datetime) -> _Place:
+        """Return a place that goes by no clock: one may have been set back between two requests."""
+        number = self._numbers.get(request_id)
+        return (-1, completed_at, request_id) if number is None else (number, _NEVER, request_id)
 
     def _without(self, gone: set[int]) -> list[bytes]:
         return [found for sample, found in zip(self._samples, self._hashes, strict=True) if sample not in gone]
@@ -107,7 +118,7 @@ def _named_by(request: DeletionRequest) -> Select[int]:
 
 
 def _erasures(dataset: Dataset) -> Select[int, datetime | None, str]:
-    """Select each sample of a request that erased it, when it was completed, and its id; the first comes first."""
+    """Select each sample of a request that erased it, when it was completed, and its id."""
     return (
         select(RequestSample.sample_id, DeletionRequest.completed_at, DeletionRequest.id)
         .join(DeletionRequest, DeletionRequest.id == RequestSample.request_id)
@@ -117,5 +128,16 @@ def _erasures(dataset: Dataset) -> Select[int, datetime | None, str]:
             DeletionRequest.purpose == "privacy",
             DeletionRequest.scope == "full",
         )
-        .order_by(DeletionRequest.completed_at, DeletionRequest.id)
+    )
+
+
+def _completions(dataset: Dataset) -> Select[str, int]:
+    """Select each completed request of the dataset, and the number of the log's entry that says so."""
+    completed = select(DeletionRequest.id).where(
+        DeletionRequest.dataset_id == dataset.id, DeletionRequest.status == RequestStatus.COMPLETED
+    )
+    return (
+        select(AuditLink.ref, AuditEntry.seq)
+        .join(AuditEntry, AuditEntry.seq == AuditLink.seq)
+        .where(AuditLink.kind == "request", AuditEntry.action == "request.completed", AuditLink.ref.in_(completed))
     )

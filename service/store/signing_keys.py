@@ -1,7 +1,8 @@
 """The service's signing keys: private halves from a setting or a file, public halves and their validity in the store.
 
 The store says which key is current; a process whose private key is another one signs nothing. Each addition,
-retirement and revocation is an audit entry, so that the log itself says which key could sign when.
+retirement and revocation is an audit entry, so that the log itself says which key could sign when. Their dates go with
+the log's times: by a clock that was set back, a key would be retired before it signed the last certificates.
 """
 
 import os
@@ -19,7 +20,6 @@ from service.settings import Settings, key_file
 from service.store import audit, audit_tree
 from service.store.session import may_write
 from service.store.tables import SigningKey
-from service.store.types import now
 
 ALGORITHM = "ed25519"
 
@@ -61,6 +61,11 @@ def current(session: Session, settings: Settings) -> Signer:
     return signer
 
 
+def valid_from(session: Session, key_id: str) -> datetime:
+    """Return from when on a key of this service is valid."""
+    return session.get_one(SigningKey, key_id).not_before
+
+
 def rotate(session: Session, settings: Settings) -> Signer:
     """Retire the current key, if there is one, and make another one current from now on.
 
@@ -75,7 +80,7 @@ def rotate(session: Session, settings: Settings) -> Signer:
             "new key first, here and for every process.",
             code="signing_key_not_new",
         )
-    moment = now()
+    moment = audit.time_now(session)
     row = _current(session)
     if row is not None:
         row.not_after = moment
@@ -92,7 +97,7 @@ def revoke(session: Session, key_id: str, *, reason: str) -> None:
     if row is None:
         raise NotFound("There is no such signing key.", code="signing_key_not_found")
     if row.revoked_at is None:
-        row.revoked_at, row.reason = now(), reason
+        row.revoked_at, row.reason = audit.time_now(session), reason
         _record(session, "signing_key.revoked", key_id, {"revoked_at": audit.moment(row.revoked_at), "reason": reason})
 
 
@@ -113,7 +118,7 @@ def _add_first(session: Session, settings: Settings) -> Signer:
     if session.scalar(select(SigningKey.key_id).limit(1)) is not None:
         raise _unusable("No signing key is valid: the last one was revoked. Run `unlearn signing-keys rotate`.")
     signer = _load(settings, None)
-    _add(session, signer, now())
+    _add(session, signer, audit.time_now(session))
     return signer
 
 
