@@ -12,13 +12,14 @@ from sqlalchemy.orm import Session
 from service import migrate
 from service.doctor.finding import Finding
 from service.settings import Settings
-from service.store import gauges, replays, workers
+from service.store import gauges, replays, waiting_jobs, workers
 from service.store.session import Database
 from service.store.tables import AuditHead
 from service.store.workers import WorkerState
 
 APPEND_ONLY = ("audit_entries", "audit_checkpoints")
 _MOST_SKEW, _LOG_PATIENCE = 2.0, 3_600.0
+_MOST_NAMED = 10
 _GUARDED = "no trigger refuses changes of {}"
 
 
@@ -103,7 +104,7 @@ def _at_work(session: Session, settings: Settings) -> Iterator[Finding]:
     if found.overdue:
         yield Finding.warning("requests", f"{found.overdue} are overdue", "See docs/operations.md on overdue requests.")
     if stuck := sum(found.stuck_by_status.values()):
-        yield Finding.warning("jobs", f"{stuck} wait for a person", "List them; `POST /v1/jobs/{id}/retry` or approve.")
+        yield _waiting(session, stuck)
     if found.undeletable:
         todo = "The workers' log says `purge.failed`; mend the artifact store."
         yield Finding.warning("artifacts", f"the bytes of {found.undeletable} retired versions are still there", todo)
@@ -115,6 +116,13 @@ def _at_work(session: Session, settings: Settings) -> Iterator[Finding]:
         todo = "Is the API running, and its signing key the current one?"
         yield Finding.warning("log", f"{behind} entries are under no checkpoint for {found.checkpoint_age:.0f} s", todo)
     yield from _time_of_log(session)
+
+
+def _waiting(session: Session, count: int) -> Finding:
+    named = [f"{job.id} ({job.kind}, {job.status})" for job in waiting_jobs.first(session, limit=_MOST_NAMED)]
+    more = f" and {count - len(named)} more" if count > len(named) else ""
+    todo = "`GET /v1/jobs/{id}` says why; mend it, then `POST /v1/jobs/{id}/retry`, or `/approve` one that is held."
+    return Finding.warning("jobs", f"{count} wait for a person: {', '.join(named)}{more}", todo)
 
 
 def _workers(session: Session, settings: Settings) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from sqlalchemy import JSON, ColumnElement, Float, cast, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from service.lifecycle import JOB_STUCK, REQUEST_OPEN, JobKind, JobStatus, RequestStatus, VersionState
-from service.store import fanning_out, workers
+from service.store import fanning_out, waiting_jobs, workers
 from service.store.samples import dialect_of
 from service.store.tables import (
     Attempt,
@@ -86,7 +86,7 @@ def read(session: Session, *, sweep_seconds: float) -> Readings:
         .where(Job.status == JobStatus.QUEUED)
         .group_by(Job.kind)
     ).all()
-    stuck = _counts(session, Job.status, Job.status.in_(sorted(JOB_STUCK)))
+    stuck = _counts(session, Job.status, waiting_jobs.wait_for_a_person())
     seen = workers.states(session, sweep_seconds=sweep_seconds)
     webhooks = _counts(session, WebhookDelivery.state, WebhookDelivery.state != fanning_out.DELIVERED)
     newest = session.execute(select(func.max(AuditCheckpoint.size), func.max(AuditCheckpoint.time))).one()

@@ -78,7 +78,7 @@ def test_what_there_is_none_of_is_shown_as_0_and_all_of_it_is_counted(stack: Ser
         workers.seen(session, "w")
         (job,) = session.query(Job).filter(Job.status == "queued").all()
         job.created_at = now() - timedelta(hours=1)
-        stuck = jobs.create(session, JobKind.INDEX, dataset_id=job.dataset_id)
+        stuck = jobs.create(session, JobKind.TRIM, dataset_id=job.dataset_id, model_id=job.model_id)
         stuck.status = "poisoned"
     found = _scrape(stack)
     assert found["deletion_requests_open", "accepted"] == 3
