@@ -31,9 +31,19 @@ def options(settings: Settings) -> dict[str, Any]:
     return {
         "http": Connection,
         "ws": "none",
-        "h11_max_incomplete_event_size": MOST_HEAD_BYTES,
         "limit_concurrency": settings.max_connections,
     }
+
+
+class BoundedHead(h11.Connection):
+    """Refuses a head by its own length; the library looks at what is incomplete alone, so at no head read at once."""
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        before = len(self.trailing_data[0]) if self.their_state is h11.IDLE else 0
+        event = super().next_event()
+        if isinstance(event, h11.Request) and before - len(self.trailing_data[0]) > MOST_HEAD_BYTES:
+            raise h11.RemoteProtocolError("Request head too long", error_status_hint=431)
+        return event
 
 
 class TimedConnection(H11Protocol):
@@ -44,6 +54,10 @@ class TimedConnection(H11Protocol):
     _head_due: asyncio.TimerHandle | None = None
     _read_due: asyncio.TimerHandle | None = None
     _untaken_before = 0
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.conn = BoundedHead(h11.SERVER, max_incomplete_event_size=MOST_HEAD_BYTES)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
