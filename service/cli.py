@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from service import (
@@ -22,6 +23,7 @@ from service import (
     logs,
     migrate,
     outages,
+    setting_forms,
     shredding,
     signing_keys_cli,
     worker_health,
@@ -30,7 +32,7 @@ from service.auth import SCOPES
 from service.cli_database import opened, told
 from service.evidence import receipts
 from service.settings import Settings
-from service.store import caches, keys, replays, request_keys, schema, traces
+from service.store import caches, keys, replays, request_keys, schema, signing_keys, traces
 from service.store.session import Database
 from service.supervisor import WORKER, Supervisor
 
@@ -82,6 +84,7 @@ def serve(data_dir: DataDir = None, host: str = "127.0.0.1", port: int = 8000) -
     settings = _settings(data_dir)
     logs.configure(settings.log_level)
     with told():
+        signing_keys.refuse_unusable(settings)
         migrate.upgrade(settings.resolved_database_url)
     patience = settings.worker_drain_seconds + STOP_SECONDS
     supervisor = Supervisor(stop_seconds=patience)
@@ -99,6 +102,8 @@ def api(data_dir: DataDir = None, host: str = "127.0.0.1", port: int = 8000) -> 
     """Run the API alone; migrations and workers are run apart."""
     settings = _settings(data_dir)
     logs.configure(settings.log_level)
+    with told():
+        signing_keys.refuse_unusable(settings)
     _refuse_unfit_schema(settings)
     _run_api(settings, host, port)
 
@@ -155,10 +160,11 @@ def replay_command(
 @app.command("worker-health")
 def worker_health_command(data_dir: DataDir = None) -> None:
     """Say whether this host's workers are well: 0 if each is idle or busy, 1 if one is deaf or none lives."""
+    settings = _settings(data_dir)
     try:
-        well, found = worker_health.check(_settings(data_dir))
+        well, found = worker_health.check(settings)
     except SQLAlchemyError as error:
-        well, found = False, f"the database does not answer ({type(error).__name__})"
+        well, found = False, worker_health.why_not(settings, error)
     typer.echo(found)
     raise typer.Exit(0 if well else 1)
 
@@ -343,7 +349,13 @@ def _store(data_dir: Path | None, *, make: bool = False) -> Iterator[Database]:
 
 
 def main() -> None:
-    app()
+    try:
+        app()
+    except ValidationError as error:
+        if error.title != Settings.__name__:
+            raise
+        typer.echo("\n".join(setting_forms.faults_of(error)), err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

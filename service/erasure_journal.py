@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +25,7 @@ from service.evidence.commitments import derive
 
 FORMAT = "unlearning-erasures/1"
 _NAME = "erasures-{:010d}.ndjson"
-_MAC = "mac"
+_MAC, _PROBE = "mac", "probe"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +156,27 @@ class Journal:
             self._fs.pipe_file(path, content, mode="create")
         return replace(segment, mac=mac)
 
+    def probe(self) -> None:
+        """Write and remove a file beside the segments. Raises OSError.
+
+        In a bucket it is one of a fixed name, since the service may lack the right to delete there.
+        """
+        if self._in_bucket:
+            path = f"{self._root}/{_PROBE}"
+            with self._refusals():
+                self._fs.pipe_file(path, b"ok")
+            with suppress(OSError), self._refusals():
+                self._fs.rm_file(path)
+            return
+        path = f"{self._root}/{_PROBE}-{secrets.token_hex(8)}"
+        self._fs.makedirs(self._root, exist_ok=True)
+        try:
+            self._fs.pipe_file(path, b"ok")
+        finally:
+            # A full disk takes the file and not its bytes.
+            if self._fs.exists(path):
+                self._fs.rm_file(path)
+
     def remove_before(self, number: int) -> int:
         """Delete the segments before this one, which no backup that is kept needs any more; return how many."""
         old = [each for each in self.numbers() if each < number]
@@ -178,11 +199,14 @@ def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     scratch = path.with_name(f".{secrets.token_hex(8)}")
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    atomic_files.name_once(scratch, path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        atomic_files.name_once(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def story(segments: Iterable[Segment]) -> dict[int, dict[str, Any]]:

@@ -14,7 +14,7 @@ from limits import parse
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service import atomic_files
+from service import atomic_files, setting_forms
 from service.placeholders import is_placeholder_key, is_placeholder_password
 
 KEY_BYTES = 32
@@ -34,21 +34,28 @@ def _a_rate(value: str) -> str:
 
 
 RateLimit = Annotated[str, AfterValidator(_a_rate)]
+_Place = Annotated[str, AfterValidator(setting_forms.folder_url)]
 
 
 class Settings(BaseSettings):
     """Everything an operator can set. Defaults run the embedded service in ``./var``."""
 
-    model_config = SettingsConfigDict(env_prefix="UNLEARN_", frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="UNLEARN_", frozen=True, extra="ignore", hide_input_in_errors=True, allow_inf_nan=False
+    )
 
     environment: Literal["development", "production"] = Field(
         "development", description="`production` refuses SQLite, the file broker, generated keys and placeholders."
     )
     data_dir: Path = Field(Path("var"), description="Folder for the database, artifacts, caches and the key.")
-    database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in the data folder.")
-    broker_url: str = Field("", description="Celery broker URL; empty: files in the data folder.")
-    artifacts_url: str = Field("", description="fsspec URL of the artifact store; empty: in the data folder.")
-    erasure_journal_url: str = Field(
+    database_url: Annotated[str, AfterValidator(setting_forms.database_url)] = Field(
+        "", description="SQLAlchemy URL; empty: SQLite in the data folder."
+    )
+    broker_url: Annotated[str, AfterValidator(setting_forms.broker_url)] = Field(
+        "", description="Celery broker URL; empty: files in the data folder."
+    )
+    artifacts_url: _Place = Field("", description="fsspec URL of the artifact store; empty: in the data folder.")
+    erasure_journal_url: _Place = Field(
         "", description="fsspec URL of the erasure journal, best elsewhere; empty: `erasures` in the data folder."
     )
     allowed_roots: str = Field("", description="Folders datasets may be read from, joined by the path separator.")

@@ -2,8 +2,11 @@
 
 import socket
 
+from sqlalchemy.exc import SQLAlchemyError
+
+from service import outages
 from service.settings import Settings
-from service.store import workers
+from service.store import schema, workers
 from service.store.session import Database
 from service.store.workers import WorkerState
 
@@ -33,3 +36,18 @@ def check(settings: Settings, host: str | None = None) -> tuple[bool, str]:
     if deaf:
         return False, f"{deaf} of {len(living)} workers of {host} leave work lying: restart them"
     return True, ", ".join(sorted(living))
+
+
+def why_not(settings: Settings, error: SQLAlchemyError) -> str:
+    """Return what kept `check` from an answer: a schema that does not fit, a damaged file, a database that is away."""
+    database = Database.open(settings)
+    try:
+        unfit = schema.unfit(database)
+    except SQLAlchemyError:
+        unfit = None
+    finally:
+        database.dispose()
+    if unfit is not None:
+        return unfit
+    damage = outages.damaged(error)
+    return damage.detail if damage is not None else f"the database does not answer ({type(error).__name__})"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 from pydantic import ValidationError
 
+from service import setting_forms
 from service.doctor import keys, machine, places, settings_fit, store
 from service.doctor.finding import Finding, Level
 from service.settings import Settings
@@ -32,10 +33,8 @@ def examine(make_settings: Callable[[], Settings]) -> Iterator[Finding]:
     try:
         settings = make_settings()
     except ValidationError as error:
-        for fault in error.errors(include_input=False, include_context=False, include_url=False):
-            name = "_".join(map(str, fault["loc"])).upper()
-            where = f"UNLEARN_{name}: " if name else ""
-            yield Finding.fault("settings", f"{where}{fault['msg']}", "Correct the setting; see the README's table.")
+        for said in setting_forms.faults_of(error):
+            yield Finding.fault("settings", said, "Correct the setting; see the README's table.")
         return
     for name, look in _LOOKS:
         yield from _looked(name, look, settings)

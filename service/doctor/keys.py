@@ -10,7 +10,7 @@ from service.doctor.store import absent
 from service.errors import ServiceError
 from service.evidence.key_wrapping import wrapping_key
 from service.settings import Settings
-from service.store import request_keys, signing_keys
+from service.store import request_keys, schema, signing_keys
 from service.store.session import Database
 from service.store.tables import RequestKey
 
@@ -26,11 +26,15 @@ def look(settings: Settings) -> Iterator[Finding]:
         return
     database = Database.open(settings)
     try:
+        if schema.unfit(database) is not None:
+            todo = "First see what is said of the migrations."
+            yield Finding.warning("keys", "could not be compared with what the database holds", todo)
+            return
         if has_master:
             yield from _master_key_opens(database, settings)
         yield from _signing_key(database, settings)
     except SQLAlchemyError:
-        yield Finding.warning("keys", "could not be compared", "The database does not answer.")
+        yield Finding.warning("keys", "could not be compared", "First see what is said of the database.")
     finally:
         database.dispose()
 
@@ -52,12 +56,13 @@ def _master_key_opens(database: Database, settings: Settings) -> Iterator[Findin
 
 def _signing_key(database: Database, settings: Settings) -> Iterator[Finding]:
     with database.reading() as session:
-        if not signing_keys.every(session):
-            yield Finding.ok("signing key", "none has signed yet")
-            return
         try:
+            signing_keys.refuse_unusable(settings)
+            if not signing_keys.every(session):
+                yield Finding.ok("signing key", "none has signed yet")
+                return
             signer = signing_keys.current(session, settings)
         except ServiceError as error:
-            yield Finding.fault("signing key", "is not the current one", error.detail)
+            yield Finding.fault("signing key", "cannot be used, or is not the current one", error.detail)
             return
     yield Finding.ok("signing key", f"is the current one ({signer.key_id[:16]}…)")

@@ -6,11 +6,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from service.doctor.finding import Finding
 from service.settings import Settings
 
 _LEAST_FREE, _LEAST_SHARE = 2 * 2**30, 0.05
+# With so few bytes free the database itself may have no room for its next page.
+_FULL = 2**20
 _TORCH_SECONDS = 120.0
 # In a process of its own: the service loads no torch.
 _ASK_TORCH = """
@@ -24,13 +27,34 @@ print(json.dumps(found))
 
 
 def disk(settings: Settings) -> Iterator[Finding]:
-    place = settings.data_dir if settings.data_dir.is_dir() else settings.data_dir.resolve().parent
-    found = shutil.disk_usage(place if place.is_dir() else "/")
-    said = f"{found.free / 2**30:.1f} of {found.total / 2**30:.1f} GiB are free at the data folder"
+    seen = set[int]()
+    for name, url in (
+        ("data folder", str(settings.data_dir)),
+        ("artifact store", settings.resolved_artifacts_url),
+        ("erasure journal", settings.resolved_erasure_journal_url),
+    ):
+        if "://" in url:
+            continue
+        place = _nearest_folder(Path(url).resolve())
+        if (device := place.stat().st_dev) not in seen:
+            seen.add(device)
+            yield _room(name, place)
+
+
+def _nearest_folder(path: Path) -> Path:
+    """Return the folder itself, or the one in which it would be made."""
+    return next((each for each in (path, *path.parents) if each.is_dir()), Path("/"))
+
+
+def _room(name: str, place: Path) -> Finding:
+    found = shutil.disk_usage(place)
+    said = f"{found.free / 2**30:.1f} of {found.total / 2**30:.1f} GiB are free at the {name}"
+    if found.free < _FULL:
+        todo = "Free or add space now: nothing is taken in or published, and other faults may come of it."
+        return Finding.fault("disk", f"the {name}'s disk is full: {said}", todo)
     if found.free < _LEAST_FREE or found.free < _LEAST_SHARE * found.total:
-        yield Finding.warning("disk", said, "Make room before it is full: uploads and publishing then fail.")
-    else:
-        yield Finding.ok("disk", said)
+        return Finding.warning("disk", said, "Make room before it is full: uploads and publishing then fail.")
+    return Finding.ok("disk", said)
 
 
 def clock(_: Settings) -> Iterator[Finding]:

@@ -15,7 +15,8 @@ from service.broker import celery_config
 from service.doctor.finding import Finding
 from service.doctor.store import absent
 from service.erasure_journal import Head, Journal, journal_key
-from service.errors import PreconditionFailed, WrongStore
+from service.errors import PreconditionFailed, StorageFull, WrongStore
+from service.outages import lacking
 from service.settings import Settings
 from service.store import artifact_stores, journal_heads
 from service.store.session import Database
@@ -29,10 +30,10 @@ _MOST_BACKLOG = 10_000
 
 
 def broker(settings: Settings) -> Iterator[Finding]:
-    config = celery_config(settings)
-    options = config.get("broker_transport_options", {})
     began = time.monotonic()
     try:
+        config = celery_config(settings)
+        options = config.get("broker_transport_options", {})
         with Connection(
             config["broker_url"], transport=config.get("broker_transport"), transport_options=options
         ) as connection:
@@ -42,9 +43,16 @@ def broker(settings: Settings) -> Iterator[Finding]:
         todo = (
             "Is it running, and are UNLEARN_BROKER_URL and its password right? Without it jobs start late, not never."
         )
-        yield Finding.fault("broker", f"does not answer ({type(error).__name__})", todo)
+        yield _refused("broker", error, f"does not answer ({type(error).__name__})", todo)
         return
     yield Finding.ok("broker", f"gave a message back in {time.monotonic() - began:.2f} s")
+
+
+def _refused(part: str, error: BaseException, said: str, todo: str) -> Finding:
+    """Return the fault of a place that refuses: a full disk is named as that, whatever else may be wrong."""
+    if isinstance(lacking(error), StorageFull):
+        return Finding.fault(part, "its disk is full", "Free or add space there; see the lines on disks.")
+    return Finding.fault(part, said, todo)
 
 
 def _round_trip(connection: Connection) -> None:
@@ -70,7 +78,7 @@ def artifacts(settings: Settings) -> Iterator[Finding]:
         versioning = store.versioning()
     except (OSError, ImportError) as error:
         todo = "Is the place there, and may the service write, read and delete in it?"
-        yield Finding.fault("artifacts", f"cannot be used ({type(error).__name__})", todo)
+        yield _refused("artifacts", error, f"cannot be used ({type(error).__name__})", todo)
         return
     yield Finding.ok("artifacts", f"{store.kind}: written, read and deleted")
     yield from _whose(settings, store)
@@ -110,18 +118,22 @@ def journal(settings: Settings) -> Iterator[Finding]:
     if _beside_the_data(settings, url):
         todo = "Set UNLEARN_ERASURE_JOURNAL_URL to a place that is not lost with the database."
         yield Finding.warning("erasure journal", "lies in the data folder", todo)
-    if settings.master_key is None and not (settings.data_dir / "master.key").exists():
-        return
+    has_key = settings.master_key is not None or (settings.data_dir / "master.key").exists()
     try:
-        found = Journal(url, journal_key(settings.master_key_bytes))
+        # Without a master key nothing in it can be read, but whether it takes anything shows all the same.
+        found = Journal(url, journal_key(settings.master_key_bytes) if has_key else b"")
+        found.probe()
+        if not has_key:
+            yield Finding.ok("erasure journal", "can be written; there is no master key yet to read it by")
+            return
         known, last = _known_head(settings), found.last()
         cut = found.is_cut(known, last) or (known is not None and last is None)
     except PreconditionFailed as error:
         yield Finding.fault("erasure journal", error.detail, "A restore could not replay it; make a new backup now.")
         return
-    except OSError as error:
+    except (OSError, ImportError) as error:
         todo = "Is the place there, and may the service write in it? Erasures wait in the database until then."
-        yield Finding.fault("erasure journal", f"cannot be used ({type(error).__name__})", todo)
+        yield _refused("erasure journal", error, f"cannot be used ({type(error).__name__})", todo)
         return
     if cut:
         todo = "Who deletes there? The API writes it all anew with the next erasure; restores need what is gone."

@@ -1,6 +1,8 @@
 """Do the settings fit together, and are they fit for production?"""
 
-from collections.abc import Iterator
+import difflib
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from service import weights_header
@@ -9,10 +11,12 @@ from service.errors import InvalidRequest
 from service.settings import Settings
 
 _PART = "settings"
+# What `unlearn serve` tells its worker.
+_OF_NO_SETTING = frozenset({"UNLEARN_EXIT_WITH_PARENT"})
 
 
 def look(settings: Settings) -> Iterator[Finding]:
-    found = [*_misfits(settings), *_misplaced(settings)]
+    found = [*_misfits(settings), *_unknown(map(str.upper, os.environ)), *_misplaced(settings)]
     yield from found
     if not found:
         yield Finding.ok(_PART, f"fit together ({settings.environment})")
@@ -47,6 +51,16 @@ def _misfits(settings: Settings) -> Iterator[Finding]:
         yield Finding.warning(_PART, "rates are counted in each API process by itself", todo)
 
 
+def _unknown(names: Iterable[str]) -> Iterator[Finding]:
+    """Tell of variables that set nothing: most are misspelt, and the default stands without a word."""
+    known = {f"UNLEARN_{name.upper()}" for name in Settings.model_fields} | _OF_NO_SETTING
+    for name in sorted(set(names) - known):
+        if name.startswith("UNLEARN_") and not name.startswith("UNLEARN_TEST_"):
+            near = difflib.get_close_matches(name, known, n=1)
+            todo = f"Is {near[0]} meant?" if near else "See the README's table of settings."
+            yield Finding.warning(_PART, f"{name} is no setting, and sets nothing", todo)
+
+
 def _misplaced(settings: Settings) -> Iterator[Finding]:
     if settings.inception_weights is not None and not _is_safetensors(settings.inception_weights):
         todo = "On a worker's machine put the file there (docs/generation-evaluation.md), or FID is not measured."
@@ -58,5 +72,5 @@ def _misplaced(settings: Settings) -> Iterator[Finding]:
     for root in settings.roots:
         if not root.is_dir():
             yield Finding.fault(
-                _PART, "an allowed root is no folder here", "Mount it, or correct UNLEARN_ALLOWED_ROOTS."
+                _PART, f"the allowed root {root} is no folder here", "Mount it, or correct UNLEARN_ALLOWED_ROOTS."
             )

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service import migrate
+from service import migrate, outages
 from service.doctor.finding import Finding
 from service.settings import Settings
 from service.store import gauges, replays, waiting_jobs, workers
@@ -41,6 +41,9 @@ def look(settings: Settings) -> Iterator[Finding]:
                 yield from _at_work(session, settings)
         yield Finding.ok("database", f"all looks took {time.monotonic() - began:.1f} s")
     except SQLAlchemyError as error:
+        if (damage := outages.damaged(error)) is not None:
+            yield Finding.fault("database", "is damaged", damage.detail)
+            return
         todo = "Is it running, and are UNLEARN_DATABASE_URL and its password right?"
         yield Finding.fault("database", f"does not answer ({type(error).__name__})", todo)
     finally:
@@ -88,11 +91,13 @@ def _triggers(connection: Connection) -> Iterator[Finding]:
     else:
         query = "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgenabled <> 'D'"
     names = set(connection.scalars(text(query)))
-    missing = [t for t in APPEND_ONLY if not {f"{t}_no_update", f"{t}_no_delete"} <= {name.lower() for name in names}]
+    # A schema that is older has not all of these tables; `_schema` says so.
+    there = [table for table in APPEND_ONLY if inspect(connection).has_table(table)]
+    missing = [t for t in there if not {f"{t}_no_update", f"{t}_no_delete"} <= {name.lower() for name in names}]
     for table in missing:
         todo = "Somebody removed it; compare the log with a checkpoint kept elsewhere, then restore the trigger."
         yield Finding.fault("database", _GUARDED.format(table), todo)
-    if not missing:
+    if there and not missing:
         yield Finding.ok("database", "triggers refuse changes of the log")
 
 

@@ -151,6 +151,11 @@ def _load(settings: Settings, key_id: str | None) -> Signer:
     return _read(path, settings)
 
 
+def refuse_unusable(settings: Settings) -> None:
+    """Raise ServiceError if a signing key is configured and cannot sign; asks no database."""
+    _configured(settings)
+
+
 def _configured(settings: Settings) -> Signer | None:
     try:
         if settings.signing_key is not None:

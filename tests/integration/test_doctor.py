@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from alembic import command
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
-from service import doctor, migrate
+from service import doctor, migrate, worker_health
 from service.doctor import Finding, machine, settings_fit
 from service.evidence.key_wrapping import wrapping_key
 from service.settings import Settings
@@ -23,6 +26,7 @@ from service.store.session import Database
 from service.store.tables import Worker
 from service.store.types import now
 from tests import factories
+from tests.no_room import no_room
 
 SECRET = "b7d0" * 16
 PASSWORD = "hunter2-hunter2"
@@ -137,8 +141,8 @@ def test_another_master_key_than_the_database_was_written_with_is_a_fault(
 
 
 def test_the_command_exits_1_on_a_fault_and_speaks_json(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "service.cli", "doctor", "--json", "--data-dir", str(tmp_path)]
-    done = subprocess.run(command, env={**os.environ, "UNLEARN_DEVICE": "cpu"}, capture_output=True, timeout=200)
+    doctoring = [sys.executable, "-m", "service.cli", "doctor", "--json", "--data-dir", str(tmp_path)]
+    done = subprocess.run(doctoring, env={**os.environ, "UNLEARN_DEVICE": "cpu"}, capture_output=True, timeout=200)
     assert done.returncode == 1
     found = {line["part"]: line for line in json.loads(done.stdout)}
     assert (found["database"]["level"], found["device"]["level"]) == ("fault", "ok")
@@ -153,3 +157,71 @@ def test_weights_for_fid_that_are_no_safetensors_are_told(settings: Settings) ->
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
     assert "UNLEARN_INCEPTION_WEIGHTS" not in str(list(settings_fit.look(named)))
     assert "UNLEARN_INCEPTION_WEIGHTS" not in str(list(settings_fit.look(settings)))
+
+
+def test_a_signing_key_that_cannot_sign_is_a_fault_before_any_has_signed_and_none_is_served_with(
+    settings: Settings, database: Database
+) -> None:
+    named = Settings(data_dir=settings.data_dir, signing_key="garbage")
+    assert "64 hexadecimal" in _found(named, "fault")["signing key"].todo
+    env = {name: value for name, value in os.environ.items() if not name.startswith("UNLEARN_")}
+    serve = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--data-dir", str(settings.data_dir)]
+    for key, said in (("garbage", "64 hexadecimal"), ("", "UNLEARN_LEASE_SECONDS: Input")):
+        given = {"UNLEARN_SIGNING_KEY": key, "UNLEARN_LEASE_SECONDS": "30" if key else "inf"}
+        done = subprocess.run(serve, env=env | given, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 1
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+        assert "garbage" not in done.stderr
+
+
+def test_a_journal_that_cannot_be_written_is_a_fault_before_there_is_one(settings: Settings) -> None:
+    (settings.data_dir / "file").write_text("no folder")
+    named = Settings(data_dir=settings.data_dir, erasure_journal_url=str(settings.data_dir / "file" / "below"))
+    assert "may the service write" in _found(named, "fault")["erasure journal"].todo
+    assert "erasure journal" in _found(settings, "ok")
+    assert not list((settings.data_dir / "erasures").iterdir())
+
+
+def test_a_full_disk_is_named_as_the_cause(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with no_room():
+        found = _found(settings, "fault")
+    assert {found[part].found for part in ("broker", "artifacts", "erasure journal")} == {"its disk is full"}
+    usage = SimpleNamespace(total=2**40, used=2**40, free=0)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    assert "the data folder's disk is full" in _found(settings, "fault")["disk"].found
+
+
+def _refuses_to_compare(settings: Settings) -> None:
+    database = Database.open(settings)
+    with database.engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
+    database.dispose()
+    assert list(_found(settings, "fault")) == ["migrations"]
+    assert "migrations" in _found(settings, "warning")["keys"].todo
+    with pytest.raises(SQLAlchemyError) as refusal:
+        worker_health.check(settings)
+    assert "unlearn migrate" in worker_health.why_not(settings, refusal.value)
+
+
+def test_an_old_an_empty_and_a_damaged_database_are_each_called_that(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, master_key=SECRET)
+    _refuses_to_compare(settings)  # its file is made, and empty
+    command.upgrade(migrate.config(settings.resolved_database_url), "0001")
+    _refuses_to_compare(settings)
+    for path in tmp_path.glob("unlearn.db*"):
+        path.unlink()
+    (tmp_path / "unlearn.db").write_bytes(b"no database at all, " * 100)
+    assert "is damaged" in _found(settings, "fault")["database"].found
+    with pytest.raises(SQLAlchemyError) as refusal:
+        worker_health.check(settings)
+    assert "is damaged" in worker_health.why_not(settings, refusal.value)
+
+
+def test_a_misspelt_setting_and_a_missing_root_are_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNLEARN_LEASE_SECOND", "5")
+    missing = settings.data_dir / "nowhere"
+    said = str(list(settings_fit.look(settings.model_copy(update={"allowed_roots": str(missing)}))))
+    assert "UNLEARN_LEASE_SECOND is no setting" in said
+    assert "Is UNLEARN_LEASE_SECONDS meant?" in said
+    assert str(missing) in said

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from service import setting_forms
 from service.settings import Settings
 
 KEY = hashlib.sha256(b"drawn once").hexdigest()
@@ -115,3 +116,29 @@ def test_the_environment_is_read_under_the_prefix(monkeypatch: pytest.MonkeyPatc
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().max_attempts = 9  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "form"),
+    [
+        ("database_url", "postgres://u:hunter2@h/x", "postgresql\\+psycopg://"),
+        ("database_url", "mysql://u:hunter2@h/x", "postgresql\\+psycopg://"),
+        ("database_url", "/folder/hunter2.db", "sqlite:///"),
+        ("database_url", "postgresql://u:hunter2@h:port/x", "postgresql\\+psycopg://"),
+        ("broker_url", "kafka://hunter2", "redis://"),
+        ("artifacts_url", "foo://hunter2", "s3://"),
+        ("erasure_journal_url", "foo://hunter2", "s3://"),
+        ("lease_seconds", "inf", "finite"),
+    ],
+)
+def test_what_the_service_cannot_use_is_refused_with_the_form_it_takes(name: str, value: str, form: str) -> None:
+    given: dict[str, Any] = {name: value}
+    with pytest.raises(ValidationError, match=form) as refusal:
+        Settings(**given)
+    assert setting_forms.faults_of(refusal.value)[0].startswith(f"UNLEARN_{name.upper()}: ")
+    assert "hunter2" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/x", "file:///x", "memory://x", "/x", "relative"])
+def test_places_that_fsspec_knows_are_taken(url: str) -> None:
+    assert Settings(artifacts_url=url).resolved_artifacts_url == url
