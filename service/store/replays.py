@@ -191,7 +191,8 @@ def _retire(session: Session, later: Sequence[Mapping[str, Any]]) -> int:
             name = place[1], int(place[3])
             if entry["action"] == "version.created":
                 made[name] = json.loads(entry["payload"])
-            elif entry["action"] in _VERSION_STATES:
+            elif entry["action"] in _VERSION_STATES and VersionState.REJECTED not in ends.get(name, ()):
+                # What was rejected is purged too, and is not retired by that.
                 ends[name] = _VERSION_STATES[entry["action"]], entry["time"]
     count = 0
     for (model_name, number), payload in made.items():
@@ -199,7 +200,7 @@ def _retire(session: Session, later: Sequence[Mapping[str, Any]]) -> int:
         _leave_number(session, model_name, number, payload, end)
     for (model_name, number), (state, time) in ends.items():
         version = _version(session, model_name, number)
-        if version is not None and version.state in (*LIVE_STATES, VersionState.RETIRED, VersionState.REJECTED):
+        if version is not None and version.state in (*LIVE_STATES, VersionState.RETIRED):
             count += version.state in LIVE_STATES
             _end(version, state, time)
     return count

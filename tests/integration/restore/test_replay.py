@@ -139,6 +139,30 @@ def test_a_signing_key_revoked_and_webhooks_ended_since_the_backup_are_not_trust
     assert found == {"whk_rotated": False, "whk_kept": True}
 
 
+def test_weights_that_were_refused_and_purged_since_the_backup_are_not_called_retired(case: Case) -> None:
+    old = case.first
+
+    def upload(session: Any, sha256: str) -> Version:
+        model = session.scalars(select(Model)).one()
+        kind: dict[str, Any] = {"role": "original", "origin": "upload", "size_bytes": 1}
+        made = versions.create(session, model, state=VersionState.VALIDATING, sha256=sha256, **kind)
+        versions.move(session, made, VersionState.REJECTED)
+        return made
+
+    with old.database.writing() as session:
+        before = upload(session, "a" * 64).id
+    case.back_up()
+    with old.database.writing() as session:
+        for each in (session.get_one(Version, before), upload(session, "b" * 64)):
+            versions.move(session, each, VersionState.PURGED)
+    new = case.lose_and_restore()
+    backup_cli.replay(new.settings, nothing=None)
+    with new.database.reading() as session:
+        refused = [versions.was_retired(session, letter * 64, None) for letter in "ab"]
+    new.database.dispose()
+    assert refused == [False, False], "the bytes may fit another model"
+
+
 def test_a_process_that_goes_on_notices_that_its_database_was_restored(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
