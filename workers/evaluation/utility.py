@@ -92,13 +92,14 @@ def weight_distance(parent: nn.Module, unlearned: nn.Module) -> MetricResult:
     theirs = dict(unlearned.named_buffers())
     return MetricResult(
         name="weight_distance",
-        value=_relative(list(parent.parameters()), list(unlearned.parameters())),
+        value=relative_distance(list(parent.parameters()), list(unlearned.parameters())),
         n=sum(w.numel() for w in parent.parameters()),
-        extra={"buffers": _relative(list(buffers.values()), [theirs[name] for name in buffers])},
+        extra={"buffers": relative_distance(list(buffers.values()), [theirs[name] for name in buffers])},
     )
 
 
-def _relative(before: list[Tensor] | list[nn.Parameter], after: list[Tensor] | list[nn.Parameter]) -> float:
+def relative_distance(before: list[Tensor] | list[nn.Parameter], after: list[Tensor] | list[nn.Parameter]) -> float:
+    """Return ||b - a|| / ||b|| over all tensors together, 0 where there is nothing to move."""
     moved = sum(float((b.detach() - a.detach()).double().square().sum()) for b, a in zip(before, after, strict=True))
     size = sum(float(b.detach().double().square().sum()) for b in before)
     return float(np.sqrt(moved / size)) if size else 0.0

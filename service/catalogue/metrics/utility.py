@@ -78,7 +78,8 @@ UTILITY = [
     MetricSpec(
         id="weight_distance",
         title="Distance from the original's weights",
-        formula="||w_u - w_o|| / ||w_o|| over all parameters, norm-layer buffers apart",
+        formula="||w_u - w_o|| / ||w_o|| over all parameters, norm-layer buffers apart; of a model that makes images "
+        "over the moving average of its weights",
         source=RELEARNING_SOURCE,
         basis="original",
         direction="higher",

@@ -21,7 +21,7 @@ from workers.evaluation.relearning_curve import RUN_ON
 from workers.evaluation.report import SPLITS, EvaluationSplits
 from workers.evaluation.report_parts import Clock
 from workers.evaluation.result import MetricResult
-from workers.evaluation.utility import weight_distance
+from workers.evaluation.utility import relative_distance
 from workers.reproducibility import derived_seed, generator_for
 from workers.training import Progress, no_progress
 
@@ -152,9 +152,16 @@ def results_of(
     return [
         *timed(losses.measure_losses, ours.losses, before.losses, kept, stage.draws),
         *timed(drawing_results, stage.studio, ours.drawn, before.drawn),
-        weight_distance(parent, model),
+        average_distance(parent, model),
         *relearning.relearning_results(ours.runs, stage.plans, classes_gone=stage.whole),
     ]
+
+
+def average_distance(parent: nn.Module, unlearned: nn.Module) -> MetricResult:
+    """Return ||w_u - w_o|| / ||w_o|| of the averages, by which images are drawn; they are kept in buffers."""
+    before, after = ([*network.get_submodule("ema").buffers()] for network in (parent, unlearned))
+    count = sum(w.numel() for w in before)
+    return MetricResult(name="weight_distance", value=relative_distance(before, after), n=count)
 
 
 def compared(ours: Measured, retrained: Measured, stage: Stage) -> list[MetricResult]:
