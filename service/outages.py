@@ -22,6 +22,19 @@ _SQLITE_AWAY = frozenset(
     {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 )
 _SQLITE_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+# By code: what a client is told to do, and in its place, where nobody waits for an answer, the operator.
+_ADVICE = {
+    "storage_full": (
+        " and nothing was stored. The operator must free or add space; then send the request again. Jobs go on by "
+        "themselves.",
+        " The operator must free or add space.",
+    ),
+    "database_unavailable": (f"; nothing was stored. Try again in {RETRY_SECONDS} seconds.", ""),
+    "storage_unavailable": (
+        f". The operator must look at its permissions and its connection; try again in {RETRY_SECONDS} seconds.",
+        " The operator must look at its permissions and its connection.",
+    ),
+}
 _POSTGRES_FULL = "53100"
 # Connection exceptions, out of resources, shutting or starting up, and what a second try cures: locks and deadlocks.
 _POSTGRES_AWAY = ("08", "53", "57P", "55P03", "40001", "40P01")
@@ -74,21 +87,24 @@ def _of_storage(error: OSError) -> ServiceError | None:
     return _storage_away(error) if refusing or (type(error) is OSError and error.errno is None) else None
 
 
+def of_a_job(lack: ServiceError) -> str:
+    """Return what a job's error says: nobody sends it again, and what it stored before, a checkpoint, stays stored."""
+    to_clients, to_operators = _ADVICE.get(lack.code, ("", ""))
+    if not to_clients:
+        return lack.detail
+    return f"{lack.detail.removesuffix(to_clients)}, and this attempt came to no result.{to_operators}"
+
+
 def _full(what: str) -> StorageFull:
-    return StorageFull(
-        f"The service's {what} has no room left and nothing was stored. The operator must free or add space; "
-        "then send the request again. Jobs go on by themselves."
-    )
+    return StorageFull(f"The service's {what} has no room left{_ADVICE[StorageFull.code][0]}")
 
 
 def _database_away() -> Outage:
-    detail = f"The database does not answer; nothing was stored. Try again in {RETRY_SECONDS} seconds."
-    return Outage(detail, code="database_unavailable", retry_after=RETRY_SECONDS)
+    code = "database_unavailable"
+    return Outage(f"The database does not answer{_ADVICE[code][0]}", code=code, retry_after=RETRY_SECONDS)
 
 
 def _storage_away(error: BaseException) -> Outage:
-    detail = (
-        f"The artifact store or the data folder refuses ({type(error).__name__}). The operator must look at its "
-        f"permissions and its connection; try again in {RETRY_SECONDS} seconds."
-    )
-    return Outage(detail, code="storage_unavailable", retry_after=RETRY_SECONDS)
+    code = "storage_unavailable"
+    said = f"The artifact store or the data folder refuses ({type(error).__name__})"
+    return Outage(said + _ADVICE[code][0], code=code, retry_after=RETRY_SECONDS)

@@ -148,7 +148,7 @@ def describe(error: Exception) -> dict[str, Any]:
     if isinstance(error, OutOfMemoryError):
         return {"code": "out_of_memory", "detail": str(error)}
     if isinstance(error, OSError) and (lack := outages.lacking(error)) is not None:
-        return {"code": lack.code, "detail": _FULL_DISK if isinstance(lack, StorageFull) else lack.detail}
+        return {"code": lack.code, "detail": _FULL_DISK if isinstance(lack, StorageFull) else outages.of_a_job(lack)}
     frames = [f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)]
     return {"code": "internal_error", "detail": f"{type(error).__name__} at {' > '.join(frames[-4:])}"}
 

@@ -158,7 +158,7 @@ def _failed(bench: Bench, claim: Claim, error: dict[str, Any]) -> None:
 def _broken(bench: Bench, claim: Claim, error: Exception) -> None:
     """Wait for what is away or full; give the job back after what nobody foresaw."""
     if (lack := outages.lacking(error)) is not None:
-        _postpone(bench, claim, {"code": lack.code, "detail": lack.detail})
+        _postpone(bench, claim, {"code": lack.code, "detail": outages.of_a_job(lack)})
         return
     # Type and place only: a database error quotes its parameters.
     log.error("attempt.broken", error=type(error).__name__, where=_where(error))

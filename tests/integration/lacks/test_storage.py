@@ -57,6 +57,7 @@ def test_a_disk_that_refuses_a_result_leaves_nothing_and_the_job_waits_with_the_
     assert (job.status, job.attempts) == (JobStatus.QUEUED, 1)
     assert job.error is not None
     assert job.error["code"] == code
+    assert "came to no result" in job.error["detail"]
     assert "tried again at" in job.error["detail"]
     assert job.not_before is not None
     assert timedelta(seconds=30) < job.not_before - now() <= timedelta(seconds=60)
