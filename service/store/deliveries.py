@@ -224,7 +224,7 @@ def _missed(session: Session, endpoint: WebhookEndpoint, happened: Select[str]) 
         .where(WebhookEvent.id.in_(happened), WebhookEvent.fanned_out, ~has)
         .order_by(WebhookEvent.time, WebhookEvent.id)
     )
-    listener = fanning_out.Listener(endpoint=endpoint, scopes=webhooks.scopes_of(session, endpoint))
+    listener = fanning_out.listener(session, endpoint)
     return [event for event in rows if listener.hears(event)]
 
 

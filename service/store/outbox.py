@@ -10,7 +10,7 @@ from sqlalchemy import Insert, bindparam, exists, false, insert, select
 from sqlalchemy.orm import Session
 
 from service.catalogue.webhook_events import EVENTS
-from service.store.tables import WebhookEndpoint, WebhookEvent, table_of
+from service.store.tables import AuditHead, WebhookEndpoint, WebhookEvent, table_of
 from service.store.types import new_id, now
 
 _PENDING = "webhook_events_pending"
@@ -41,8 +41,11 @@ def _if_anybody_listens() -> Insert:
     columns = ("id", "type", "data", "time")
     values = [bindparam(name, type_=table_of(WebhookEvent).c[name].type) for name in columns]
     listening = exists().where(table_of(WebhookEndpoint).c.id.is_not(None))
-    row = select(*values, false()).where(listening)
-    return insert(table_of(WebhookEvent)).from_select([*columns, "fanned_out"], row)
+    # Times go back with the clock and the log's size does not: it says which endpoints were there before.
+    head = table_of(AuditHead).c
+    size = select(head.size).where(head.id == 1).scalar_subquery()
+    row = select(*values, false(), size).where(listening)
+    return insert(table_of(WebhookEvent)).from_select([*columns, "fanned_out", "log_size"], row)
 
 
 _IF_ANYBODY_LISTENS = _if_anybody_listens()

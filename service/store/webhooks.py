@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ScalarSelect, func, select
 from sqlalchemy.orm import Session
 
 from service.errors import Conflict, NotFound
 from service.store import audit
-from service.store.tables import ApiKey, WebhookEndpoint
+from service.store.tables import ApiKey, AuditLink, WebhookEndpoint
 from service.store.types import new_id, now
 
 ALL = "*"
@@ -65,6 +65,12 @@ def page(session: Session, *, key_id: str | None, after: str, limit: int) -> lis
 def scopes_of(session: Session, row: WebhookEndpoint) -> frozenset[str]:
     """Return the scopes of the key the endpoint belongs to."""
     return frozenset(session.get_one(ApiKey, row.key_id).scopes)
+
+
+def first_entry() -> ScalarSelect[int]:
+    """Return, for a query of endpoints, the number of the log's entry that says that the endpoint was made."""
+    of_endpoint = (AuditLink.kind == "webhook", AuditLink.ref == WebhookEndpoint.id)
+    return select(func.min(AuditLink.seq)).where(*of_endpoint).correlate(WebhookEndpoint).scalar_subquery()
 
 
 def change(session: Session, row: WebhookEndpoint, changes: dict[str, Any], *, host: str | None) -> None:

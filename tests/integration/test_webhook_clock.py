@@ -171,3 +171,76 @@ def test_no_wait_is_longer_than_the_longest(tmp_path: Path) -> None:
         found = schedule.wait(waits, attempt, asked=1e9, uniform=lambda _, most: most)
         assert found is not None
         assert found <= longest
+
+
+def _endpoint(post: Post) -> str:
+    endpoint_id = webhooks.new_endpoint_id()
+    sealed = signatures.seal(b"k" * 32, endpoint_id, signatures.new_secret())
+    with post.database.writing() as session:
+        key, _ = keys.create(session, name="receiver", scopes=["admin"])
+        given: dict[str, Any] = {"host": "h", "description": "", "events": ["*"], "url": "https://h/"}
+        webhooks.create(session, endpoint_id=endpoint_id, key_id=key.id, secret=sealed, **given)
+    return endpoint_id
+
+
+def _heard(post: Post, endpoint_id: str) -> list[int]:
+    query = (
+        select(WebhookEvent.data)
+        .join(WebhookDelivery, WebhookDelivery.event_id == WebhookEvent.id)
+        .where(WebhookDelivery.endpoint_id == endpoint_id)
+    )
+    with post.database.reading() as session:
+        return sorted(data["number"] for data in session.scalars(query))
+
+
+def _replay(post: Post, endpoint_id: str) -> int:
+    with post.database.writing() as session:
+        endpoint = session.get_one(WebhookEndpoint, endpoint_id)
+        since = now() - timedelta(days=800)
+        return deliveries.replay_since(session, endpoint, since, include_delivered=False)[0]
+
+
+@pytest.mark.parametrize("seconds", [300, 3600, 40 * DAY])
+def test_an_endpoint_younger_than_the_jump_hears_of_what_happens_while_the_clock_is_behind(
+    post: Post, seconds: float
+) -> None:
+    post.clock.advance(-seconds)
+    post.announce(1, 2)
+    assert _heard(post, post.endpoint) == [1, 2]
+    assert post.claim() is not None, "and at once"
+
+
+def test_an_endpoint_hears_of_nothing_that_came_before_it_whatever_the_clock_said_then(post: Post) -> None:
+    post.clock.advance(DAY)
+    with post.database.writing() as session:
+        outbox.announce(session, "certificate.issued", {"number": 1})
+    post.clock.advance(-DAY)
+    younger = _endpoint(post)
+    post.announce(2)
+    assert (_heard(post, post.endpoint), _heard(post, younger)) == ([1, 2], [2])
+    post.clock.advance(2 * DAY)
+    assert _replay(post, younger) == 1, "what it has, and no more"
+
+
+def test_what_was_missed_while_the_clock_was_behind_is_replayed(post: Post) -> None:
+    with post.database.writing() as session:
+        session.get_one(WebhookEndpoint, post.endpoint).enabled = False
+    post.clock.advance(-3600)
+    post.announce(1)
+    assert _heard(post, post.endpoint) == []
+    with post.database.writing() as session:
+        session.get_one(WebhookEndpoint, post.endpoint).enabled = True
+    assert _replay(post, post.endpoint) == 1
+    assert _heard(post, post.endpoint) == [1]
+
+
+@pytest.mark.parametrize(("seconds", "heard"), [(10, [1]), (-10, [])])
+def test_events_of_earlier_releases_which_do_not_tell_their_place_go_by_their_time(
+    post: Post, seconds: float, heard: list[int]
+) -> None:
+    with post.database.writing() as session:
+        at = now() + timedelta(seconds=seconds)
+        session.add(WebhookEvent(id="evt_old", type="certificate.issued", data={"number": 1}, time=at))
+    with post.database.writing() as session:
+        fanning_out.fan_out(session)
+    assert _heard(post, post.endpoint) == heard

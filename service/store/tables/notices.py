@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Index, LargeBinary, String, UniqueConstraint, text
+from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.store.tables.base import Base, Json
@@ -23,7 +23,10 @@ class Event(Base):
 
 
 class WebhookEvent(Base):
-    """Something that receivers elsewhere are to hear of. ``data`` holds no sample ID."""
+    """Something that receivers elsewhere are to hear of. ``data`` holds no sample ID.
+
+    ``log_size``: how many entries the log had with those of the event's own transaction; NULL in an earlier release's.
+    """
 
     __tablename__ = "webhook_events"
     __table_args__ = (
@@ -40,6 +43,7 @@ class WebhookEvent(Base):
     data: Mapped[Json]
     time: Mapped[datetime] = mapped_column(default=now)
     fanned_out: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
+    log_size: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class WebhookEndpoint(Base):

@@ -97,11 +97,11 @@ def test_a_row_that_an_earlier_release_dated_by_a_wrong_clock_has_its_certificat
     assert found_in(place, request_id)["request"]["completed_at"] > wrong.isoformat()
 
 
-def test_a_signing_key_younger_than_the_jump_signs(place: Place, name: str) -> None:
+def test_a_signing_key_younger_than_the_jump_signs_for_a_request_that_is_older(place: Place, name: str) -> None:
+    request_id = ask(place, name, "train-0")
     with place.database.writing() as session:
         signing_keys.rotate(session, place.parts.settings)
     with set_back(3600):
-        request_id = ask(place, name, "train-0")
         issue(place)
     assert found_in(place, request_id)["issued_at"]
 
