@@ -1,6 +1,7 @@
 """`unlearn`: run the service, its worker, its migrations, make keys, and show the whole thing in a demo."""
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -349,6 +350,8 @@ def _store(data_dir: Path | None, *, make: bool = False) -> Iterator[Database]:
 
 
 def main() -> None:
+    # Whatever a command does may log: standard output is for its result alone.
+    logs.configure(_log_level())
     try:
         app()
     except ValidationError as error:
@@ -356,6 +359,12 @@ def main() -> None:
             raise
         typer.echo("\n".join(setting_forms.faults_of(error)), err=True)
         sys.exit(1)
+
+
+def _log_level() -> str:
+    """Return the level asked for, info where it is none: commands that read no settings work all the same."""
+    level = os.environ.get("UNLEARN_LOG_LEVEL", "info")
+    return level if level.upper() in logging.getLevelNamesMapping() else "info"
 
 
 if __name__ == "__main__":
