@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from service.catalogue.architectures import ARCHITECTURES, ArchitectureOptions, ArchitectureSpec
+from service.catalogue.sources import SOURCES
 from service.catalogue.tasks import Task
 from service.errors import Fault
 from service.problems import validation_faults
@@ -22,7 +23,7 @@ def task_faults(spec: ArchitectureSpec, task: Task | None) -> list[Fault]:
     if task in (None, spec.task):
         return []
     others = ", ".join(sorted(known.id for known in ARCHITECTURES.values() if known.task == task))
-    detail = f"{spec.id} is for {spec.task}. Leave `task` out, say {spec.task!r}, or choose of {others}."
+    detail = f"{spec.id} is for {spec.task}. Leave `task` out, say `{spec.task}`, or choose of {others}."
     return [Fault("/task", "task_not_of_architecture", task, detail)]
 
 
@@ -36,11 +37,14 @@ def options_faults(spec: ArchitectureSpec, given: Mapping[str, Any]) -> list[Fau
     return []
 
 
-def size_faults(spec: ArchitectureSpec, given: Mapping[str, Any], size: tuple[int, ...]) -> list[Fault]:
-    """Say whether images of this height and width suit the network with these options, as far as they can be read."""
+def size_faults(spec: ArchitectureSpec, given: Mapping[str, Any], size: tuple[int, ...], *, source: str) -> list[Fault]:
+    """Say whether images of this height and width suit the network with these options, as far as they can be read.
+
+    ``source``: where the dataset comes from, which says what can be done about its size.
+    """
     shown = "x".join(map(str, size))
     if spec.sizes and (len(set(size)) > 1 or size[0] not in spec.sizes):
-        return [Fault("/architecture", "image_size_not_taken", shown, _sizes_taken(spec))]
+        return [Fault("/architecture", "image_size_not_taken", shown, _sizes_taken(spec, source))]
     chosen = readable_part(spec.options, given)
     if chosen is None or not _size_is_sure(chosen, given):
         return []
@@ -60,7 +64,13 @@ def _size_is_sure(chosen: ArchitectureOptions, given: Mapping[str, Any]) -> bool
     return not (chosen.SIZED_BY & given.keys()) - chosen.model_fields_set
 
 
-def _sizes_taken(spec: ArchitectureSpec) -> str:
+def _sizes_taken(spec: ArchitectureSpec, source: str) -> str:
     same = [known for known in ARCHITECTURES.values() if known.task == spec.task]
     taken = "; ".join(f"{known.id} takes {' and '.join(f'{side}x{side}' for side in known.sizes)}" for known in same)
-    return f"{taken}. Choose another architecture or dataset, or have one decoded to such a size (`decode.size`)."
+    if source in SOURCES and SOURCES[source].decodes:
+        return f"{taken}. Choose another architecture, or register the dataset anew with such a size (`decode.size`)."
+    others = ", ".join(sorted(each.id for each in SOURCES.values() if each.decodes))
+    return (
+        f"{taken}. Choose another architecture or dataset; images from {source} are taken as they are, so make them of "
+        f"such a size and register them anew. From {others} they can be resized (`decode.size`)."
+    )

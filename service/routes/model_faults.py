@@ -53,7 +53,8 @@ def checked(session: Session, draft: Draft[ModelIn]) -> Checked:
 
 def checked_policy(session: Session, draft: Draft[Policy], model: Model) -> Policy:
     """Return the policy. Raises InvalidRequest with every fault, what has no meaning for the model among them."""
-    judged = Judged(task=Task(model.task), no_other_class=task_fit.why_no_other_class(session, model))
+    no_other = task_fit.why_no_other_class(session, model)
+    judged = Judged(task=Task(model.task), no_other_class=no_other, told_class=task_fit.told_the_class(model))
     faults = [*draft.faults, *policy_faults(draft.given, judged)]
     if faults or draft.read is None:
         raise InvalidRequest(f"The policy does not fit a model for {model.task}; every fault is listed.", faults=faults)
@@ -67,7 +68,8 @@ def _network_faults(draft: Draft[ModelIn], spec: ArchitectureSpec | None, datase
     faults = architecture_faults.task_faults(spec, None if task is None else Task(task))
     faults += architecture_faults.options_faults(spec, given)
     if dataset is not None and dataset.image_shape:
-        faults += architecture_faults.size_faults(spec, given, tuple(dataset.image_shape[1:]))
+        size, source = tuple(dataset.image_shape[1:]), str(dataset.source.get("source"))
+        faults += architecture_faults.size_faults(spec, given, size, source=source)
     return faults
 
 
@@ -78,7 +80,11 @@ def _faults_for_task(draft: Draft[ModelIn], spec: ArchitectureSpec | None, datas
         return []
     options = None if spec is None else readable_part(spec.options, _part(draft, "architecture_options"))
     chosen = {} if options is None else options.model_dump(mode="json")
-    judged = Judged(task=Task(task), no_other_class=task_fit.why_none_of(chosen, dataset))
+    judged = Judged(
+        task=Task(task),
+        no_other_class=task_fit.why_none_of(chosen, dataset),
+        told_class=bool(chosen.get("class_condition", True)),
+    )
     policy = policy_faults(_part(draft, "policy"), judged, at="/policy")
     return [*_recipe_faults(_part(draft, "recipe"), judged.task), *policy]
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from service.catalogue.bounds import DRAWN
 from service.catalogue.methods import METHODS, Purpose
 from service.catalogue.methods.spec import MethodSpec
 from service.catalogue.metrics import METRICS
@@ -15,15 +16,20 @@ from service.errors import Fault
 from service.schemas.drafts import readable_part
 
 NOT_FOR_TASK = "not_for_task"
+NO_CLASS_IS_ASKED_FOR = "this one is told no class, and is asked to forget none, so that it is never measured"
 REFERENCES_ARE_LOGITS = "reference models are kept by their logits, and the model predicts noise"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """What a policy is held against. ``no_other_class``: why samples can be taught none, None where they can."""
+    """What a policy is held against. ``no_other_class``: why samples can be taught none, None where they can.
+
+    ``told_class``: False of a network without class condition.
+    """
 
     task: Task
     no_other_class: str | None
+    told_class: bool = True
 
 
 def policy_faults(policy: Mapping[str, Any], model: Judged, *, at: str = "") -> Iterator[Fault]:
@@ -71,9 +77,13 @@ def _gate_faults(purpose: Purpose, bounds: list[Any], model: Judged, at: str) ->
         yield no_meaning(at, purpose, model.task, why, "Leave its bounds out.")
         return
     for i, bound in enumerate(bounds):
-        metric = bound.get("metric") if isinstance(bound, Mapping) else None
-        if isinstance(metric, str) and metric in METRICS and model.task not in METRICS[metric].tasks:
+        metric, split = (bound.get("metric"), bound.get("split")) if isinstance(bound, Mapping) else (None, None)
+        if not isinstance(metric, str) or metric not in METRICS:
+            continue
+        if model.task not in METRICS[metric].tasks:
             yield no_meaning(f"{at}/{i}/metric", metric, model.task, "it is not measured", _known(model.task))
+        elif (metric, split) == (DRAWN, "forget") and not model.told_class:
+            yield no_meaning(f"{at}/{i}/metric", metric, model.task, NO_CLASS_IS_ASKED_FOR, "Leave the bound out.")
 
 
 def _known_names(given: object, known: Mapping[str, Any]) -> Iterator[tuple[int, str]]:

@@ -315,6 +315,19 @@ def test_a_ladder_of_a_model_that_is_told_no_class_names_no_method_that_teaches_
     assert stack.client.put("/v1/models/g/policy", json={}).status_code == 200
 
 
+def test_no_bound_is_taken_on_images_of_a_forgotten_class_where_no_class_is_told(stack: Stack) -> None:
+    drawn = {"metric": "generation_accuracy", "split": "forget", "at_most": 0.05, "on": "value"}
+    rise = {"metric": "loss_rise", "split": "test", "at_most": 0.1, "on": "value"}
+    policy = {"gate": {"privacy": [rise, drawn]}}
+    told_none = {"width": 8, "class_condition": False}
+    found = _faults(_register(stack, "none-told", architecture_options=told_none, policy=policy))
+    assert set(found) == {"/policy/gate/privacy/1/metric"}
+    assert "told no class" in found["/policy/gate/privacy/1/metric"]["detail"]
+    assert set(_faults(stack.client.put("/v1/models/u/policy", json=policy))) == {"/gate/privacy/1/metric"}
+    assert stack.client.put("/v1/models/g/policy", json=policy).status_code == 200
+    assert stack.client.put("/v1/models/g/policy", json={}).status_code == 200
+
+
 def test_one_request_gives_each_model_a_ladder_and_a_bar_of_its_task(stack: Stack) -> None:
     previewed = {each["model"]: each for each in _ask(stack, "train-2", preview=True).json()["models"]}
     tried = {name: [each["method"] for each in model["methods"]] for name, model in previewed.items()}

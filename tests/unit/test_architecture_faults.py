@@ -23,13 +23,22 @@ from service.routes import architecture_faults
     ],
 )
 def test_the_smallest_size_is_judged_by_what_decides_it(options: dict[str, Any], *, told: bool) -> None:
-    found = architecture_faults.size_faults(ARCHITECTURES["small_vit"], options, (6, 7))
+    found = architecture_faults.size_faults(ARCHITECTURES["small_vit"], options, (6, 7), source="npz")
     assert [fault.code for fault in found] == ["image_too_small"] * told
 
 
 def test_a_network_of_few_sizes_is_judged_whatever_its_options() -> None:
-    found = architecture_faults.size_faults(ARCHITECTURES["ddpm_unet"], {"width_factors": "wide"}, (28, 28))
+    found = architecture_faults.size_faults(
+        ARCHITECTURES["ddpm_unet"], {"width_factors": "wide"}, (28, 28), source="npz"
+    )
     assert [fault.code for fault in found] == ["image_size_not_taken"]
+
+
+@pytest.mark.parametrize(("source", "resized"), [("imagefolder", True), ("npz", False), ("sklearn:digits", False)])
+def test_the_remedy_is_one_that_the_source_has(source: str, *, resized: bool) -> None:
+    (fault,) = architecture_faults.size_faults(ARCHITECTURES["ddpm_unet"], {}, (28, 28), source=source)
+    assert ("register the dataset anew with such a size" in str(fault.detail)) is resized
+    assert (f"images from {source} are taken as they are" in str(fault.detail)) is not resized
 
 
 @pytest.mark.parametrize(
@@ -70,4 +79,4 @@ def _read_by_size(options: Any) -> set[str]:
 def test_a_task_of_another_architecture_is_told_with_those_that_have_it() -> None:
     assert architecture_faults.task_faults(ARCHITECTURES["small_cnn"], Task.CLASSIFICATION) == []
     (fault,) = architecture_faults.task_faults(ARCHITECTURES["small_cnn"], Task.GENERATION)
-    assert "ddpm_unet, ddpm_unet_small" in str(fault.detail)
+    assert "say `classification`, or choose of ddpm_unet, ddpm_unet_small." in str(fault.detail)

@@ -265,4 +265,6 @@ def test_the_plots_show_what_was_drawn_in_place_of_accuracies() -> None:
     assert set(plots) == {"attack_roc", "loss_histograms", "relearning_curves", "sample_grids"}
     assert "2 (forgotten)" in plots["sample_grids"]
     assert "minus the loss" in plots["attack_roc"]
+    assert "alone by SGD" in plots["relearning_curves"]
+    assert "see the accuracies" not in plots["relearning_curves"]
     assert "mean squared error" in plots["loss_histograms"]

@@ -183,6 +183,14 @@ def test_a_delay_at_the_cap_is_no_number() -> None:
     assert "forget set: 200 steps" not in words
 
 
+def test_the_relearning_curves_say_by_what_and_where_a_wrecked_model_shows() -> None:
+    data = _data(unlearned=_series(0.0))
+    plain = _words(PLOTS["relearning_curves"](data))
+    drawn = _words(PLOTS["relearning_curves"](replace(data, relearned_by="SGD", use="see the images drawn")))
+    assert ("see the accuracies" in plain, "by SGD" in plain) == (True, False)
+    assert ("see the accuracies" in drawn, "see the images drawn" in drawn, "by SGD" in drawn) == (False, True, True)
+
+
 def test_an_unknown_model_is_refused() -> None:
     with pytest.raises(ValueError, match="original"):
         PlotData(models={"original": ModelSeries()})

@@ -19,6 +19,8 @@ def gather(measured: Mapping[str, Measured], stage: Stage, results: Mapping[str,
         max_steps=0 if plan is None else plan.profile.max_steps,
         score="minus the loss",
         unit="mean squared error",
+        relearned_by="SGD",
+        use="see the images drawn",
         gone=() if stage.studio is None else tuple(stage.studio.sampling()["forget"]["classes"]),
     )
 

@@ -57,7 +57,8 @@ class PlotData:
     """Series by model: parent and unlearned, and retrained where there is one.
 
     `target_loss` is what relearning chases, None when it was not planned; `max_steps` is its cap. `score` is what the
-    attack reads, `unit` that of losses, `gone` the forgotten classes of which nothing is left.
+    attack reads, `unit` that of losses, `gone` the forgotten classes of which nothing is left. `relearned_by` names the
+    optimiser of the curves where the report has those of others too; `use` is where a wrecked model shows.
     """
 
     models: Mapping[str, ModelSeries]
@@ -65,6 +66,8 @@ class PlotData:
     max_steps: int = 0
     score: str = "phi"
     unit: str = "nats"
+    relearned_by: str = ""
+    use: str = "see the accuracies"
     gone: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:

@@ -15,13 +15,14 @@ TITLE = "Are the forgotten samples as hard to learn as new ones?"
 def relearning_curves(data: PlotData) -> str:
     """Draw one panel per model, with shared axes, a line per seed and a dot where the target is reached."""
     models = data.shown()
+    by = f" by {data.relearned_by}" if data.relearned_by else ""
     with canvas.style():
         made = canvas.figure(
             title=TITLE,
-            subtitle="loss of a scratch copy trained on the set alone, a line per seed; dots: target reached",
+            subtitle=f"loss of a scratch copy trained on the set alone{by}, a line per seed; dots: target reached",
             footnote="Forgotten samples relearned much faster than unseen ones: knowledge remains. "
             "Equally fast: this probe found none.\n"
-            "Much slower is not better by itself, since a wrecked model is slow too: see the accuracies.",
+            f"Much slower is not better by itself, since a wrecked model is slow too: {data.use}.",
             width=3.0 + 2.5 * len(models),
             height=4.7,
         )
