@@ -10,6 +10,7 @@ import httpx
 import pytest
 import rfc8785
 
+from tests.all_files import contents
 from tests.stack import Stack, running
 
 
@@ -124,11 +125,10 @@ def test_no_erased_id_is_left_anywhere(stack: Stack, done: Any, named: list[str]
     needles = [sample_id.encode() for sample_id in named]
     with sqlite3.connect(stack.settings.data_dir / "unlearn.db") as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    files = [path for path in stack.settings.data_dir.rglob("*") if path.is_file()]
+    files = contents(stack.settings.data_dir)
     assert any(path.name == "unlearn.db" for path in files)
     assert any(path.name == "service.log" for path in files)
-    for path in files:
-        content = path.read_bytes()
+    for path, content in files.items():
         assert not [needle for needle in needles if needle in content], path
     for answer in _answers(stack, done):
         assert not [needle for needle in needles if needle in answer.content], answer.url

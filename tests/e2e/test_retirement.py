@@ -12,6 +12,7 @@ from safetensors.torch import load, save
 from sqlalchemy import select
 
 from service.store.tables import Dataset, Sample
+from tests.all_files import contents
 from tests.stack import Stack, running
 
 HEADERS = {"Content-Type": "application/vnd.safetensors"}
@@ -63,10 +64,9 @@ def test_every_tainted_version_answers_410(run: Run) -> None:
 
 
 def test_nothing_under_the_data_folder_holds_their_bytes_or_is_named_by_their_digests(run: Run) -> None:
-    files = [path for path in run.stack.settings.data_dir.rglob("*") if path.is_file()]
+    files = contents(run.stack.settings.data_dir)
     assert [path for path in files if "artifacts" in path.parts], "the successors are there"
-    for path in files:
-        content = path.read_bytes()
+    for path, content in files.items():
         for weights in run.weights.values():
             assert hashlib.sha256(weights).hexdigest() not in path.name
             # A piece from the middle of the tensors: neither the whole nor a part is left.
