@@ -294,6 +294,8 @@ def _holds_placeholder(url: str) -> bool:
 
 def key_file(path: Path) -> bytes:
     """Return the 32-byte key in a file (mode 0600, hex), making one if there is none."""
+    if path.exists():  # whole, since it was named last; on a full disk no other could be made to find that out
+        return bytes.fromhex(path.read_text())
     path.parent.mkdir(parents=True, exist_ok=True)
     # Written whole under a private name, then named: two processes starting together agree on one key.
     scratch = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
