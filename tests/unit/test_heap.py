@@ -3,8 +3,15 @@
 import ctypes
 import subprocess
 import sys
+from contextlib import nullcontext
+from threading import Event
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+
+from service import app, heap
+from workers import resumption, tasks
 
 _PROBE = """
 import ctypes, os, re, sys, threading
@@ -78,3 +85,28 @@ def test_pages_between_used_ones_are_given_back() -> None:
     kept, left = map(int, done.stdout.split())
     assert kept > 30e6  # or this would tell nothing
     assert left < 5e6
+
+
+def test_the_api_gives_memory_back_in_a_duty_of_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[bool] = []
+    monkeypatch.setattr(heap, "give_back", lambda: given.append(True))
+    parts: Any = None
+    (duty,) = [each for each in app._DUTIES if each.name == "memory"]
+    duty.run(parts)
+    assert given == [True]
+    assert duty.everywhere
+
+
+def test_a_worker_gives_memory_back_after_each_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+    claim: Any = SimpleNamespace(job_id="job", fence=1, kind="erase")
+    coming = [claim, claim, None]
+    monkeypatch.setattr(heap, "give_back", lambda: given.append("back"))
+    monkeypatch.setattr(tasks, "attempt", lambda *_: given.append("job"))
+    monkeypatch.setattr(tasks, "_next", lambda _: coming.pop(0))
+    monkeypatch.setattr(tasks, "patiently", lambda *_: [])
+    monkeypatch.setattr(tasks, "replays", SimpleNamespace(pending=lambda _: None))
+    monkeypatch.setattr(resumption, "clear", lambda _: None)
+    bench: Any = SimpleNamespace(database=SimpleNamespace(reading=nullcontext), stopping=Event())
+    assert tasks.run_all(bench) == 2
+    assert given == ["job", "back", "job", "back"]
