@@ -6,8 +6,8 @@ from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from service.errors import Conflict
-from service.lifecycle import JOB_BUSY, JOB_STUCK, JobKind, JobStatus, VersionState
-from service.store import audit, jobs, readable
+from service.lifecycle import JOB_BUSY, JobKind, JobStatus, VersionState
+from service.store import audit, jobs, readable, waiting_jobs
 from service.store.models import refuse_without_retain_data
 from service.store.tables import (
     Job,
@@ -68,21 +68,21 @@ def ask_where_policy_says(session: Session, model: Model, version: Version) -> N
 def ask_where_missing(session: Session) -> None:
     """Queue what policies want prepared of active versions and could not be when they came, or was not asked for then.
 
-    A job that is stuck waits for a person: asked for at every sweep, it would be tried for ever.
+    What a stuck job holds up waits for a person: asked for at every sweep, it would be tried for ever.
     """
     for model in session.scalars(select(Model)):
         if wanted := set(model.policy.get("prepare", ())):
             active = (Version.model_id == model.id, Version.state == VersionState.ACTIVE)
             for version in session.scalars(select(Version).where(*active)):
-                missing = wanted - names_of(session, version.id)
-                if missing and not _stuck(session, version) and can_be_prepared(session, model, version):
+                missing = {
+                    name for name in wanted - names_of(session, version.id) if not _held_up(session, version, name)
+                }
+                if missing and can_be_prepared(session, model, version):
                     ask_for(session, model, version, sorted(missing))
 
 
-def _stuck(session: Session, version: Version) -> bool:
-    query = select(Job.id).where(
-        Job.version_id == version.id, Job.kind == JobKind.PREPARE_VERSION, Job.status.in_(JOB_STUCK)
-    )
+def _held_up(session: Session, version: Version, name: str) -> bool:
+    query = select(Job.id).where(Job.version_id == version.id, waiting_jobs.holds_up(name))
     return session.scalar(query.limit(1)) is not None
 
 

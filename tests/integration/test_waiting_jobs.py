@@ -8,9 +8,9 @@ import pytest
 from service import doctor, migrate
 from service.lifecycle import JobKind, JobStatus, RequestStatus, VersionState
 from service.settings import Settings
-from service.store import gauges, jobs
+from service.store import gauges, jobs, models, preparations
 from service.store.session import Database
-from service.store.tables import DeletionRequest, Job, Model, Version
+from service.store.tables import DeletionRequest, Job, Model, PreparedFile, Version
 from tests import factories
 from tests.integration.restore.services import Service
 
@@ -21,8 +21,8 @@ class World:
     model: Model
     version: Version
 
-    def stuck(self, kind: JobKind, *, status: JobStatus = JobStatus.FAILED) -> str:
-        """Add a job that is stuck, of the version where its kind is of one."""
+    def stuck(self, kind: JobKind, *names: str, status: JobStatus = JobStatus.FAILED) -> str:
+        """Add a job that is stuck, of the version where its kind is of one; ``names``: what it is to prepare of it."""
         of_version = kind in (JobKind.PREPARE_VERSION, JobKind.VALIDATE)
         with self.service.database.writing() as session:
             job = jobs.create(
@@ -31,6 +31,7 @@ class World:
                 dataset_id=self.model.dataset_id,
                 model_id=None if kind in (JobKind.INDEX, JobKind.REINDEX) else self.model.id,
                 version_id=self.version.id if of_version else None,
+                method_options={"prepare": sorted(names)} if names else None,
             )
             job.status = status
             return job.id
@@ -38,6 +39,17 @@ class World:
     def waiting(self) -> dict[str, int]:
         with self.service.database.reading() as session:
             return {k: n for k, n in gauges.read(session, sweep_seconds=5.0).stuck_by_status.items() if n}
+
+    def asked_for_by_policy(self) -> set[str]:
+        """Have the sweeper ask for three preparations; return the names that jobs wait to make then."""
+        wanted = ["importance_loss", "importance_output", "teacher_logits"]
+        with self.service.database.writing() as session:
+            model = session.get_one(Model, self.model.id)
+            models.replace_policy(session, model, {**model.policy, "prepare": wanted})
+            preparations.ask_where_missing(session)
+            session.flush()
+            queued = session.query(Job).where(Job.status == JobStatus.QUEUED, Job.kind == JobKind.PREPARE_VERSION)
+            return {name for job in queued for name in (job.method_options or {})["prepare"]}
 
 
 @pytest.fixture
@@ -68,14 +80,44 @@ def test_an_erasure_waits_as_long_as_a_request_of_it_is_open(world: World) -> No
 
 
 def test_a_preparation_waits_until_it_is_asked_for_anew(world: World) -> None:
-    for kind in (JobKind.PREPARE, JobKind.PREPARE_VERSION):
-        world.stuck(kind)
+    world.stuck(JobKind.PREPARE)
+    world.stuck(JobKind.PREPARE_VERSION, "teacher_logits")
+    assert world.waiting() == {"failed": 2}
+    world.stuck(JobKind.PREPARE, status=JobStatus.CANCELLED)
     assert world.waiting() == {"failed": 2}
     world.stuck(JobKind.PREPARE, status=JobStatus.QUEUED)
     assert world.waiting() == {"failed": 1}
     with world.service.database.writing() as session:
         session.get_one(Version, world.version.id).state = VersionState.RETIRED
     assert world.waiting() == {}
+
+
+@pytest.mark.parametrize(
+    ("names", "status", "still"),
+    [
+        (["importance_loss"], JobStatus.QUEUED, {"importance_output", "teacher_logits"}),
+        (["importance_output"], JobStatus.QUEUED, {"teacher_logits"}),
+        (["importance_output", "teacher_logits"], JobStatus.CANCELLED, {"importance_output", "teacher_logits"}),
+        (["importance_output", "teacher_logits"], JobStatus.QUEUED, set()),
+    ],
+)
+def test_a_stuck_preparation_waits_for_what_nobody_asked_anew_and_that_alone_is_not_asked_for_by_a_policy(
+    world: World, names: list[str], status: JobStatus, still: set[str]
+) -> None:
+    world.stuck(JobKind.PREPARE_VERSION, "importance_output", "teacher_logits")
+    world.stuck(JobKind.PREPARE_VERSION, *names, status=status)
+    assert world.waiting() == ({"failed": 1} if still else {})
+    assert world.asked_for_by_policy() == {"importance_loss", "importance_output", "teacher_logits"} - still
+
+
+def test_a_stuck_preparation_waits_until_what_it_was_to_make_is_there(world: World) -> None:
+    stuck = world.stuck(JobKind.PREPARE_VERSION, "importance_output", "teacher_logits")
+    for name, waiting in (("importance_output", {"failed": 1}), ("teacher_logits", {})):
+        with world.service.database.writing() as session:
+            made = PreparedFile(version_id=world.version.id, name=name, sha256="0" * 64, size_bytes=1, samples=1)
+            made.seconds, made.job_id = 1.0, stuck
+            session.add(made)
+        assert world.waiting() == waiting
 
 
 def test_doctor_names_the_jobs_that_wait_and_where_to_look(world: World) -> None:
