@@ -31,6 +31,7 @@ from service.store import (
     audit_tree,
     dataset_roots,
     evaluations,
+    lost_spans,
     request_outcomes,
     requests,
     residuals,
@@ -40,6 +41,7 @@ from service.store import (
     withdrawals,
 )
 from service.store.checkpoints import SignedCheckpoint
+from service.store.lost_spans import Span
 from service.store.residuals import Found, State
 from service.store.tables import (
     AuditEntry,
@@ -90,12 +92,15 @@ def gather(
 
     ``not_before``: from when on the key that signs is valid.
     """
-    story = _story(session, request)
+    undone = lost_spans.spans(session)
+    told_of = _told_of(session, request)
+    story = _story(told_of, undone)
     models: list[ModelFacts] = []
     entries = {entry.seq: entry for entry in story}
+    entries |= {row.seq: _logged(row) for row in lost_spans.explained(session, told_of, undone)}
     for job, name in requests.jobs(session, [request.id])[request.id]:
         if job.status == JobStatus.PUBLISHED and job.version_id is not None:
-            model, proven_by = _model(session, job, name, story, request.id)
+            model, proven_by = _model(session, job, name, story, request.id, undone)
             models.append(model)
             entries |= {entry.seq: entry for entry in proven_by}
     found = residuals.of_request(session, request.id)
@@ -140,12 +145,16 @@ def keys(session: Session, name: str) -> list[KeyRecord]:
     ]
 
 
-def _story(session: Session, request: DeletionRequest) -> list[LoggedEntry]:
-    """Return the entries about the request itself, from its receipt to its completion."""
+def _told_of(session: Session, request: DeletionRequest) -> list[AuditEntry]:
     # The entries of its jobs, of which many models make many, are linked to it too.
     about = f"deletion-request/{request.id}"
     found = audit.find(session, subject=about, links={"request": request.id}, limit=None)
-    story = [_logged(row) for row in found if row.action.startswith("request.")]
+    return [row for row in found if row.action.startswith("request.")]
+
+
+def _story(told_of: Sequence[AuditEntry], undone: Sequence[Span]) -> list[LoggedEntry]:
+    """Return the entries about the request itself, from its receipt to the completion that this store knows."""
+    story = [_logged(row) for row in lost_spans.outside(told_of, undone)]
     # Older versions wrote that a request was accepted again when its last hold was lifted.
     first = next((entry for entry in story if entry.action == _ACCEPTED), None)
     return [entry for entry in story if entry.action != _ACCEPTED or entry is first]
@@ -212,7 +221,7 @@ def _dataset(session: Session, request: DeletionRequest, roots: dataset_roots.Ro
 
 
 def _model(
-    session: Session, job: Job, name: str, story: Sequence[LoggedEntry], request_id: str
+    session: Session, job: Job, name: str, story: Sequence[LoggedEntry], request_id: str, undone: Sequence[Span]
 ) -> tuple[ModelFacts, list[LoggedEntry]]:
     if job.version_id is None or job.parent_id is None:
         raise LookupError(f"job {job.id} is older than certificates: it names no version, or none that it began from")
@@ -220,11 +229,12 @@ def _model(
     evaluation = session.get_one(Evaluation, version.evaluation_id)
     shared = _shared(session, evaluation, request_id)
     found = audit.find(session, actions=_OF_JOB, links={"job": job.id}, limit=None)
-    of_job = [_logged(row) for row in found]
+    of_job = [_logged(row) for row in lost_spans.outside(found, undone)]
     published = _the(of_job, "job.published", f"job/{job.id}")
     measured = _the(of_job, "evaluation.recorded", f"evaluation/{evaluation.id}")
     frozen = _frozen(job, name, story) or _the(of_job, "job.queued", f"job/{job.id}")
-    committed = [entry for entry in of_job if entry.seq == _committed(evaluation.report)]
+    # A job's first commitment binds it, and outlives the loss of what it came to.
+    committed = [_logged(row) for row in found if row.seq == _committed(evaluation.report)]
     facts = ModelFacts(
         model=name,
         job=job.id,

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from service.evidence.commitments import derive, merkle_leaf, merkle_root_of
@@ -132,12 +132,16 @@ def _erasures(dataset: Dataset) -> Select[int, datetime | None, str]:
 
 
 def _completions(dataset: Dataset) -> Select[str, int]:
-    """Select each completed request of the dataset, and the number of the log's entry that says so."""
+    """Select each completed request of the dataset, and the number of the log's last entry that says so.
+
+    One that had been completed before a restore from an older backup was completed again.
+    """
     completed = select(DeletionRequest.id).where(
         DeletionRequest.dataset_id == dataset.id, DeletionRequest.status == RequestStatus.COMPLETED
     )
     return (
-        select(AuditLink.ref, AuditEntry.seq)
+        select(AuditLink.ref, func.max(AuditEntry.seq).label("seq"))
         .join(AuditEntry, AuditEntry.seq == AuditLink.seq)
         .where(AuditLink.kind == "request", AuditEntry.action == "request.completed", AuditLink.ref.in_(completed))
+        .group_by(AuditLink.ref)
     )

@@ -88,8 +88,11 @@ def ask(place: Place, name: str, *named: str, **changes: Any) -> str:
         return request.id
 
 
-def work(place: Place) -> bytes:
-    """Publish what a worker would have for the next job, and return the new version's bytes."""
+def work(place: Place, *, more: float = 0.0) -> bytes:
+    """Publish what a worker would have for the next job, and return the new version's bytes.
+
+    ``more``: to have a job that is worked on twice come to other weights.
+    """
     claim = jobs.claim_next(place.database, owner="test", lease_seconds=60)
     assert claim is not None
     with place.database.reading() as session:
@@ -97,7 +100,7 @@ def work(place: Place) -> bytes:
         parent = versions.live(session, str(job.model_id))[-1]
         named = requests.sample_keys(session, [request.id for request in requests.of_job(session, job.id)])
         forgotten = [key for key, _ in versions.trained_on(session, parent, sorted(set().union(*named.values())))]
-    weights = factories.safetensors(w=[float(int(claim.job_id[-6:], 16))])
+    weights = factories.safetensors(w=[float(int(claim.job_id[-6:], 16)), more])
     path = place.bench.settings.data_dir / "weights"
     path.write_bytes(weights)
     digest = place.bench.artifacts.put(path)

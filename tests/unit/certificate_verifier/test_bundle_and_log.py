@@ -109,6 +109,17 @@ def test_a_bundle_that_lacks_an_entry_it_names_is_refused() -> None:
         assert refusal(raw).code == "bad_log", missing
 
 
+def test_a_bundle_with_two_completions_of_its_request_is_refused() -> None:
+    """Which of them led to the versions nobody could say: after a restore the bundle shows the one that did."""
+    entries = cases.logged()
+    first = entries["completed"]
+    again = cases.entry(len(entries), first.action, first.subject, dict(first.payload))
+    log = cases.proofs({**entries, "again": again}, KEY)
+    raw = bundle.make(cases.facts(entries), log=log, keys=[cases.record(KEY)], signer=KEY)
+    found = refusal(raw)
+    assert (found.code, "2 log entries request.completed" in str(found)) == ("bad_log", True)
+
+
 def test_a_swapped_checkpoint_is_refused() -> None:
     other = json.loads(cases.made(request="req_2"))["log"]["checkpoint"]
     raw = edited(cases.made(), lambda document: document["log"].update(checkpoint=other))
