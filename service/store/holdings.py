@@ -107,12 +107,19 @@ def _of_versions(
     request: DeletionRequest, trained: frozenset[int], holders: Sequence[Holder], entry: Entry
 ) -> list[Line]:
     lines: list[Line] = []
+    without = {each.version.sha256 for each in holders if _serves(each) and trained <= each.excluded}
     for holder in holders:
         purged_at = holder.version.purged_at
+        # A restore leaves no word of what a lost version was trained on; work done again may come to its very bytes.
+        made_again = versions.is_lost(holder.version) and holder.version.sha256 in without
         # What was gone before the request came held nothing any more.
-        if not trained <= holder.excluded and (purged_at is None or purged_at > request.created_at):
+        if not (trained <= holder.excluded or made_again) and (purged_at is None or purged_at > request.created_at):
             lines += _of_version(holder, entry, reached=request.scope == "full")
     return lines
+
+
+def _serves(holder: Holder) -> bool:
+    return holder.version.state in versions.LIVE_STATES
 
 
 def _of_version(holder: Holder, entry: Entry, *, reached: bool) -> list[Line]:

@@ -100,6 +100,21 @@ def test_a_request_that_ended_again_after_a_restore_has_its_certificate(case: Ca
             assert session.scalars(select(Job.id).where(Job.version_id.is_not(None))).one() == job
 
 
+def test_a_job_that_comes_to_the_lost_weights_again_keeps_no_certificate_waiting(case: Case) -> None:
+    """Retraining does: the bytes of the version that was lost are then those of the new one, and are not deleted."""
+    request_id = case.first.erase("train-1")
+    case.back_up()
+    first = _complete(case.first.settings)
+    new = _restored(case)
+    assert _complete(new.settings) == first
+    with _at(new.settings) as place:
+        issue(place)
+        said, _ = _found_in(place, request_id, first)
+    result = said["models"][0]["result"]["sha256"]
+    assert [r["name"] for r in said["residuals"] if r["sha256"] == result] == []
+    assert "model/m/version/1" in [r["name"] for r in said["residuals"]]
+
+
 def test_roots_go_by_the_last_time_that_a_request_ended(case: Case) -> None:
     old = case.first
     first, second = old.erase("train-1"), old.erase("train-2")
