@@ -5,6 +5,7 @@ that were suppressed; it ends with a MAC under a key derived from the master key
 the MAC of the one before it. Neither a sample ID nor a key is in it.
 """
 
+import errno
 import hashlib
 import hmac
 import json
@@ -156,26 +157,39 @@ class Journal:
             self._fs.pipe_file(path, content, mode="create")
         return replace(segment, mac=mac)
 
-    def probe(self) -> None:
-        """Write and remove a file beside the segments. Raises OSError.
+    def probe(self) -> bool:
+        """Write and remove a file beside the segments; say whether there is a place for it yet. Raises OSError.
 
-        In a bucket it is one of a fixed name, since the service may lack the right to delete there.
+        A folder on a disk that is not there is not made: it would belong to whoever asks, and be open to more.
         """
         if self._in_bucket:
-            path = f"{self._root}/{_PROBE}"
-            with self._refusals():
-                self._fs.pipe_file(path, b"ok")
-            with suppress(OSError), self._refusals():
-                self._fs.rm_file(path)
-            return
+            self._probe_bucket()
+            return True
+        if "file" not in self._fs.protocol:
+            self._fs.makedirs(self._root, exist_ok=True)
+        elif not Path(self._root).is_dir():
+            _refuse_where_no_folder_can_be_made(Path(self._root))
+            return False
         path = f"{self._root}/{_PROBE}-{secrets.token_hex(8)}"
-        self._fs.makedirs(self._root, exist_ok=True)
         try:
             self._fs.pipe_file(path, b"ok")
         finally:
             # A full disk takes the file and not its bytes.
             if self._fs.exists(path):
                 self._fs.rm_file(path)
+        return True
+
+    def _probe_bucket(self) -> None:
+        """Write an object of a fixed name, since the service may lack the right to delete it.
+
+        One that stayed is not written over, which would add a version each time: the store then says that it is there
+        to whoever may write alone.
+        """
+        path = f"{self._root}/{_PROBE}"
+        with suppress(FileExistsError), self._refusals():
+            self._fs.pipe_file(path, b"ok", mode="create")
+        with suppress(OSError), self._refusals():
+            bucket.Bucket(self._fs, self._root).purge(path)
 
     def remove_before(self, number: int) -> int:
         """Delete the segments before this one, which no backup that is kept needs any more; return how many."""
@@ -193,6 +207,15 @@ class Journal:
 
     def _path(self, number: int) -> str:
         return f"{self._root}/{_NAME.format(number)}"
+
+
+def _refuse_where_no_folder_can_be_made(path: Path) -> None:
+    """Raise NotADirectoryError or PermissionError, as the nearest folder above that is there would."""
+    nearest = next(each for each in (path, *path.parents) if os.path.lexists(each))
+    if not nearest.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -122,10 +122,13 @@ def journal(settings: Settings) -> Iterator[Finding]:
     try:
         # Without a master key nothing in it can be read, but whether it takes anything shows all the same.
         found = Journal(url, journal_key(settings.master_key_bytes) if has_key else b"")
-        found.probe()
+        there = found.probe()
+        said = "can be written" if there else "is not there yet, and can be made"
         if not has_key:
-            yield Finding.ok("erasure journal", "can be written; there is no master key yet to read it by")
+            yield Finding.ok("erasure journal", f"{said}; there is no master key yet to read it by")
             return
+        if not there:
+            yield Finding.ok("erasure journal", said)
         known, last = _known_head(settings), found.last()
         cut = found.is_cut(known, last) or (known is not None and last is None)
     except PreconditionFailed as error:

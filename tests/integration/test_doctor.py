@@ -175,15 +175,29 @@ def test_a_signing_key_that_cannot_sign_is_a_fault_before_any_has_signed_and_non
         assert "garbage" not in done.stderr
 
 
-def test_a_journal_that_cannot_be_written_is_a_fault_before_there_is_one(settings: Settings) -> None:
+def test_a_journal_that_is_not_there_yet_is_not_made_and_is_a_fault_where_it_cannot_be(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (settings.data_dir / "file").write_text("no folder")
     named = Settings(data_dir=settings.data_dir, erasure_journal_url=str(settings.data_dir / "file" / "below"))
     assert "may the service write" in _found(named, "fault")["erasure journal"].todo
-    assert "erasure journal" in _found(settings, "ok")
-    assert not list((settings.data_dir / "erasures").iterdir())
+    assert "not there yet" in _found(settings, "ok")["erasure journal"].found
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != settings.data_dir or not mode & os.W_OK)
+    assert "PermissionError" in _found(settings, "fault")["erasure journal"].found
+    assert not (settings.data_dir / "erasures").exists()
+
+
+def test_a_journal_that_is_there_is_written_and_left_as_it_was(settings: Settings) -> None:
+    folder = settings.data_dir / "erasures"
+    folder.mkdir(mode=0o700)
+    before = folder.stat().st_mtime_ns
+    assert "can be written" in _found(settings, "ok")["erasure journal"].found
+    assert folder.stat().st_mtime_ns > before
+    assert not list(folder.iterdir())
 
 
 def test_a_full_disk_is_named_as_the_cause(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    (settings.data_dir / "erasures").mkdir()
     with no_room():
         found = _found(settings, "fault")
     assert {found[part].found for part in ("broker", "artifacts", "erasure journal")} == {"its disk is full"}

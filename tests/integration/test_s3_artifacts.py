@@ -11,6 +11,7 @@ import pytest
 
 from service import bucket as bucket_module
 from service.artifacts import ArtifactStore
+from service.bucket import Bucket
 from service.erasure_journal import Journal, Segment
 from service.errors import NotFound, PreconditionFailed
 from tests.object_store import S3, fresh_bucket, s3_server
@@ -237,3 +238,19 @@ def test_several_threads_share_one_store(store: ArtifactStore, s3: S3, tmp_path:
         thread.join()
     assert len(digests) == 8
     assert len(s3.stored()) == 4
+
+
+def test_a_probe_of_the_journal_leaves_nothing_and_where_deleting_is_refused_one_object_alone(
+    s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> bool:
+        raise PermissionError
+
+    s3.version_objects()
+    journal = Journal(f"s3://{s3.bucket}/journal", b"k" * 32)
+    journal.probe()
+    assert s3.versions() == []
+    monkeypatch.setattr(Bucket, "purge", refused)
+    for _ in range(3):
+        journal.probe()
+    assert s3.versions() == ["journal/probe"]
